@@ -1,0 +1,59 @@
+# Everything starts here. `make run` and `make test` set themselves up on a fresh machine.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+SOURCES := sentinel_extproc tests bench scripts
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint fmt proto encodings lock wheel clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml
+	@echo "setting up $(VENV) (once; a minute or so)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed (set PYTHON=...)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(VENV)/.installed ## create the virtual environment from the pinned requirements
+
+run: setup ## run the main job on embedded parts; ARGS=--once ends after the scenario
+	@$(BIN)/sentinel-extproc demo $(ARGS)
+
+test: setup ## run every test, the real Envoy and Redis included
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff, mypy --strict and the import-direction test
+	@$(BIN)/ruff check $(wildcard $(SOURCES))
+	@$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/unit/test_imports.py
+
+fmt: setup ## format and apply safe fixes
+	@$(BIN)/ruff format $(wildcard $(SOURCES))
+	@$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+
+proto: setup ## regenerate the wire types from proto/
+	@sh proto/generate.sh $(BIN)
+
+encodings: setup ## derive the shipped tokenizer ranks again and check their hashes
+	@$(BIN)/python scripts/make_encodings.py
+
+# A lock without addresses: names, versions and hashes only.
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
+	--no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+lock: setup ## resolve the requirements again
+	@$(LOCK) --all-extras --output-file requirements/dev.txt pyproject.toml
+	@$(LOCK) --constraint requirements/dev.txt --output-file requirements/serve.txt pyproject.toml
+
+wheel: setup ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

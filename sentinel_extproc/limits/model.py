@@ -1,0 +1,116 @@
+"""What a limit is, what a request asks of it, and what the limiter answers. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Unit(StrEnum):
+    """What a limit counts."""
+
+    REQUESTS = "requests"
+    INPUT = "input_tokens"
+    OUTPUT = "output_tokens"
+    TOTAL = "total_tokens"
+    COST = "cost"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantities:
+    """How much of everything a request takes: predicted at reserve, actual at settle.
+
+    Attributes:
+        requests: whole requests, normally 1.
+        input_tokens, output_tokens: tokens.
+        characters: characters of text in the request, for cost formulas.
+    """
+
+    requests: int = 1
+    input_tokens: int = 0
+    output_tokens: int = 0
+    characters: int = 0
+
+
+NOTHING = Quantities(requests=0)
+"""Settling to this hands the whole reservation back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom and what policies match on."""
+
+    external_id: str
+    path: str
+    endpoint: str
+    model: str
+    plan: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveRequest:
+    """One exchange's claim on all limits that apply to it.
+
+    Attributes:
+        exchange_id: unique; replaying it returns the stored verdict instead of charging again.
+        predicted: estimated prompt and the output the request may cause.
+    """
+
+    exchange_id: str
+    subject: Subject
+    predicted: Quantities
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """One limit as it stands after a verdict.
+
+    Attributes:
+        limit: the capacity, in the limit's unit.
+        remaining: what could still be taken now; never below 0.
+        reset_s: seconds until the limit is whole again if nothing more is taken.
+    """
+
+    name: str
+    unit: Unit
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What was taken for one exchange, to be settled exactly once.
+
+    Attributes:
+        held: what is reserved, after any clamping.
+        states: every limit that applied, for the answer's headers.
+        degraded: None in normal service, else the rung of the ladder that decided
+            (``local`` or ``allow``).
+        handle: the limiter's own notes for settlement; opaque to everyone else.
+    """
+
+    request: ReserveRequest
+    held: Quantities
+    states: tuple[LimitState, ...] = ()
+    degraded: str | None = None
+    handle: object = None
+
+
+class Limiter(Protocol):
+    """Reserves before the provider is called, settles after."""
+
+    async def reserve(self, request: ReserveRequest) -> Reservation:
+        """Take everything ``request`` predicts from every limit that applies, or nothing.
+
+        Raises:
+            LimitExceeded: some limit has no room now.
+            PromptTooLarge: the prompt alone exceeds a limit's capacity.
+            Unavailable: the limits can't be decided and may not be waived.
+        """
+        ...
+
+    async def settle(self, reservation: Reservation, actual: Quantities) -> None:
+        """Charge or hand back the difference to ``actual``. Idempotent; never raises."""
+        ...
