@@ -1,0 +1,24 @@
+"""From a bearer token to a principal: checked by a source, remembered within bounds.
+
+Vocabulary: a *source* checks credentials (Zion by default); an answer is *fresh*, then *stale* but
+usable while it is checked again, then usable only when the source fails, then gone; a *flight* is
+the one running check of a token that all its requests wait for.
+
+- ``bearer``: pure parsing of ``Authorization`` values: ``parse_bearer(values) -> token``
+- ``expiry``: pure reading of a JWT's ``exp``, only ever to trust it for less time
+- ``cache``: bounded maps with expiry and the periods of freshness, pure; time is an argument
+- ``service``: ``CachedAuthenticator``, the ``Authenticator`` the rest of the program uses
+- ``zion_source``: ``ZionSource``, the default source
+
+Use::
+
+    authenticator = CachedAuthenticator(
+        ZionSource(client),
+        fresh_s=60.0,          # CACHE_TTL_SECONDS: opaque tokens; jittered down to half
+        jwt_fresh_s=60.0,      # JWT_CACHE_TTL_SECONDS: tokens that look like a JWT
+        max_entries=10_000,
+    )
+    principal = await authenticator.authenticate(parse_bearer([b"Bearer ..."]))
+    authenticator.forget_token(sha256) / forget_user(external_id) / forget_all()
+    await authenticator.aclose()
+"""

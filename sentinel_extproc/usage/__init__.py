@@ -1,0 +1,37 @@
+"""Usage records on their way to Zion: durable first, then sealed, then reported.
+
+Vocabulary: a *record* is one exchange; *sealing* sums records into an immutable *item* whose id is
+its idempotency key; a *batch* is up to 1000 items in one call; a *row* is one item's result; an
+item is *acknowledged* when its row says it was billed, *parked* when nobody knows and a person is
+to decide, and a *dead letter* when it was refused for good. Nothing is deleted before it is
+acknowledged.
+
+- ``record``: the contract with the exchange (``UsageRecord``, ``Ledger``)
+- ``sealing``, ``retry``: pure
+- ``sql``: every statement, with a name; ``database``: runs them, on the writer's thread only
+- ``outbox``: ``Outbox``, the ``Ledger``: one writer thread, group commit
+- ``reporter``: ``Reporter``, the background task between an item queue and Zion
+
+Use::
+
+    outbox = Outbox(
+        Path("var/outbox.sqlite3"),
+        max_bytes=1 << 30,
+        fsync=False,               # True survives power loss, not only kill -9
+    )
+    outbox.open()                  # OutboxError: in use by another process, or not writable
+    outbox.check_room()            # Unavailable at 100 %
+    await outbox.append(record)    # returns once durable
+
+    reporter = Reporter(
+        outbox, client,            # an ItemQueue and a UsageSink (the ZionClient)
+        interval_s=1.0,
+        batch_size=1000,
+        on_ambiguous=OnAmbiguous.RETRY,   # or OnAmbiguous.PARK
+        split_metrics=False,       # True for Zion's per_metric dialect
+    )
+    reporter.start()
+    result = await reporter.drain(deadline_s=10.0)   # stops it; result.left items stay on disk
+    await outbox.aclose()
+    reporter.counters, outbox.counters   # plain integers for telemetry
+"""
