@@ -179,11 +179,12 @@ def preload() -> None:
         encoding(name)
 
 
-def last_boundary(text: str, end: int | None = None) -> int:
-    """Largest ``p`` in ``1..end-1`` at which a pre-token surely ends, or 0.
+def late_boundary(text: str, end: int | None = None) -> int:
+    """A ``p`` in ``1..end-1``, late in the text, at which a pre-token surely ends; 0 if none does.
 
     ``count(text[:p]) + count(text[p:]) == count(text)`` for both encodings and any text around.
-    Looks at a few windows from the end, each twice as long as the last.
+    The last word break is tried first because it is found at once; else the last of all is
+    searched for, in windows from the end, each twice as long as the one before.
     """
     end = len(text) if end is None else min(end, len(text))
     blank = text.rfind(" ", 1, end)
@@ -237,7 +238,7 @@ def count(name: str, text: str, *, max_piece_chars: int = MAX_PIECE_CHARS) -> in
     start = 0
     while len(text) - start > max_piece_chars:
         window = text[start : start + max_piece_chars + 1]
-        size = last_boundary(window) or max_piece_chars
+        size = late_boundary(window) or max_piece_chars
         total += _count_piece(built, window[:size])
         start += size
     return total + _count_piece(built, text[start:])
