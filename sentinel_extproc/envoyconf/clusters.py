@@ -1,0 +1,165 @@
+"""The two clusters of an attachment: the sidecar's workers, and the provider."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sentinel_extproc.envoyconf.address import HostPort, SocketPath, to_envoy
+from sentinel_extproc.envoyconf.api import (
+    cluster,
+    core,
+    endpoint,
+    matcher,
+    protobuf,
+    tls,
+    upstream_http,
+)
+
+PROCESSOR_CLUSTER = "sentinel"
+PROVIDER_CLUSTER = "provider"
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_TLS_SOCKET = "envoy.transport_sockets.tls"
+_CONNECT_TIMEOUT = timedelta(seconds=5)
+
+
+def processor_cluster(
+    addresses: Sequence[SocketPath | HostPort],
+    *,
+    max_concurrent: int,
+    buffer_limit_bytes: int,
+    health_check_interval_s: float,
+) -> cluster.Cluster:
+    """The sidecar, one endpoint per worker.
+
+    Envoy keeps one HTTP/2 connection per endpoint and thread, so workers behind one shared
+    address would get all of a thread's requests or none; LEAST_REQUEST over one address each
+    spreads them evenly.
+
+    Raises:
+        ValueError: no address, one twice, or sockets mixed with names that need DNS.
+    """
+    if not addresses:
+        raise ValueError("processors: at least one address is needed")
+    if len(set(addresses)) != len(addresses):
+        raise ValueError("processors: the same address is listed twice")
+    needs_dns = any(isinstance(a, HostPort) and not a.is_literal for a in addresses)
+    if needs_dns and any(isinstance(a, SocketPath) for a in addresses):
+        raise ValueError("processors: Unix sockets and host names can't be in one cluster")
+    checks = []
+    if health_check_interval_s > 0:
+        interval = timedelta(seconds=health_check_interval_s)
+        checks = [
+            core.HealthCheck(
+                timeout=timedelta(seconds=2),
+                interval=interval,
+                # The default of 60 s without traffic would send the first request after a
+                # restart to a worker that is gone.
+                no_traffic_interval=interval,
+                unhealthy_threshold=2,
+                healthy_threshold=1,
+                grpc_health_check=core.HealthCheckGrpcHealthCheck(),
+            )
+        ]
+    discovery = cluster.ClusterDiscoveryType
+    return cluster.Cluster(
+        name=PROCESSOR_CLUSTER,
+        type=discovery.STRICT_DNS if needs_dns else discovery.STATIC,
+        connect_timeout=timedelta(seconds=1),
+        per_connection_buffer_limit_bytes=buffer_limit_bytes,
+        lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
+        load_assignment=_assignment(PROCESSOR_CLUSTER, addresses),
+        health_checks=checks,
+        circuit_breakers=_breakers(max_concurrent),
+        typed_extension_protocol_options={
+            _HTTP_OPTIONS: protobuf.Any.pack(
+                upstream_http.HttpProtocolOptions(
+                    explicit_http_config=upstream_http.HttpProtocolOptionsExplicitHttpConfig(
+                        http2_protocol_options=core.Http2ProtocolOptions()
+                    )
+                )
+            )
+        },
+    )
+
+
+def provider_cluster(
+    address: HostPort, *, use_tls: bool, ca_file: str, max_concurrent: int
+) -> cluster.Cluster:
+    """The paid API: TLS with SNI and a check that the certificate is for that very name."""
+    discovery = cluster.ClusterDiscoveryType
+    http1 = core.Http1ProtocolOptions()
+    if use_tls:
+        protocol = upstream_http.HttpProtocolOptions(
+            auto_config=upstream_http.HttpProtocolOptionsAutoHttpConfig(
+                http_protocol_options=http1,
+                http2_protocol_options=core.Http2ProtocolOptions(),
+            )
+        )
+    else:
+        protocol = upstream_http.HttpProtocolOptions(
+            explicit_http_config=upstream_http.HttpProtocolOptionsExplicitHttpConfig(
+                http_protocol_options=http1
+            )
+        )
+    return cluster.Cluster(
+        name=PROVIDER_CLUSTER,
+        type=discovery.STATIC if address.is_literal else discovery.LOGICAL_DNS,
+        dns_lookup_family=cluster.ClusterDnsLookupFamily.V4_PREFERRED,
+        connect_timeout=_CONNECT_TIMEOUT,
+        load_assignment=_assignment(PROVIDER_CLUSTER, [address]),
+        circuit_breakers=_breakers(max_concurrent),
+        transport_socket=_provider_tls(address, ca_file) if use_tls else None,
+        typed_extension_protocol_options={_HTTP_OPTIONS: protobuf.Any.pack(protocol)},
+    )
+
+
+def _provider_tls(address: HostPort, ca_file: str) -> core.TransportSocket:
+    san = tls.SubjectAltNameMatcherSanType
+    context = tls.UpstreamTlsContext(
+        # RFC 6066 section 3: no IP literals in SNI.
+        sni="" if address.is_literal else address.host,
+        common_tls_context=tls.CommonTlsContext(
+            validation_context=tls.CertificateValidationContext(
+                trusted_ca=core.DataSource(filename=ca_file),
+                match_typed_subject_alt_names=[
+                    tls.SubjectAltNameMatcher(
+                        san_type=san.IP_ADDRESS if address.is_literal else san.DNS,
+                        matcher=matcher.StringMatcher(exact=address.host),
+                    )
+                ],
+            )
+        ),
+    )
+    return core.TransportSocket(name=_TLS_SOCKET, typed_config=protobuf.Any.pack(context))
+
+
+def _assignment(
+    name: str, addresses: Sequence[SocketPath | HostPort]
+) -> endpoint.ClusterLoadAssignment:
+    return endpoint.ClusterLoadAssignment(
+        cluster_name=name,
+        endpoints=[
+            endpoint.LocalityLbEndpoints(
+                lb_endpoints=[
+                    endpoint.LbEndpoint(endpoint=endpoint.Endpoint(address=to_envoy(address)))
+                    for address in addresses
+                ]
+            )
+        ],
+    )
+
+
+def _breakers(max_concurrent: int) -> cluster.CircuitBreakers:
+    # The default of 1024 counts ext_proc streams, which live as long as the response does.
+    return cluster.CircuitBreakers(
+        thresholds=[
+            cluster.CircuitBreakersThresholds(
+                max_connections=max_concurrent,
+                max_pending_requests=max_concurrent,
+                max_requests=max_concurrent,
+                track_remaining=True,
+            )
+        ]
+    )

@@ -1,0 +1,60 @@
+"""The ext_proc HTTP filter: one shape, whatever kind of gateway it is put into."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sentinel_extproc.envoyconf.api import core, ext_proc, types
+
+FILTER_NAME = "envoy.filters.http.ext_proc"
+METADATA_NAMESPACE = "sentinel"
+"""Where our dynamic metadata goes; access logs and later filters read it there."""
+
+GRACEFUL_CLOSE_FLAG = "envoy.reloadable_features.ext_proc_graceful_grpc_close"
+"""Runtime flag that lets us finish after the last reply instead of being cancelled."""
+
+_CONTENT_LENGTH_SINCE = (1, 38)
+
+_SEND = ext_proc.ProcessingModeHeaderSendMode.SEND
+_SKIP = ext_proc.ProcessingModeHeaderSendMode.SKIP
+
+
+def ext_proc_filter(
+    *, cluster: str, message_timeout_s: float, envoy_version: tuple[int, int]
+) -> ext_proc.ExternalProcessor:
+    """The filter's configuration.
+
+    Args:
+        cluster: name of the cluster with the sidecar's workers.
+        message_timeout_s: seconds that one reply may take; Envoy's own 0.2 is too little for a
+            call that has to ask Zion.
+        envoy_version: ``(major, minor)`` of the Envoy that will read this.
+    """
+    return ext_proc.ExternalProcessor(
+        grpc_service=core.GrpcService(
+            envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=cluster),
+        ),
+        # Envoy's default too; stated because everything depends on it.
+        failure_mode_allow=False,
+        processing_mode=ext_proc.ProcessingMode(
+            request_header_mode=_SEND,
+            request_body_mode=ext_proc.ProcessingModeBodySendMode.BUFFERED,
+            response_header_mode=_SEND,
+            response_body_mode=ext_proc.ProcessingModeBodySendMode.STREAMED,
+            request_trailer_mode=_SKIP,
+            response_trailer_mode=_SKIP,
+        ),
+        allow_mode_override=True,
+        message_timeout=timedelta(seconds=message_timeout_s),
+        stat_prefix="sentinel",
+        metadata_options=ext_proc.MetadataOptions(
+            receiving_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(
+                untyped=[METADATA_NAMESPACE]
+            )
+        ),
+        # A changed :path or authorization must not send the request down another route.
+        route_cache_action=ext_proc.ExternalProcessorRouteCacheAction.RETAIN,
+        status_on_error=types.HttpStatus(code=types.StatusCode.ServiceUnavailable),
+        # Without it, STREAMED takes Content-Length away from every plain JSON answer.
+        allow_content_length_header=envoy_version >= _CONTENT_LENGTH_SINCE,
+    )
