@@ -188,4 +188,4 @@ def validate_config(config: Path | bootstrap_api.Bootstrap, *, work_dir: Path) -
     except subprocess.TimeoutExpired as fault:
         raise StartError("envoy took too long to check the configuration") from fault
     if done.returncode != 0:
-        raise StartError(f"envoy refuses {path.name}:\n{cast('str', done.stderr).strip()}")
+        raise StartError(f"envoy refuses {path.name}:\n{done.stderr.strip()}")

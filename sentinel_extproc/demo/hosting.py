@@ -1,19 +1,52 @@
-"""An ASGI app served by uvicorn in a thread and event loop of its own."""
+"""An ASGI app served by uvicorn in a thread and event loop of its own.
+
+Stand-ins must also be able to fail as real servers do, by cutting a connection, which ASGI has no
+word for; `drop_connection` does it for apps that are served here.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
+from collections.abc import Awaitable, Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sentinel_extproc.demo.process import StartError
 
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
+
+_connections: dict[object, asyncio.Transport] = {}
+
+
+class _CuttableConnection(H11Protocol):
+    """Remembers its transport under the addresses that the app finds in its scope."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        _connections[self.client, self.server] = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _connections.pop((self.client, self.server), None)
+        super().connection_lost(exc)
+
+
+async def drop_connection(
+    scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[MutableMapping[str, Any]]]
+) -> None:
+    """Reset the client's connection; whatever was not sent yet never arrives."""
+    transport = _connections.get((scope["client"], scope["server"]))
+    if transport is None:
+        raise RuntimeError("this app isn't served by sentinel_extproc.demo.hosting")
+    transport.abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class HostedApp:
@@ -93,8 +126,10 @@ def server_config(app: Any, *, host: str = "127.0.0.1", port: int = 0) -> uvicor
         host=host,
         port=port,
         log_config=None,
+        log_level="critical",
         access_log=False,
         lifespan="off",
+        http=_CuttableConnection,
         ws="none",
         server_header=False,
         timeout_keep_alive=75,

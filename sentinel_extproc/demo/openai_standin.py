@@ -1,0 +1,405 @@
+"""A stand-in for the paid provider: chat completions and models, with real token counts.
+
+It refuses every credential but the provider's key, records what it saw and served, and fails on
+demand: by the header ``x-standin-fault: NAME`` or by the model ``standin-NAME`` (see `Fault`).
+``x-standin-tokens: N`` sets the length of an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+import zlib
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+import click
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from sentinel_extproc.demo.hosting import drop_connection, server_config
+from sentinel_extproc.demo.openai_wire import (
+    DATED_MODELS,
+    DONE,
+    Completion,
+    JsonObject,
+    ShippedTokenizer,
+    TextTokenizer,
+    cut_into_deltas,
+    error_body,
+    message_texts,
+    prompt_tokens,
+)
+
+_MAX_RECORDED = 20_000
+_MAX_RECORDED_BODY = 64 * 1024
+_MAX_ANSWER_TOKENS = 100_000
+_MODEL_PREFIX = "standin-"
+_GZIP_WBITS = 31
+
+
+class Fault(StrEnum):
+    """How a request can be made to fail."""
+
+    ERROR_500 = "error-500"
+    ERROR_429 = "error-429"
+    DROP_MIDSTREAM = "drop-midstream"
+    HANG = "hang"
+    SLOW = "slow"
+    NO_USAGE = "no-usage"
+    GARBAGE = "garbage"
+    GZIP = "gzip"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRequest:
+    """A request as it arrived.
+
+    Attributes:
+        headers: lower-case name and value pairs, in order, duplicates kept.
+        body: at most the first 64 KiB, undecodable bytes replaced.
+    """
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: str
+    body_bytes: int
+    authorized: bool
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by its lower-case name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What one answer cost; ``complete`` is False when the client or a fault cut it."""
+
+    id: str
+    model_requested: str
+    model: str
+    streamed: bool
+    complete: bool
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class OpenAIStandIn:
+    """The stand-in's state and its ASGI ``app``.
+
+    Args:
+        provider_key: the only credential that it accepts.
+        chunk_delay_s: seconds before each chunk of a stream.
+        slow_s: that delay under the fault ``slow``, and before its JSON answers.
+        counter: the tokenizer; tiktoken on the shipped ranks when omitted.
+    """
+
+    def __init__(
+        self,
+        *,
+        provider_key: str,
+        chunk_delay_s: float = 0.0,
+        slow_s: float = 0.5,
+        counter: TextTokenizer | None = None,
+    ) -> None:
+        self._authorization = f"Bearer {provider_key}"
+        self._chunk_delay_s = chunk_delay_s
+        self._slow_s = slow_s
+        self._tokenizer = counter or ShippedTokenizer()
+        self._requests: deque[SeenRequest] = deque(maxlen=_MAX_RECORDED)
+        self._served: deque[Served] = deque(maxlen=_MAX_RECORDED)
+        self.app = Starlette(
+            routes=[
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/models", self._models, methods=["GET"]),
+                Route("/_standin/requests", self._show_requests, methods=["GET"]),
+                Route("/_standin/served", self._show_served, methods=["GET"]),
+                Route("/_standin/reset", self._reset, methods=["POST"]),
+                Route("/{rest:path}", self._unknown),
+            ]
+        )
+
+    def requests(self) -> list[SeenRequest]:
+        """Every request to the API so far, the latest 20,000 at most."""
+        return list(self._requests)
+
+    def served(self) -> list[Served]:
+        """Every answer so far, in the order in which they ended; the latest 20,000 at most."""
+        return list(self._served)
+
+    async def _chat(self, request: Request) -> Response:
+        body = await request.body()
+        if refusal := self._record(request, body):
+            return refusal
+        try:
+            asked = json.loads(body)
+        except ValueError:
+            return _invalid("We could not parse the JSON body of your request.")
+        if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
+            return _invalid("you must provide a model parameter", param="model")
+        messages = asked.get("messages")
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            return _invalid("Missing required parameter: 'messages'.", param="messages")
+        fault = _fault(request, asked["model"])
+        if response := await self._fail_early(request, fault):
+            return response
+        completion = self._complete(request, asked, messages)
+        gzip = fault is Fault.GZIP or "gzip" in request.headers.get("accept-encoding", "")
+        if asked.get("stream"):
+            return self._stream(request, asked, completion, fault, gzip)
+        return await self._answer(request, asked, completion, fault, gzip)
+
+    async def _fail_early(self, request: Request, fault: Fault | None) -> Response | None:
+        if fault is Fault.ERROR_500:
+            message = "The server had an error while processing your request."
+            return JSONResponse(
+                error_body(message, type_="server_error", code=None), 500, _answer_headers()
+            )
+        if fault is Fault.ERROR_429:
+            message = "Rate limit reached for requests"
+            return JSONResponse(
+                error_body(message, type_="requests", code="rate_limit_exceeded"),
+                429,
+                _answer_headers() | {"retry-after": "1"},
+            )
+        if fault is Fault.HANG:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            return Response(status_code=499)
+        return None
+
+    def _complete(
+        self, request: Request, asked: JsonObject, messages: list[JsonObject]
+    ) -> Completion:
+        model: str = asked["model"]
+        pieces = self._tokenizer.pieces(model, _answer_text(messages))
+        wanted = request.headers.get("x-standin-tokens")
+        if wanted is not None and wanted.isdigit():
+            count = min(int(wanted), _MAX_ANSWER_TOKENS)
+            pieces = (pieces * (count // len(pieces) + 1))[:count]
+        caps = [asked.get(name) for name in ("max_completion_tokens", "max_tokens")]
+        cap = min((c for c in caps if isinstance(c, int) and c >= 0), default=len(pieces))
+        deltas, tokens = cut_into_deltas(pieces[:cap])
+        choices = asked.get("n")
+        return Completion(
+            id=f"chatcmpl-{uuid.uuid4().hex[:29]}",
+            created=int(time.time()),
+            model=DATED_MODELS.get(model) or model,
+            choices=choices if isinstance(choices, int) and 1 <= choices <= 128 else 1,
+            deltas=deltas,
+            tokens=tokens,
+            finish_reason="length" if cap < len(pieces) else "stop",
+            prompt_tokens=prompt_tokens(self._tokenizer, model, messages),
+        )
+
+    async def _answer(
+        self,
+        request: Request,
+        asked: JsonObject,
+        completion: Completion,
+        fault: Fault | None,
+        gzip: bool,
+    ) -> Response:
+        if fault is Fault.SLOW:
+            await asyncio.sleep(self._slow_s)
+        content = json.dumps(completion.as_json(with_usage=fault is not Fault.NO_USAGE)).encode()
+        if fault is Fault.GARBAGE:
+            content = b'{"id": "chatcmpl-\xff\xfe", "choices": [<html>'
+        headers = _answer_headers() | {"content-type": "application/json"}
+        if fault is Fault.DROP_MIDSTREAM:
+
+            async def half() -> AsyncIterator[bytes]:
+                yield content[: len(content) // 2]
+                await drop_connection(request.scope, request.receive)
+
+            self._note_served(asked, completion, streamed=False, complete=False)
+            headers["content-length"] = str(len(content))
+            return StreamingResponse(half(), headers=headers)
+        if gzip:
+            packer = zlib.compressobj(wbits=_GZIP_WBITS)
+            content = packer.compress(content) + packer.flush()
+            headers["content-encoding"] = "gzip"
+        self._note_served(asked, completion, streamed=False, complete=True)
+        return Response(content, headers=headers)
+
+    def _stream(
+        self,
+        request: Request,
+        asked: JsonObject,
+        completion: Completion,
+        fault: Fault | None,
+        gzip: bool,
+    ) -> Response:
+        headers = _answer_headers() | {"content-type": "text/event-stream; charset=utf-8"}
+        events = self._events(request, asked, completion, fault)
+        if gzip:
+            headers["content-encoding"] = "gzip"
+            events = _gzipped(events)
+        return StreamingResponse(events, headers=headers)
+
+    async def _events(
+        self, request: Request, asked: JsonObject, completion: Completion, fault: Fault | None
+    ) -> AsyncIterator[bytes]:
+        options = asked.get("stream_options")
+        include_usage = isinstance(options, dict) and options.get("include_usage") is True
+        include_usage = include_usage and fault is not Fault.NO_USAGE
+        delay = self._slow_s if fault is Fault.SLOW else self._chunk_delay_s
+        sent, complete = 0, False
+        try:
+            for event, deltas in completion.chunks(include_usage=include_usage):
+                if delay:
+                    await asyncio.sleep(delay)
+                if fault is Fault.GARBAGE and deltas == 1:
+                    yield b"data: {broken\n\ndata: \xff\xfe\n\n: a comment\n\nnonsense\n\n"
+                yield event
+                sent = deltas
+                if fault is Fault.DROP_MIDSTREAM and deltas * 2 >= len(completion.deltas):
+                    await drop_connection(request.scope, request.receive)
+                    return
+            yield DONE
+            complete = True
+        finally:
+            self._note_served(asked, completion, streamed=True, complete=complete, sent=sent)
+
+    def _note_served(
+        self,
+        asked: JsonObject,
+        completion: Completion,
+        *,
+        streamed: bool,
+        complete: bool,
+        sent: int | None = None,
+    ) -> None:
+        usage = completion.usage(deltas_sent=sent)
+        self._served.append(
+            Served(
+                id=completion.id,
+                model_requested=asked["model"],
+                model=completion.model,
+                streamed=streamed,
+                complete=complete,
+                prompt_tokens=usage["prompt_tokens"],
+                completion_tokens=usage["completion_tokens"],
+            )
+        )
+
+    async def _models(self, request: Request) -> Response:
+        if refusal := self._record(request, b""):
+            return refusal
+        models = sorted({*DATED_MODELS, *DATED_MODELS.values()})
+        listed = [
+            {"id": name, "object": "model", "created": 1_715_367_049, "owned_by": "system"}
+            for name in models
+        ]
+        return JSONResponse({"object": "list", "data": listed}, headers=_answer_headers())
+
+    async def _unknown(self, request: Request) -> Response:
+        if refusal := self._record(request, await request.body()):
+            return refusal
+        message = f"Invalid URL ({request.method} {request.url.path})"
+        return JSONResponse(
+            error_body(message, type_="invalid_request_error", code=None), 404, _answer_headers()
+        )
+
+    def _record(self, request: Request, body: bytes) -> Response | None:
+        credentials = request.headers.getlist("authorization")
+        authorized = credentials == [self._authorization]
+        self._requests.append(
+            SeenRequest(
+                method=request.method,
+                path=request.url.path,
+                headers=tuple(
+                    (name.decode("latin-1"), value.decode("latin-1"))
+                    for name, value in request.headers.raw
+                ),
+                body=body[:_MAX_RECORDED_BODY].decode(errors="replace"),
+                body_bytes=len(body),
+                authorized=authorized,
+            )
+        )
+        if authorized:
+            return None
+        return JSONResponse(
+            error_body(
+                "Incorrect API key provided.",
+                type_="invalid_request_error",
+                code="invalid_api_key",
+            ),
+            401,
+            _answer_headers(),
+        )
+
+    async def _show_requests(self, _request: Request) -> Response:
+        return JSONResponse([asdict(seen) for seen in self._requests])
+
+    async def _show_served(self, _request: Request) -> Response:
+        return JSONResponse([asdict(served) for served in self._served])
+
+    async def _reset(self, _request: Request) -> Response:
+        self._requests.clear()
+        self._served.clear()
+        return Response(status_code=204)
+
+
+def _fault(request: Request, model: str) -> Fault | None:
+    name = request.headers.get("x-standin-fault")
+    if name is None and model.startswith(_MODEL_PREFIX):
+        name = model.removeprefix(_MODEL_PREFIX)
+    return Fault(name) if name in set(Fault) else None
+
+
+def _answer_text(messages: list[JsonObject]) -> str:
+    asked = " ".join(message_texts(messages[-1])) if messages else ""
+    return (
+        f"You asked: “{asked[:400]}”. I am a stand-in, so all I can offer is well-formed text: "
+        "naïve café, 北京, Ελλάδα, 👩🏽‍🚀 — every token of it counted."
+    )
+
+
+def _answer_headers() -> dict[str, str]:
+    return {
+        "openai-organization": "standin",
+        "openai-processing-ms": "7",
+        "openai-version": "2020-10-01",
+        "x-request-id": f"req_{uuid.uuid4().hex}",
+        "x-ratelimit-limit-requests": "10000",
+        "x-ratelimit-remaining-requests": "9999",
+    }
+
+
+def _invalid(message: str, *, param: str | None = None) -> Response:
+    content = error_body(message, type_="invalid_request_error", code=None, param=param)
+    return JSONResponse(content, 400, _answer_headers())
+
+
+async def _gzipped(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    packer = zlib.compressobj(wbits=_GZIP_WBITS)
+    async for event in events:
+        yield packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH)
+    yield packer.flush()
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8081, show_default=True)
+@click.option("--provider-key", envvar="OPENAI_API_KEY", required=True)
+@click.option("--chunk-delay", default=0.02, show_default=True, help="Seconds before each chunk.")
+def main(**options: Any) -> None:
+    """Serve the OpenAI stand-in until it is stopped."""
+    standin = OpenAIStandIn(
+        provider_key=options["provider_key"], chunk_delay_s=options["chunk_delay"]
+    )
+    uvicorn.Server(server_config(standin.app, host=options["host"], port=options["port"])).run()
+
+
+if __name__ == "__main__":
+    main()
