@@ -57,9 +57,9 @@ class Scanner:
         self._started = False
 
     @property
-    def held(self) -> int:
+    def held(self) -> bytes:
         """Bytes taken in but not given out yet."""
-        return len(self._held)
+        return self._held
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Take the next bytes; give the events they complete."""

@@ -1,0 +1,125 @@
+"""What an endpoint must say about a request and its answer. Pure.
+
+Vocabulary: a *plan* is what is to be done with one request; a *meter* watches the answer; a
+*reading* is what the meter knows when the answer has ended or been cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sentinel_extproc.tokens.model import JsonObject, OutputCounter
+from sentinel_extproc.usage.record import TokenUsage
+
+CounterFactory = Callable[[str], OutputCounter]
+"""Model name to a counter for one generated text."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountRequest:
+    """Input to be counted.
+
+    Attributes:
+        kind: the estimator's rule.
+        body: the decoded request.
+        size: bytes of the body, which decides whether counting may run on the event loop.
+    """
+
+    kind: str
+    body: JsonObject
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to count, reserve, forward and bill for one request.
+
+    Attributes:
+        model: as asked for; empty when the request names none.
+        count: what to count, or None when ``input_tokens`` is already the estimate.
+        input_tokens: estimate by size, used when ``count`` is None.
+        output_cap: most output tokens that the request allows over all choices; None: no cap
+            given, 0: the endpoint generates nothing.
+        billed_requests: requests on the usage record; 0 for free calls.
+        upstream_body: what to forward instead of the client's body; None: forward as it came.
+        hide_usage: the usage chunk was asked for by us, so the client must not see it.
+    """
+
+    endpoint: str
+    model: str
+    count: CountRequest | None = None
+    input_tokens: int = 0
+    output_cap: int | None = None
+    billed_requests: int = 1
+    upstream_body: bytes | None = None
+    hide_usage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a meter knows of an answer.
+
+    Attributes:
+        reported: the provider's own numbers, when it gave them.
+        output_tokens: our count or estimate of what was generated.
+        exact: ``output_tokens`` is a count of all generated text rather than an estimate.
+        model_served: the model that the answer names.
+        failed: the answer carries the provider's error object.
+    """
+
+    reported: TokenUsage | None = None
+    output_tokens: int = 0
+    exact: bool = False
+    model_served: str | None = None
+    failed: bool = False
+
+
+class Meter(Protocol):
+    """Watches one answer's body. Never raises because of what the body holds."""
+
+    rewrites: bool
+    """Whether ``feed`` may give other bytes than it took."""
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
+        """Take the next body bytes.
+
+        Returns:
+            What the client is to get instead; None: the chunk as it is.
+        """
+        ...
+
+    @property
+    def held(self) -> bytes:
+        """Bytes taken that the client has yet to get; always empty unless ``rewrites``."""
+        ...
+
+    def reading(self) -> Reading:
+        """What is known so far; counting that was put off happens here."""
+        ...
+
+
+class Endpoint(Protocol):
+    """One API's rules."""
+
+    name: str
+
+    def plan(self, body: bytes | None) -> Plan:
+        """Decide what to do with a request.
+
+        Args:
+            body: the whole body; None when the request has none.
+
+        Raises:
+            InvalidRequest: it must not be forwarded.
+        """
+        ...
+
+    def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
+        """A meter for the answer to ``plan``.
+
+        Args:
+            event_stream: the answer's content type is ``text/event-stream``.
+        """
+        ...

@@ -1,0 +1,47 @@
+"""A meter that can't hurt the answer it watches. Pure."""
+
+from __future__ import annotations
+
+from sentinel_extproc.endpoints.contract import Meter, Reading
+from sentinel_extproc.endpoints.meters import OpaqueMeter, tokens_by_size
+
+
+class GuardedMeter:
+    """Turns any fault of ``meter`` into a count by size, and lets the client's bytes flow.
+
+    Attributes:
+        faults: how often the meter failed; more than 0 is a bug worth a report.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self.faults = 0
+        self._meter = meter
+        self._size = 0
+
+    @property
+    def rewrites(self) -> bool:
+        return self._meter.rewrites
+
+    @property
+    def held(self) -> bytes:
+        return self._meter.held
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
+        self._size += len(chunk)
+        held = self._meter.held
+        try:
+            return self._meter.feed(chunk, end=end)
+        except Exception:  # noqa: BLE001 - a parser's bug must not reach the client
+            self.faults += 1
+            self._meter = OpaqueMeter()
+            return held + chunk if held else None
+
+    def reading(self) -> Reading:
+        try:
+            reading = self._meter.reading()
+        except Exception:  # noqa: BLE001 - nor must it stop the bill
+            self.faults += 1
+            reading = Reading()
+        if self.faults and reading.reported is None:
+            return Reading(output_tokens=tokens_by_size(self._size))
+        return reading

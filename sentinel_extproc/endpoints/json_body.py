@@ -1,0 +1,163 @@
+"""Request bodies as strict JSON objects: what we count must be what the provider reads. Pure.
+
+RFC 8259 leaves duplicate names, huge numbers and nesting to the implementation, and two
+implementations that differ there disagree on what a request says. All of it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+from sentinel_extproc.errors import InvalidRequest
+
+MAX_DEPTH = 128
+"""Nesting of arrays and objects; OpenAI allows JSON schemas 10 deep inside a tool."""
+
+MAX_MODEL_CHARS = 256
+"""Fine-tuned names run to about 100 characters; a name also becomes a key and a metric's label."""
+
+MAX_COUNT = 2**31 - 1
+"""Bound for caps and counts: beyond any context window, and sums of them stay below 2^53."""
+
+
+def parse_object(body: bytes | None) -> dict[str, Any]:
+    """Decode a request body.
+
+    Raises:
+        InvalidRequest: missing, not UTF-8, not JSON, not an object, duplicate names, numbers that
+            no float can hold, or nested deeper than ``MAX_DEPTH``.
+    """
+    if not body:
+        raise InvalidRequest("The request has no body; a JSON object is needed.", code="empty_body")
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise InvalidRequest(
+            f"The request body is not valid UTF-8 (byte {fault.start}).", code="invalid_utf8"
+        ) from None
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_float=_finite,
+            parse_constant=_no_constant,
+        )
+    except InvalidRequest:
+        raise
+    except json.JSONDecodeError as fault:
+        raise InvalidRequest(
+            f"The request body is not valid JSON: {fault.msg} at line {fault.lineno}, "
+            f"column {fault.colno}.",
+            code="invalid_json",
+        ) from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError:  # Python refuses integers of more than 4300 digits
+        raise _number_too_large() from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
+    _check_depth(value)
+    return value
+
+
+def model_name(body: dict[str, Any]) -> str:
+    """The request's model.
+
+    Raises:
+        InvalidRequest: absent, not a string, empty, too long or with control characters.
+    """
+    model = body.get("model")
+    if model is None:
+        raise InvalidRequest("You must provide a model parameter.", param="model")
+    if not isinstance(model, str) or not model.strip():
+        raise InvalidRequest("'model' must be a non-empty string.", param="model")
+    if len(model) > MAX_MODEL_CHARS or not model.isprintable():
+        raise InvalidRequest(
+            f"'model' must be at most {MAX_MODEL_CHARS} printable characters.", param="model"
+        )
+    return model
+
+
+def optional_bool(body: dict[str, Any], name: str) -> bool:
+    """A boolean that may be absent or null (False).
+
+    Raises:
+        InvalidRequest: any other type. A string ``"true"`` is refused: providers differ on it.
+    """
+    value = body.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"'{name}' must be true or false.", param=name)
+    return value
+
+
+def optional_count(body: dict[str, Any], name: str, *, least: int, most: int) -> int | None:
+    """A whole number that may be absent or null (None).
+
+    Raises:
+        InvalidRequest: another type, or outside ``least`` to ``most``.
+    """
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidRequest(f"'{name}' must be an integer.", param=name)
+    if not least <= value <= most:
+        raise InvalidRequest(f"'{name}' must be between {least} and {most}.", param=name)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                shown = ascii(name[:64])
+                raise InvalidRequest(
+                    f"The request body has the name {shown} twice in one object.",
+                    code="duplicate_key",
+                )
+            seen.add(name)
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _number_too_large()
+    return value
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise InvalidRequest(f"The request body is not valid JSON: {text}.", code="invalid_json")
+
+
+def _number_too_large() -> InvalidRequest:
+    return InvalidRequest(
+        "The request body holds a number that is too large.", code="number_too_large"
+    )
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(
+        f"The request body is nested deeper than {MAX_DEPTH} levels.", code="nested_too_deep"
+    )
+
+
+def _check_depth(value: dict[str, Any]) -> None:
+    # Level by level rather than by recursion: the input decides how deep it goes.
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise _too_deep()

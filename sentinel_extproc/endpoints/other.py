@@ -1,0 +1,56 @@
+"""Everything else under the metered prefix: estimated by size, so that no path dodges limits. Pure.
+
+The estimate is deliberately high (3 bytes a token); what the provider reports in a ``usage`` object
+replaces it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sentinel_extproc.endpoints.contract import CounterFactory, Meter, Plan
+from sentinel_extproc.endpoints.json_body import MAX_COUNT, MAX_MODEL_CHARS
+from sentinel_extproc.endpoints.meters import JsonMeter, StreamMeter
+from sentinel_extproc.endpoints.provider_usage import decode
+
+BYTES_PER_TOKEN = 3
+_CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+class Other:
+    """Rules for endpoints without rules of their own."""
+
+    name = "other"
+
+    def plan(self, body: bytes | None) -> Plan:
+        if not body:
+            return Plan(endpoint=self.name, model="", output_cap=0)
+        request = decode(body) if body.lstrip()[:1] == b"{" else None
+        known: dict[str, Any] = request if isinstance(request, dict) else {}
+        return Plan(
+            endpoint=self.name,
+            model=_model(known),
+            input_tokens=math.ceil(len(body) / BYTES_PER_TOKEN),
+            output_cap=_cap(known),
+        )
+
+    def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
+        if event_stream:
+            return StreamMeter(plan.model, counters, hide_usage=False)
+        return JsonMeter(plan.model, counters)
+
+
+def _model(request: dict[str, Any]) -> str:
+    model = request.get("model")
+    usable = isinstance(model, str) and len(model) <= MAX_MODEL_CHARS and model.isprintable()
+    return str(model) if usable else ""
+
+
+def _cap(request: dict[str, Any]) -> int | None:
+    caps = [
+        value
+        for name in _CAPS
+        if isinstance(value := request.get(name), int) and not isinstance(value, bool)
+    ]
+    return min(max(0, *caps), MAX_COUNT) if caps else None

@@ -1,0 +1,103 @@
+"""What an exchange wants done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from sentinel_extproc.endpoints.contract import CountRequest
+from sentinel_extproc.errors import SentinelError
+from sentinel_extproc.limits.model import Quantities, Reservation, ReserveRequest
+from sentinel_extproc.usage.record import UsageRecord
+
+Metadata = Mapping[str, str | int]
+"""Facts for Envoy's access log, under our metadata namespace."""
+
+
+class Phase(Enum):
+    """Which message a reply answers; Envoy insists on the same kind."""
+
+    REQUEST_HEADERS = "request_headers"
+    REQUEST_BODY = "request_body"
+    REQUEST_TRAILERS = "request_trailers"
+    RESPONSE_HEADERS = "response_headers"
+    RESPONSE_BODY = "response_body"
+    RESPONSE_TRAILERS = "response_trailers"
+
+
+class Mode(Enum):
+    """What Envoy shall send from here on; only meaningful in replies to headers."""
+
+    REQUEST_AND_STREAM = "request body buffered, answer streamed"
+    HEADERS_ONLY = "no request body, answer's headers only"
+    STREAM = "answer streamed"
+    NOTHING = "nothing more"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one message: let it pass, changed as said.
+
+    Attributes:
+        body: replaces the body; None leaves it.
+    """
+
+    phase: Phase
+    set_headers: tuple[tuple[str, bytes], ...] = ()
+    remove_headers: tuple[str, ...] = ()
+    body: bytes | None = None
+    mode: Mode | None = None
+    metadata: Metadata | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """Answer the client ourselves; nothing reaches the provider."""
+
+    error: SentinelError
+    metadata: Metadata | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """Check the user's token; replied to by ``Authenticated``, or refused."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Count the input; replied to by ``Counted``."""
+
+    request: CountRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Take from the limits; replied to by ``Reserved``, or refused."""
+
+    request: ReserveRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Replace the reservation by what was used; no reply, off the latency path."""
+
+    reservation: Reservation
+    actual: Quantities
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Make the usage record durable; replied to by ``Recorded``."""
+
+    record: UsageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """End our side of the stream cleanly: the rest of the answer flows without us."""
+
+
+Command = Reply | Respond | Authenticate | Count | Reserve | Settle | Record | Close

@@ -1,0 +1,107 @@
+"""What can happen to an exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sentinel_extproc.identity.principal import Principal
+from sentinel_extproc.limits.model import Reservation
+from sentinel_extproc.tokens.model import Estimate
+
+Headers = Sequence[tuple[str, bytes]]
+"""Header lines in order; names in lower case, pseudo headers included."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHeaders:
+    """The first message of a normal exchange."""
+
+    headers: Headers
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    """The whole request body (``BUFFERED``)."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHeaders:
+    """The answer begins; also the first message when an earlier filter answered by itself."""
+
+    headers: Headers
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBody:
+    """A piece of the answer; the last one may be empty."""
+
+    body: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trailers:
+    """Trailers of the request or the answer; they end the body they follow."""
+
+    of_response: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """Reply to ``Authenticate``."""
+
+    principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Reply to ``Count``."""
+
+    estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Reply to ``Reserve``.
+
+    Attributes:
+        answer_headers: how the limits stand, for the client.
+    """
+
+    reservation: Reservation
+    answer_headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Reply to ``Record``: the record is durable, or storing it failed and was reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """Envoy closed or reset the stream; client and provider can't be told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """The process is ending: let go of the answer at the next message."""
+
+
+Event = (
+    RequestHeaders
+    | RequestBody
+    | ResponseHeaders
+    | ResponseBody
+    | Trailers
+    | Authenticated
+    | Counted
+    | Reserved
+    | Recorded
+    | Disconnected
+    | HandBack
+)

@@ -1,0 +1,385 @@
+"""One exchange, from its first message to its settled end. No I/O.
+
+Invariants, each with tests in tests/unit/test_exchange_machine.py and
+tests/property/test_exchange_property.py:
+
+1. No request reaches the provider before authentication and reservation succeeded: every reply
+   before ``ADMITTED`` leaves Envoy waiting for the body.
+2. Every message gets exactly one reply of its own kind, or the exchange ends.
+3. The user's token never goes upstream; the client's copies of our headers are removed.
+4. Every reservation is settled exactly once.
+5. Every admitted exchange leaves exactly one usage record, and the reply that lets the client see
+   the end of the answer comes only after that record is durable.
+6. A fault in accounting never changes or stalls the client's bytes (``endpoints.guarded``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Any
+
+from sentinel_extproc.endpoints.contract import CounterFactory, Meter, Plan
+from sentinel_extproc.endpoints.guarded import GuardedMeter
+from sentinel_extproc.endpoints.meters import OpaqueMeter
+from sentinel_extproc.endpoints.table import Match, match
+from sentinel_extproc.errors import InvalidRequest, SentinelError
+from sentinel_extproc.exchange import commands as do
+from sentinel_extproc.exchange import events as on
+from sentinel_extproc.exchange.accounting import access_log, bill, usage_record
+from sentinel_extproc.exchange.headers import Upstream, all_values, first, to_client, to_provider
+from sentinel_extproc.identity.bearer import parse_bearer
+from sentinel_extproc.identity.principal import Principal
+from sentinel_extproc.limits.model import Quantities, Reservation, ReserveRequest, Subject
+from sentinel_extproc.usage.record import Outcome
+
+Commands = tuple[do.Command, ...]
+
+
+class State(Enum):
+    """Where an exchange stands."""
+
+    START = auto()
+    AUTHENTICATING = auto()
+    WAITING_FOR_BODY = auto()
+    COUNTING = auto()
+    RESERVING = auto()
+    ADMITTED = auto()
+    ANSWERING = auto()
+    RECORDING = auto()
+    DONE = auto()
+
+
+class ProtocolViolation(Exception):  # noqa: N818 - named for what happened
+    """An event that can't come here. Before admission the driver must abort the stream."""
+
+
+class Exchange:
+    """The state machine of one exchange.
+
+    Args:
+        exchange_id: UUIDv7 in text form; also the id of the usage record.
+        started_at_ms: milliseconds since the epoch, UTC.
+        upstream: how requests present themselves to the provider.
+        counters: makes counters for generated text.
+        default_output_tokens: output to reserve for when the request has no cap.
+        prefix: the paths that this gateway serves.
+    """
+
+    def __init__(
+        self,
+        *,
+        exchange_id: str,
+        started_at_ms: int,
+        upstream: Upstream,
+        counters: CounterFactory,
+        default_output_tokens: int = 1024,
+        prefix: str = "/v1/",
+    ) -> None:
+        self.exchange_id = exchange_id
+        self.started_at_ms = started_at_ms
+        self.state = State.START
+        self._upstream = upstream
+        self._counters = counters
+        self._default_output = default_output_tokens
+        self._prefix = prefix
+        # Each is set by the step that learns it, and read only in states that come after.
+        self._request: on.RequestHeaders
+        self._match: Match
+        self._principal: Principal
+        self._plan: Plan
+        self._predicted: Quantities
+        self._reservation: Reservation
+        self._answer_headers: tuple[tuple[str, str], ...] = ()
+        self._meter = GuardedMeter(OpaqueMeter())
+        self._last: Commands = ()
+        self._handing_back = False
+        self._facts: dict[str, str | int] = {"exchange_id": exchange_id}
+
+    @property
+    def decided(self) -> bool:
+        """Whether the request was let through or answered; only then may the stream end cleanly."""
+        return self.state in _DECIDED
+
+    @property
+    def metering_faults(self) -> int:
+        """Bugs of a meter that were kept from the client."""
+        return self._meter.faults
+
+    def handle(self, event: on.Event) -> Commands:
+        """Take one event.
+
+        Raises:
+            ProtocolViolation: it can't happen in this state.
+        """
+        step = _STEPS.get((self.state, type(event))) or _ANYWHERE.get(type(event))
+        if step is None:
+            raise ProtocolViolation(f"{type(event).__name__} in state {self.state.name}")
+        try:
+            return step(self, event)
+        except SentinelError as error:
+            return self.refuse(error)
+
+    def refuse(self, error: SentinelError) -> Commands:
+        """Answer with ``error``, which some command's result was.
+
+        Raises:
+            ProtocolViolation: the request is already at the provider.
+        """
+        if self.decided:
+            raise ProtocolViolation(f"a refusal in state {self.state.name}")
+        self.state = State.DONE
+        return (do.Respond(error, self._facts | {"decision": "denied", "reason": error.code}),)
+
+    # The request
+
+    def request_headers(self, event: on.RequestHeaders) -> Commands:
+        """Find the rules, take the token."""
+        method = first(event.headers, ":method").decode("latin-1")
+        target = first(event.headers, ":path").decode("latin-1")
+        self._request = event
+        self._match = match(method, target, prefix=self._prefix)
+        self._facts["endpoint"] = self._match.endpoint.name
+        token = parse_bearer(all_values(event.headers, "authorization"))
+        _refuse_unreadable(event.headers)
+        if event.end_of_stream:
+            self._plan = self._match.endpoint.plan(None)
+        self.state = State.AUTHENTICATING
+        return (do.Authenticate(token),)
+
+    def authenticated(self, event: on.Authenticated) -> Commands:
+        """Let Envoy collect the body, if there is one."""
+        self._principal = event.principal
+        self._facts["user"] = event.principal.external_id
+        if self._request.end_of_stream:
+            return self._count_or_reserve()
+        self.state = State.WAITING_FOR_BODY
+        return (self._request_reply(do.Mode.REQUEST_AND_STREAM),)
+
+    def request_body(self, event: on.RequestBody) -> Commands:
+        """Read the request."""
+        self._plan = self._match.endpoint.plan(event.body)
+        return self._count_or_reserve()
+
+    def _count_or_reserve(self) -> Commands:
+        self._facts["model"] = self._plan.model
+        if self._plan.count is None:
+            return self._reserve(self._plan.input_tokens, characters=0)
+        self.state = State.COUNTING
+        return (do.Count(self._plan.count),)
+
+    def counted(self, event: on.Counted) -> Commands:
+        """Reserve what was counted."""
+        return self._reserve(event.estimate.input_tokens, characters=event.estimate.characters)
+
+    def _reserve(self, input_tokens: int, *, characters: int) -> Commands:
+        cap = self._plan.output_cap
+        self._predicted = Quantities(
+            requests=1,
+            input_tokens=input_tokens,
+            output_tokens=self._default_output if cap is None else cap,
+            characters=characters,
+        )
+        subject = Subject(
+            external_id=self._principal.external_id,
+            path=self._match.path,
+            endpoint=self._plan.endpoint,
+            model=self._plan.model,
+            plan=self._principal.plan,
+        )
+        self.state = State.RESERVING
+        return (do.Reserve(ReserveRequest(self.exchange_id, subject, self._predicted)),)
+
+    def reserved(self, event: on.Reserved) -> Commands:
+        """Let the request through."""
+        self._reservation = event.reservation
+        self._answer_headers = event.answer_headers
+        self._facts["decision"] = "admitted"
+        self.state = State.ADMITTED
+        if self._request.end_of_stream:
+            free = self._plan.billed_requests == 0
+            return (self._request_reply(do.Mode.HEADERS_ONLY if free else do.Mode.STREAM),)
+        body = self._plan.upstream_body
+        # A changed body with the old Content-Length would make Envoy answer 500.
+        length = () if body is None else (("content-length", b"%d" % len(body)),)
+        return (do.Reply(do.Phase.REQUEST_BODY, length, body=body),)
+
+    def _request_reply(self, mode: do.Mode) -> do.Reply:
+        set_headers, removed = to_provider(
+            self._request.headers, self._upstream, self._principal, self.exchange_id
+        )
+        return do.Reply(do.Phase.REQUEST_HEADERS, set_headers, removed, mode=mode)
+
+    # The answer
+
+    def foreign_answer(self, event: on.ResponseHeaders) -> Commands:  # noqa: ARG002
+        """An earlier filter answered by itself: there is nothing to govern."""
+        self.state = State.DONE
+        return (do.Reply(do.Phase.RESPONSE_HEADERS, mode=do.Mode.NOTHING),)
+
+    def response_headers(self, event: on.ResponseHeaders) -> Commands:
+        """Say how the limits stand, and choose how to watch the answer."""
+        status = first(event.headers, ":status")
+        failed = not status.startswith((b"1", b"2", b"3"))
+        set_headers, removed = to_client(event.headers, self._answer_headers, self.exchange_id)
+        reply = do.Reply(do.Phase.RESPONSE_HEADERS, set_headers, removed)
+        if event.end_of_stream:
+            return self._finish(_outcome(failed=failed), reply)
+        if failed or self._plan.billed_requests == 0:
+            # Nothing in the body can change the bill, so Envoy needn't send it.
+            return self._finish(_outcome(failed=failed), replace(reply, mode=do.Mode.NOTHING))
+        if self._handing_back:
+            return self._finish(Outcome.DRAINED, replace(reply, mode=do.Mode.NOTHING), close=True)
+        self._meter = GuardedMeter(self._choose_meter(event.headers))
+        self.state = State.ANSWERING
+        if self._meter.rewrites:
+            reply = replace(reply, remove_headers=(*removed, "content-length"))
+        return (reply,)
+
+    def _choose_meter(self, headers: on.Headers) -> Meter:
+        encoding = first(headers, "content-encoding").strip().lower()
+        if encoding not in (b"", b"identity"):
+            return OpaqueMeter()
+        content_type = first(headers, "content-type").strip().lower()
+        return self._match.endpoint.meter(
+            self._plan,
+            event_stream=content_type.startswith(b"text/event-stream"),
+            counters=self._counters,
+        )
+
+    def response_body(self, event: on.ResponseBody) -> Commands:
+        """Watch a piece of the answer pass."""
+        body = self._meter.feed(event.body, end=event.end_of_stream)
+        if event.end_of_stream:
+            return self._finish(Outcome.COMPLETED, do.Reply(do.Phase.RESPONSE_BODY, body=body))
+        if self._handing_back:
+            if held := self._meter.held:
+                body = (event.body if body is None else body) + held
+            return self._finish(
+                Outcome.DRAINED, do.Reply(do.Phase.RESPONSE_BODY, body=body), close=True
+            )
+        return (do.Reply(do.Phase.RESPONSE_BODY, body=body),)
+
+    def trailers(self, event: on.Trailers) -> Commands:
+        """Trailers end the body that they follow."""
+        if event.of_response and self.state in (State.ADMITTED, State.ANSWERING):
+            return self._finish(Outcome.COMPLETED, do.Reply(do.Phase.RESPONSE_TRAILERS))
+        return (do.Reply(_phase(event)),)
+
+    # The end
+
+    def _finish(
+        self, outcome: Outcome, reply: do.Reply | None = None, *, close: bool = False
+    ) -> Commands:
+        reading = self._meter.reading()
+        if reading.failed and outcome is Outcome.COMPLETED:
+            outcome = Outcome.PROVIDER_ERROR if not reading.output_tokens else outcome
+        final = bill(self._plan, self._predicted, reading, outcome)
+        last: list[do.Command] = []
+        if reply is not None:
+            last.append(replace(reply, metadata=self._facts | access_log(final)))
+        if close:
+            last.append(do.Close())
+        self._last = tuple(last)
+        self.state = State.RECORDING
+        record = usage_record(
+            final,
+            self._plan,
+            self._principal,
+            exchange_id=self.exchange_id,
+            occurred_at_ms=self.started_at_ms,
+        )
+        settle = do.Settle(self._reservation, final.quantities(self._predicted))
+        return (settle, do.Record(record))
+
+    def recorded(self, event: on.Recorded) -> Commands:  # noqa: ARG002
+        """Let the client see the end."""
+        self.state = State.DONE
+        return self._last
+
+    def lost(self, event: on.Disconnected) -> Commands:  # noqa: ARG002
+        """Client or provider went away under an admitted exchange."""
+        return self._finish(Outcome.DRAINED if self._handing_back else Outcome.DISCONNECTED)
+
+    def left_early(self, event: on.Disconnected) -> Commands:  # noqa: ARG002
+        """Nothing was admitted. The driver hands back a reservation that was on its way."""
+        if self.state is not State.RECORDING:
+            self.state = State.DONE
+        return ()
+
+    def hand_back(self, event: on.HandBack) -> Commands:  # noqa: ARG002
+        """Remember to let go at the next message."""
+        self._handing_back = True
+        return ()
+
+    def nothing_more(self, event: on.Event) -> Commands:
+        """Envoy still sends what it was told not to: let it pass."""
+        return (do.Reply(_phase(event)),)
+
+
+def _outcome(*, failed: bool) -> Outcome:
+    return Outcome.PROVIDER_ERROR if failed else Outcome.COMPLETED
+
+
+def _phase(event: on.Event) -> do.Phase:
+    match event:
+        case on.RequestHeaders():
+            return do.Phase.REQUEST_HEADERS
+        case on.RequestBody():
+            return do.Phase.REQUEST_BODY
+        case on.ResponseHeaders():
+            return do.Phase.RESPONSE_HEADERS
+        case on.ResponseBody():
+            return do.Phase.RESPONSE_BODY
+        case on.Trailers(of_response=True):
+            return do.Phase.RESPONSE_TRAILERS
+        case on.Trailers():
+            return do.Phase.REQUEST_TRAILERS
+        case _:
+            raise ProtocolViolation(f"{type(event).__name__} is not a message")
+
+
+def _refuse_unreadable(headers: on.Headers) -> None:
+    """Refuse what would pass without being counted."""
+    encoding = first(headers, "content-encoding").strip().lower()
+    if encoding not in (b"", b"identity"):
+        raise InvalidRequest(
+            "Compressed request bodies are not supported; send it without Content-Encoding.",
+            code="unsupported_content_encoding",
+        )
+    if first(headers, "upgrade") or first(headers, ":protocol"):
+        raise InvalidRequest(
+            "Connection upgrades are not supported on this path.", code="upgrade_not_supported"
+        )
+
+
+_DECIDED = frozenset({State.ADMITTED, State.ANSWERING, State.RECORDING, State.DONE})
+
+Step = Callable[[Exchange, Any], Commands]
+
+_STEPS: dict[tuple[State, type[on.Event]], Step] = {
+    (State.START, on.RequestHeaders): Exchange.request_headers,
+    (State.START, on.ResponseHeaders): Exchange.foreign_answer,
+    (State.AUTHENTICATING, on.Authenticated): Exchange.authenticated,
+    (State.WAITING_FOR_BODY, on.RequestBody): Exchange.request_body,
+    # Envoy answers by itself when the body is over its buffer (413) or the client gives up.
+    (State.WAITING_FOR_BODY, on.ResponseHeaders): Exchange.foreign_answer,
+    (State.COUNTING, on.Counted): Exchange.counted,
+    (State.RESERVING, on.Reserved): Exchange.reserved,
+    (State.ADMITTED, on.ResponseHeaders): Exchange.response_headers,
+    (State.ADMITTED, on.Disconnected): Exchange.lost,
+    (State.ANSWERING, on.ResponseBody): Exchange.response_body,
+    (State.ANSWERING, on.Disconnected): Exchange.lost,
+    (State.RECORDING, on.Recorded): Exchange.recorded,
+    (State.DONE, on.RequestHeaders): Exchange.nothing_more,
+    (State.DONE, on.RequestBody): Exchange.nothing_more,
+    (State.DONE, on.ResponseHeaders): Exchange.nothing_more,
+    (State.DONE, on.ResponseBody): Exchange.nothing_more,
+}
+
+_ANYWHERE: dict[type[on.Event], Step] = {
+    on.Trailers: Exchange.trailers,
+    on.Disconnected: Exchange.left_early,
+    on.HandBack: Exchange.hand_back,
+}
