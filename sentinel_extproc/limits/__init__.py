@@ -29,5 +29,10 @@ Use::
     await limiter.flush()            # until every settlement so far is applied
     await limiter.close()            # flushes (bounded), then closes the store and its client
 
+Optional: ``ReserveRequest.quotas`` (Zion's, as calendar limits), ``.epochs`` (revocation: read them
+with ``store.epochs(external_id, ("all", "user", "token:<hash>"))`` when a credential is checked),
+``await limiter.grow(reservation, counted)`` -> ``Growth`` while an answer streams; a
+``reservation.held.output_tokens`` below the predicted means that the output cap must be lowered.
+
 ``LimitExceeded`` already carries these headers and ``Retry-After``.
 """

@@ -48,6 +48,46 @@ class Subject:
     plan: str | None = None
 
 
+class QuotaPeriod(StrEnum):
+    """When a quota starts again: UTC midnight, Monday, the first of the month, or never."""
+
+    DAILY = "DAILY"
+    WEEKLY = "WEEKLY"
+    MONTHLY = "MONTHLY"
+    NEVER = "NEVER"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A quota that another authority keeps (Zion), as it last reported it.
+
+    Attributes:
+        name: shown to clients; characters that a limit's name can't have are replaced.
+        limit, used: in ``unit``; used may exceed limit.
+        seen_ms: when it was reported, milliseconds since the epoch.
+    """
+
+    name: str
+    unit: Unit
+    limit: int
+    used: int
+    period: QuotaPeriod
+    seen_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """How far revocation had come when the caller's credential was last checked.
+
+    Attributes:
+        name: what can be revoked: ``all``, ``user``, or ``token:<hash>``.
+        seen: the epoch at that time, 0 when there was none.
+    """
+
+    name: str
+    seen: int
+
+
 @dataclass(frozen=True, slots=True)
 class ReserveRequest:
     """One exchange's claim on all limits that apply to it.
@@ -55,11 +95,15 @@ class ReserveRequest:
     Attributes:
         exchange_id: unique; replaying it returns the stored verdict instead of charging again.
         predicted: estimated prompt and the output the request may cause.
+        quotas: further limits of this caller, on top of the policy's.
+        epochs: revocation as known at authentication; the reservation fails if it has moved.
     """
 
     exchange_id: str
     subject: Subject
     predicted: Quantities
+    quotas: tuple[Quota, ...] = ()
+    epochs: tuple[Epoch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +111,12 @@ class LimitState:
     """One limit as it stands after a verdict.
 
     Attributes:
-        limit: the capacity, in the limit's unit.
+        limit: the capacity, in the limit's unit; cost in millionths.
         remaining: what could still be taken now; never below 0.
-        reset_s: seconds until the limit is whole again if nothing more is taken.
+        reset_s: seconds until the limit is whole again if nothing more is taken; ``math.inf`` when
+            it never will be.
+        shadow: it counts and reports but denies nothing.
+        exceeded: it had no room; only ever true of a shadow limit when the request was admitted.
     """
 
     name: str
@@ -77,6 +124,8 @@ class LimitState:
     limit: int
     remaining: int
     reset_s: float
+    shadow: bool = False
+    exceeded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +147,16 @@ class Reservation:
     handle: object = None
 
 
+class Growth(StrEnum):
+    """What became of a hold that should grow."""
+
+    GROWN = "grown"
+    DEBT = "debt"
+    """It could not grow; what is used beyond it will be charged as debt."""
+    CUT = "cut"
+    """It could not grow, and a limit says that the answer must then end."""
+
+
 class Limiter(Protocol):
     """Reserves before the provider is called, settles after."""
 
@@ -108,9 +167,18 @@ class Limiter(Protocol):
             LimitExceeded: some limit has no room now.
             PromptTooLarge: the prompt alone exceeds a limit's capacity.
             Unavailable: the limits can't be decided and may not be waived.
+            Unauthenticated: the caller's credential was revoked since it was checked.
         """
         ...
 
     async def settle(self, reservation: Reservation, actual: Quantities) -> None:
         """Charge or hand back the difference to ``actual``. Idempotent; never raises."""
+        ...
+
+
+class GrowingLimiter(Limiter, Protocol):
+    """A limiter whose holds can follow an answer as it is counted."""
+
+    async def grow(self, reservation: Reservation, counted: Quantities) -> Growth:
+        """Make the hold cover ``counted``, all used so far. Renews its leases; never raises."""
         ...

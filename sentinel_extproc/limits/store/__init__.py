@@ -1,0 +1,152 @@
+"""The contract between the limiter and the places that keep the counts.
+
+A store owns the clock: no time of the caller ever decides. It knows no policies and no units, only
+lines: a limit and an integer amount.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from ..limit import Limit
+from ..model import Epoch
+
+
+class StoreError(Exception):
+    """The store did not answer in time, or answered with a fault that is not about the claim."""
+
+
+class Decision(IntEnum):
+    """What a store says to a claim; the numbers are the scripts'."""
+
+    ADMITTED = 0
+    DENIED = 1
+    REVOKED = 2
+    OVER = 3
+    """The claim's id is settled already: nothing was taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """Use of a calendar limit that another authority reports.
+
+    Attributes:
+        used: use so far in the window that contains ``seen_ms``.
+        seen_ms: when that was reported, milliseconds since the epoch.
+    """
+
+    used: int
+    seen_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One limit of a claim.
+
+    Attributes:
+        key: names the count within its owner.
+        amount: what is asked (reserve), to be held in total (extend), or was used (settle).
+    """
+
+    limit: Limit
+    key: str
+    amount: int
+    seed: Seed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one exchange asks of all its limits, which all belong to one owner.
+
+    Attributes:
+        id: unique per exchange; a repeated reserve of it takes nothing more.
+        owner: whose counts they are; the hash tag that keeps a user's keys together.
+        at_ms: when the hold was taken, for settling without a record; 0 before.
+    """
+
+    id: str
+    owner: str
+    lines: tuple[Line, ...]
+    epochs: tuple[Epoch, ...] = ()
+    at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LineVerdict:
+    """One limit after a decision.
+
+    Attributes:
+        fits: whether this line's amount could be taken.
+        remaining: what is left; never below 0.
+        reset_ms: until the limit is whole; -1 when it never will be.
+        wait_ms: until the amount fits, 0 when it does; -1 when it never will.
+    """
+
+    fits: bool
+    remaining: int
+    reset_ms: int
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A store's answer.
+
+    Attributes:
+        at_ms: the store's time.
+        lines: one for each of the claim's, in order; none for REVOKED and for OVER when extending.
+        degraded: the rung of the ladder that decided, None in normal service.
+    """
+
+    decision: Decision
+    at_ms: int
+    lines: tuple[LineVerdict, ...] = ()
+    degraded: str | None = None
+
+
+class Store(Protocol):
+    """Keeps counts. Every method may be repeated with the same claim without further effect."""
+
+    async def reserve(self, claim: Claim) -> Verdict:
+        """Take every line's amount, or nothing.
+
+        Raises:
+            StoreError: unknown whether it was taken; settling the claim makes it known.
+        """
+        ...
+
+    async def extend(self, claim: Claim) -> Verdict:
+        """Grow the hold to every line's amount, or renew its leases only.
+
+        Raises:
+            StoreError: unknown whether it has grown.
+        """
+        ...
+
+    async def settle(self, claim: Claim) -> None:
+        """Replace the hold by every line's amount.
+
+        Raises:
+            StoreError: unknown whether it is settled; repeat it.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Return when the store answers.
+
+        Raises:
+            StoreError: it doesn't.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release what the store holds open."""
+        ...
+
+
+def owner_tag(external_id: str) -> str:
+    """The hash tag under which everything of one user is kept: 24 hexadecimal digits."""
+    return hashlib.blake2b(external_id.encode(), digest_size=12).hexdigest()

@@ -1,0 +1,229 @@
+"""From a request to a claim, and from a verdict to states and refusals. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import replace
+
+from ..errors import InvalidRequest, LimitExceeded, PromptTooLarge
+from .headers import limit_headers
+from .limit import MOST, Kind, Limit, OnExhausted, OnOutage, Period, amount
+from .model import LimitState, Quantities, Quota, QuotaPeriod, ReserveRequest, Unit
+from .store import Claim, Line, LineVerdict, Seed, Verdict, owner_tag
+
+LEAST_OUTPUT = 16
+"""A hold is not right-sized below this: OpenAI's Responses API accepts no smaller cap."""
+
+_DONT_RETRY_AFTER_S = 60.0
+"""From here on the ``openai`` client is told not to retry by itself."""
+
+_FOREIGN = re.compile(r"[^A-Za-z0-9_.-]")
+_PERIODS = {
+    QuotaPeriod.DAILY: Period.DAY,
+    QuotaPeriod.WEEKLY: Period.WEEK,
+    QuotaPeriod.MONTHLY: Period.MONTH,
+    QuotaPeriod.NEVER: Period.LIFETIME,
+}
+
+
+def quota_limit(
+    quota: Quota, *, on_outage: OnOutage, on_exhausted: OnExhausted, right_size: bool
+) -> Limit:
+    """Another authority's quota as a calendar limit of ours."""
+    name = _FOREIGN.sub("-", quota.name)[:64]
+    return Limit(
+        name=name if name[:1].isalnum() else f"quota{name}"[:64],
+        unit=quota.unit,
+        kind=Kind.CALENDAR,
+        capacity=min(max(quota.limit, 0), MOST),
+        period=_PERIODS[quota.period],
+        on_outage=on_outage,
+        on_exhausted=on_exhausted,
+        right_size=right_size,
+    )
+
+
+def build_claim(
+    request: ReserveRequest,
+    limits: tuple[Limit, ...],
+    quotas: tuple[tuple[Limit, Seed], ...],
+    asked: Quantities,
+) -> Claim:
+    """Lines for ``asked``, each clamped to what its limit can ever hold.
+
+    Raises:
+        PromptTooLarge: the prompt alone exceeds some limit's capacity.
+        InvalidRequest: a cost formula has no value for this request.
+    """
+    model = request.subject.model
+    lines = [Line(limit, _key(limit, model), 0) for limit in limits]
+    lines += [Line(limit, f"quota:{limit.name}", 0, seed) for limit, seed in quotas]
+    return Claim(
+        id=request.exchange_id,
+        owner=owner_tag(request.subject.external_id),
+        lines=tuple(replace(line, amount=_clamped(line.limit, asked, model)) for line in lines),
+        epochs=request.epochs,
+    )
+
+
+def seeded(quota: Quota) -> Seed:
+    """What the authority says is used."""
+    return Seed(used=min(max(quota.used, 0), MOST), seen_ms=max(quota.seen_ms, 0))
+
+
+def retaken(claim: Claim, quantities: Quantities, model: str) -> Claim:
+    """The same claim about other quantities, unclamped: what is to be held, or was used."""
+    return replace(
+        claim,
+        lines=tuple(
+            replace(line, amount=_amount(line.limit, quantities, model)) for line in claim.lines
+        ),
+    )
+
+
+def right_sized(claim: Claim, verdict: Verdict | None, asked: Quantities, model: str) -> Quantities:
+    """The most output up to ``asked`` that fits every limit which wants to be right-sized.
+
+    Without a verdict, what their capacities can hold; with one, what they have left. ``asked``
+    itself when nothing is to be changed or when even ``LEAST_OUTPUT`` doesn't fit.
+    """
+    bounds = [
+        (line.limit, line.limit.room if verdict is None else verdict.lines[index].remaining)
+        for index, line in enumerate(claim.lines)
+        if line.limit.right_size
+        and not line.limit.shadow
+        and (verdict is None or not verdict.lines[index].fits)
+    ]
+
+    def fits(output: int) -> bool:
+        smaller = replace(asked, output_tokens=output)
+        return all(_amount(limit, smaller, model) <= bound for limit, bound in bounds)
+
+    if not bounds or fits(asked.output_tokens) or not fits(LEAST_OUTPUT):
+        return asked
+    low, high = LEAST_OUTPUT, asked.output_tokens
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return replace(asked, output_tokens=low)
+
+
+def limit_states(claim: Claim, verdict: Verdict) -> tuple[LimitState, ...]:
+    """Where each limit stands; empty when the verdict says nothing of lines."""
+    return tuple(
+        LimitState(
+            name=line.limit.name,
+            unit=line.limit.unit,
+            limit=line.limit.room,
+            remaining=answer.remaining,
+            reset_s=math.inf if answer.reset_ms < 0 else answer.reset_ms / 1000,
+            shadow=line.limit.shadow,
+            exceeded=not answer.fits,
+        )
+        for line, answer in zip(claim.lines, verdict.lines, strict=False)
+    )
+
+
+def refusal(claim: Claim, verdict: Verdict) -> LimitExceeded:
+    """The answer to a denied claim: about the limit that will take longest to have room."""
+    states = limit_states(claim, verdict)
+    denying = [
+        index
+        for index, line in enumerate(claim.lines)
+        if not verdict.lines[index].fits and not line.limit.shadow
+    ]
+    worst = max(denying, key=lambda index: _wait_s(verdict.lines[index]))
+    line, state, wait_s = claim.lines[worst], states[worst], _wait_s(verdict.lines[worst])
+    limit = line.limit
+    again = f"Try again in {_seconds(wait_s)}." if math.isfinite(wait_s) else "It does not reset."
+    headers = limit_headers(states, degraded=verdict.degraded)
+    if wait_s > _DONT_RETRY_AFTER_S:
+        headers["x-should-retry"] = "false"
+    return LimitExceeded(
+        f"Limit '{limit.name}' allows {_shown(limit, state.limit)} {_window(limit)}; this request "
+        f"needs {_shown(limit, line.amount)} and {_shown(limit, state.remaining)} are left. "
+        f"{again}",
+        code="insufficient_quota" if limit.kind is Kind.CALENDAR else None,
+        retry_after_s=wait_s if math.isfinite(wait_s) else None,
+        details={
+            "limit_name": limit.name,
+            "unit": limit.unit.value,
+            "predicted": _number(limit, line.amount),
+            "remaining": _number(limit, state.remaining),
+            "limit": _number(limit, state.limit),
+            "reset_s": round(state.reset_s, 3) if math.isfinite(state.reset_s) else None,
+        },
+        headers=headers,
+    )
+
+
+def _key(limit: Limit, model: str) -> str:
+    key = f"{limit.kind.value}:{limit.name}"
+    if limit.per_model:
+        # Hashed: a model's name is the client's text.
+        key += ":" + hashlib.blake2b(model.encode(), digest_size=8).hexdigest()
+    return key
+
+
+def _amount(limit: Limit, quantities: Quantities, model: str) -> int:
+    try:
+        return amount(limit, quantities, model)
+    except ValueError as error:
+        raise InvalidRequest(f"Limit '{limit.name}' can't compute a cost: {error}") from error
+
+
+def _clamped(limit: Limit, asked: Quantities, model: str) -> int:
+    wanted = _amount(limit, asked, model)
+    if wanted <= limit.room or limit.room == 0 or limit.unit is Unit.REQUESTS or limit.shadow:
+        return wanted
+    prompt = _amount(limit, replace(asked, output_tokens=0), model)
+    if prompt > limit.room:
+        raise PromptTooLarge(
+            f"The prompt needs {_shown(limit, prompt)}, and limit '{limit.name}' never allows "
+            f"more than {_shown(limit, limit.room)} at once. Shorten the prompt.",
+            details={
+                "limit_name": limit.name,
+                "unit": limit.unit.value,
+                "predicted": _number(limit, prompt),
+                "limit": _number(limit, limit.room),
+            },
+        )
+    # Output beyond the capacity may never be generated; refusing for it would deny a request that
+    # could have been served. What is generated beyond the hold is charged at settlement.
+    return limit.room
+
+
+def _wait_s(answer: LineVerdict) -> float:
+    return math.inf if answer.wait_ms < 0 else answer.wait_ms / 1000
+
+
+def _number(limit: Limit, value: int) -> int | float:
+    return value if limit.scale == 1 else value / limit.scale
+
+
+def _shown(limit: Limit, value: int) -> str:
+    return f"{_number(limit, value):,} {limit.unit.value.replace('_', ' ')}"
+
+
+def _window(limit: Limit) -> str:
+    if limit.kind is not Kind.CALENDAR:
+        return f"per {_seconds(limit.period_ms / 1000)}"
+    return "in total" if limit.period is Period.LIFETIME else f"per {limit.period.value}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{math.ceil(seconds * 10) / 10:g} s"
+
+
+__all__ = [
+    "LEAST_OUTPUT",
+    "build_claim",
+    "limit_states",
+    "quota_limit",
+    "refusal",
+    "retaken",
+    "right_sized",
+    "seeded",
+]

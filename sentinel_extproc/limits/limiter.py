@@ -1,0 +1,268 @@
+"""The limiter that the rest of the program uses: policies and units over a store of counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, replace
+
+from ..errors import SentinelError, Unauthenticated, Unavailable
+from .claims import (
+    build_claim,
+    limit_states,
+    quota_limit,
+    refusal,
+    retaken,
+    right_sized,
+    seeded,
+)
+from .limit import Kind, Limit, OnExhausted, OnOutage
+from .model import (
+    NOTHING,
+    Growth,
+    Quantities,
+    Quota,
+    Reservation,
+    ReserveRequest,
+)
+from .policy import Policy
+from .settler import Settler
+from .store import Claim, Decision, Store, StoreError, Verdict
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS_TO_RIGHT_SIZE = 2
+_GROW_AHEAD = 4
+_GROW_AT_LEAST = 256
+
+
+@dataclass(slots=True)
+class _Hold:
+    """What the limiter must know of an open reservation.
+
+    ``claim`` says what is held, ``covers`` in quantities; ``renewed_s`` is monotonic.
+    """
+
+    claim: Claim
+    covers: Quantities
+    model: str
+    opened_s: float
+    renewed_s: float
+    growth: Growth = Growth.GROWN
+    settled: bool = False
+
+    def is_settled(self) -> bool:
+        """Asked again after waiting: others run meanwhile."""
+        return self.settled
+
+
+class StoreLimiter:
+    """Reserves, grows and settles what policies and quotas say, in one store.
+
+    Args:
+        store: keeps the counts; usually a ``Ladder`` over Redis.
+        policy: which limits apply.
+        renew_every_s: how often leases of running exchanges are renewed; they last 60 s.
+        longest_exchange_s: an exchange open for longer is no longer renewed.
+        quota_on_outage, quota_on_exhausted, quota_right_size: as in ``Limit``, for quotas.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        policy: Policy,
+        *,
+        renew_every_s: float = 20.0,
+        longest_exchange_s: float = 7200.0,
+        quota_on_outage: OnOutage = OnOutage.LOCAL,
+        quota_on_exhausted: OnExhausted = OnExhausted.SETTLE_AS_DEBT,
+        quota_right_size: bool = False,
+    ) -> None:
+        self._store = store
+        self.policy = policy
+        self._renew_every_s = renew_every_s
+        self._longest_exchange_s = longest_exchange_s
+        self._quota_on_outage = quota_on_outage
+        self._quota_on_exhausted = quota_on_exhausted
+        self._quota_right_size = quota_right_size
+        self._settler = Settler(store)
+        self._leased: dict[tuple[str, str], _Hold] = {}
+        self._renewer: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to renew leases. No I/O before the first is due."""
+        if self._renewer is None:
+            self._renewer = asyncio.create_task(self._renew_for_ever(), name="limits-renewer")
+
+    async def ping(self) -> None:
+        """Return when the store answers.
+
+        Raises:
+            Unavailable: it doesn't.
+        """
+        try:
+            await self._store.ping()
+        except StoreError as error:
+            raise Unavailable("The limit store does not answer.") from error
+
+    async def reserve(self, request: ReserveRequest) -> Reservation:
+        """See ``Limiter.reserve``."""
+        model = request.subject.model
+        limits = self.policy.limits_for(request.subject)
+        quotas = tuple((self._limit(quota), seeded(quota)) for quota in request.quotas)
+        held = request.predicted
+        claim = build_claim(request, limits, quotas, held)
+        if not claim.lines and not claim.epochs:
+            return Reservation(request=request, held=held)
+        held = right_sized(claim, None, held, model)
+        claim = build_claim(request, limits, quotas, held)
+        verdict = await self._ask(claim)
+        for _ in range(_ATTEMPTS_TO_RIGHT_SIZE):
+            if verdict.decision is not Decision.DENIED:
+                break
+            smaller = right_sized(claim, verdict, held, model)
+            if smaller == held:
+                break
+            held = smaller
+            claim = build_claim(request, limits, quotas, held)
+            verdict = await self._ask(claim)
+        self._raise_unless_admitted(claim, verdict)
+        now_s = time.monotonic()
+        hold = _Hold(replace(claim, at_ms=verdict.at_ms), held, model, now_s, now_s)
+        if any(line.limit.kind is Kind.CALENDAR for line in claim.lines):
+            self._leased[claim.owner, claim.id] = hold
+        return Reservation(
+            request=request,
+            held=held,
+            states=limit_states(claim, verdict),
+            degraded=verdict.degraded,
+            handle=hold,
+        )
+
+    async def grow(self, reservation: Reservation, counted: Quantities) -> Growth:
+        """See ``GrowingLimiter.grow``; takes some more than counted, to be asked less often."""
+        hold = reservation.handle
+        if not isinstance(hold, _Hold) or hold.is_settled() or _covers(hold.covers, counted):
+            return Growth.GROWN
+        if hold.growth is not Growth.GROWN:
+            return hold.growth
+        ahead = max(_GROW_AT_LEAST, counted.output_tokens // _GROW_AHEAD)
+        wider = replace(counted, output_tokens=counted.output_tokens + ahead)
+        for target in (wider, counted):
+            try:
+                claim = _at_least(hold.claim, retaken(hold.claim, target, hold.model))
+                verdict = await self._store.extend(claim)
+            except (StoreError, SentinelError) as error:
+                log.warning("a hold could not grow: %s", error)
+                return Growth.DEBT
+            if hold.is_settled() or verdict.decision is Decision.OVER:
+                return Growth.GROWN
+            hold.renewed_s = time.monotonic()
+            if verdict.decision is Decision.ADMITTED:
+                hold.claim, hold.covers = claim, target
+                return Growth.GROWN
+        cut = any(
+            line.limit.on_exhausted is OnExhausted.CUT and not line.limit.shadow and not answer.fits
+            for line, answer in zip(claim.lines, verdict.lines, strict=True)
+        )
+        hold.growth = Growth.CUT if cut else Growth.DEBT
+        return hold.growth
+
+    async def settle(self, reservation: Reservation, actual: Quantities) -> None:
+        """See ``Limiter.settle``. Returns at once; ``flush`` waits for it to be applied."""
+        hold = reservation.handle
+        if not isinstance(hold, _Hold) or hold.settled:
+            return
+        hold.settled = True
+        self._leased.pop((hold.claim.owner, hold.claim.id), None)
+        try:
+            self._settler.submit(retaken(hold.claim, actual, hold.model))
+        except SentinelError as error:
+            log.warning("settled as held: %s", error)
+            self._settler.submit(hold.claim)
+
+    async def flush(self) -> None:
+        """Return when every settlement so far is applied."""
+        await self._settler.flush()
+
+    async def close(self, *, timeout_s: float = 5.0) -> None:
+        """Apply what is settled, for at most ``timeout_s``; then close the store."""
+        if self._renewer is not None:
+            self._renewer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._renewer
+            self._renewer = None
+        await self._settler.close(timeout_s=timeout_s)
+        await self._store.close()
+
+    def _limit(self, quota: Quota) -> Limit:
+        return quota_limit(
+            quota,
+            on_outage=self._quota_on_outage,
+            on_exhausted=self._quota_on_exhausted,
+            right_size=self._quota_right_size,
+        )
+
+    async def _ask(self, claim: Claim) -> Verdict:
+        try:
+            return await self._store.reserve(claim)
+        except StoreError as error:
+            self._hand_back(claim)
+            raise Unavailable("Limits can't be checked at the moment.") from error
+        except BaseException:
+            # Cancelled while the store may be taking it, or a fault of ours: nobody would settle.
+            self._hand_back(claim)
+            raise
+
+    def _hand_back(self, claim: Claim) -> None:
+        self._settler.submit(retaken(claim, NOTHING, ""))
+
+    def _raise_unless_admitted(self, claim: Claim, verdict: Verdict) -> None:
+        match verdict.decision:
+            case Decision.DENIED:
+                raise refusal(claim, verdict)
+            case Decision.REVOKED:
+                raise Unauthenticated("This credential was revoked.", code="token_revoked")
+            case Decision.OVER:
+                raise Unavailable("This exchange is over already.", code="exchange_over")
+            case Decision.ADMITTED:
+                return
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._renew_every_s / 4)
+            now_s = time.monotonic()
+            for key, hold in list(self._leased.items()):
+                if now_s - hold.opened_s > self._longest_exchange_s:
+                    self._leased.pop(key, None)
+                elif now_s - hold.renewed_s >= self._renew_every_s and not hold.settled:
+                    hold.renewed_s = now_s
+                    await self._renew(hold.claim)
+
+    async def _renew(self, claim: Claim) -> None:
+        try:
+            await self._store.extend(claim)
+        except StoreError as error:
+            log.warning("leases could not be renewed: %s", error)
+
+
+def _covers(held: Quantities, counted: Quantities) -> bool:
+    return (
+        held.requests >= counted.requests
+        and held.input_tokens >= counted.input_tokens
+        and held.output_tokens >= counted.output_tokens
+        and held.characters >= counted.characters
+    )
+
+
+def _at_least(old: Claim, new: Claim) -> Claim:
+    """``new``, but never less on a line than ``old`` holds there."""
+    return replace(
+        new,
+        lines=tuple(
+            after if after.amount >= before.amount else before
+            for before, after in zip(old.lines, new.lines, strict=True)
+        ),
+    )

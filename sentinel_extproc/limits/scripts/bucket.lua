@@ -1,0 +1,59 @@
+-- bucket: a rate with a burst. State: {level, at, period}.
+-- The level counts in 1/period, so that a millisecond adds exactly `rate` and nothing is divided.
+-- It may be negative: debt from settlement, paid back by refilling.
+kinds.bucket = {
+  open = function(raw, l, now)
+    local s = decode(raw)
+    local full = l.cap * l.span
+    if not s then
+      return { full, now, l.span }
+    end
+    if s[3] ~= l.span then
+      s[1] = floor(s[1] / s[3]) * l.span
+      s[3] = l.span
+    end
+    s[1] = min(s[1], full)
+    if s[2] <= now then
+      s[1] = min(full, s[1] + (now - s[2]) * l.rate)
+      s[2] = now
+    elseif (s[2] - now) * l.rate > full then
+      -- The clock was set back by more than a whole refill: start again from here, without a gift.
+      s[2] = now
+    end
+    return s
+  end,
+
+  room = function(s, l)
+    return floor(s[1] / l.span)
+  end,
+
+  lacking = function(s, l, hold, target)
+    return target - hold[1]
+  end,
+
+  take = function(s, l, hold, amount, now)
+    s[1] = max(LEAST, s[1] - amount * l.span)
+    return { (hold and hold[1] or 0) + amount }
+  end,
+
+  settle = function(s, l, hold, actual, now)
+    s[1] = max(LEAST, min(l.cap * l.span, s[1] + (hold[1] - actual) * l.span))
+  end,
+
+  charge = function(s, l, actual, at, now)
+    s[1] = max(LEAST, s[1] - actual * l.span)
+  end,
+
+  reset = function(s, l, now)
+    return s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate)
+  end,
+
+  wait = function(s, l, amount, now)
+    return max(1, s[2] - now + ceil((min(amount, l.cap) * l.span - s[1]) / l.rate))
+  end,
+
+  -- A full bucket needs no key, so the state lives as long as refilling takes.
+  save = function(key, s, l, now)
+    put(key, s, s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate) + 1000)
+  end,
+}

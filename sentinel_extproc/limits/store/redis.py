@@ -1,0 +1,215 @@
+"""The store in Redis: one round trip per command, whatever the number of limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar, cast
+
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import NoScriptError, RedisError
+
+from ..limit import Kind
+from ..model import Epoch
+from . import Claim, Decision, Line, LineVerdict, StoreError, Verdict, owner_tag, scripts
+from .slots import tag_of_every_slot, tag_of_slot
+
+_T = TypeVar("_T")
+
+Client = Redis | RedisCluster
+
+_LAYOUT = "1"
+"""In every key: replicas of different releases must not read each other's states."""
+
+_EVERYBODY = "all"
+
+
+class RedisStore:
+    """Counts in Redis, standalone, behind Sentinel, or a Cluster.
+
+    Keys, all of one user in one hash slot::
+
+        <prefix>:1:{<owner>}:r:<id>        the record of one exchange
+        <prefix>:1:{<owner>}:l:<line key>  the state of one limit
+        <prefix>:1:{<owner>}:e:<name>      a revocation epoch
+
+    Args:
+        client: from ``connect.build_client``: without retries of its own.
+        prefix: keeps several installations apart in one Redis.
+        timeout_s: budget of one command, waiting for a connection included.
+        record_ttl_s: how long an unsettled hold can be replayed; extending starts it again.
+        settled_ttl_s: how long a repeated settlement is recognised.
+        clock: the time in ms; for tests only, Redis' own TIME when None.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        prefix: str = "sentinel",
+        timeout_s: float = 0.025,
+        record_ttl_s: float = 600.0,
+        settled_ttl_s: float = 300.0,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        if "{" in prefix or "}" in prefix:
+            raise ValueError("a key prefix must not contain braces: they choose the cluster slot")
+        self.client = client
+        self._prefix = f"{prefix}:{_LAYOUT}"
+        self._timeout_s = timeout_s
+        self._record_ttl = str(round(record_ttl_s * 1000))
+        self._settled_ttl = str(round(settled_ttl_s * 1000))
+        self._clock = clock
+        self._cluster = isinstance(client, RedisCluster)
+        self._reserve = scripts.load("reserve")
+        self._extend = scripts.load("extend")
+        self._settle = scripts.load("settle")
+        self._bump = scripts.load("bump")
+
+    async def reserve(self, claim: Claim) -> Verdict:
+        """See ``Store.reserve``."""
+        owner = claim.owner
+        keys = [
+            self._record_key(claim),
+            *(self._epoch_key(owner, epoch.name) for epoch in claim.epochs),
+            *self._line_keys(claim),
+        ]
+        arguments = [
+            self._now(),
+            self._record_ttl,
+            str(len(claim.epochs)),
+            *(str(epoch.seen) for epoch in claim.epochs),
+            *_lines(claim.lines),
+        ]
+        return _verdict(await self._run(self._reserve, keys, arguments))
+
+    async def extend(self, claim: Claim) -> Verdict:
+        """See ``Store.extend``."""
+        keys = [self._record_key(claim), *self._line_keys(claim)]
+        arguments = [self._now(), self._record_ttl, *_lines(claim.lines)]
+        return _verdict(await self._run(self._extend, keys, arguments))
+
+    async def settle(self, claim: Claim) -> None:
+        """See ``Store.settle``."""
+        keys = [self._record_key(claim), *self._line_keys(claim)]
+        arguments = [self._now(), self._settled_ttl, str(claim.at_ms), *_lines(claim.lines)]
+        await self._run(self._settle, keys, arguments)
+
+    async def epochs(self, external_id: str, names: Sequence[str]) -> tuple[Epoch, ...]:
+        """The revocation epochs as they stand, for a credential that is checked now.
+
+        Raises:
+            StoreError: they can't be read.
+        """
+        owner = owner_tag(external_id)
+        keys = [self._epoch_key(owner, name) for name in names]
+        values = await self._guard(
+            asyncio.gather(*(cast("Awaitable[bytes | None]", self.client.get(key)) for key in keys))
+        )
+        return tuple(
+            Epoch(name, int(value or 0)) for name, value in zip(names, values, strict=True)
+        )
+
+    async def revoke(self, external_id: str, name: str) -> None:
+        """Move one of a user's epochs (``user`` or ``token:<hash>``) forward.
+
+        Raises:
+            StoreError: it may not have happened; repeat it.
+        """
+        await self._run(self._bump, [self._epoch_key(owner_tag(external_id), name)], [self._now()])
+
+    async def revoke_everybody(self) -> None:
+        """Move the epoch ``all`` forward. In a cluster that is one key in every slot.
+
+        Raises:
+            StoreError: it may not have happened, or not everywhere; repeat it.
+        """
+        if not self._cluster:
+            await self._run(self._bump, [self._epoch_key("", _EVERYBODY)], [self._now()])
+            return
+        tags = tag_of_every_slot()
+        for start in range(0, len(tags), 64):
+            keys = [self._everybody_key(tag) for tag in tags[start : start + 64]]
+            await asyncio.gather(*(self._run(self._bump, [key], [self._now()]) for key in keys))
+
+    async def ping(self) -> None:
+        """See ``Store.ping``."""
+        await self._guard(cast("Awaitable[object]", self.client.ping()))
+
+    async def close(self) -> None:
+        """Close the client and its connections."""
+        await self.client.aclose()
+
+    def _record_key(self, claim: Claim) -> str:
+        return f"{self._prefix}:{{{claim.owner}}}:r:{claim.id}"
+
+    def _line_keys(self, claim: Claim) -> list[str]:
+        return [f"{self._prefix}:{{{claim.owner}}}:l:{line.key}" for line in claim.lines]
+
+    def _epoch_key(self, owner: str, name: str) -> str:
+        if name != _EVERYBODY:
+            return f"{self._prefix}:{{{owner}}}:e:{name}"
+        return self._everybody_key(tag_of_slot(owner)) if self._cluster else f"{self._prefix}:e:all"
+
+    def _everybody_key(self, tag: str) -> str:
+        return f"{self._prefix}:{{{tag}}}:e:all"
+
+    def _now(self) -> str:
+        return "" if self._clock is None else str(self._clock())
+
+    async def _run(self, script: scripts.Script, keys: list[str], arguments: list[str]) -> object:
+        count = len(keys)
+        try:
+            return await self._guard(
+                cast(
+                    "Awaitable[object]",
+                    self.client.evalsha(script.sha, count, *keys, *arguments),
+                ),
+            )
+        except NoScriptError:
+            # A fresh or flushed Redis: EVAL runs the script and keeps it.
+            return await self._guard(
+                cast(
+                    "Awaitable[object]", self.client.eval(script.source, count, *keys, *arguments)
+                ),
+            )
+
+    async def _guard(self, call: Awaitable[_T]) -> _T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await call
+        except NoScriptError:
+            raise
+        except TimeoutError as error:
+            raise StoreError("Redis did not answer in time") from error
+        except (RedisError, OSError) as error:
+            raise StoreError(f"Redis: {type(error).__name__}: {error}") from error
+
+
+def _lines(lines: tuple[Line, ...]) -> list[str]:
+    arguments: list[str] = []
+    for line in lines:
+        limit, seed = line.limit, line.seed
+        calendar = limit.kind is Kind.CALENDAR
+        arguments += (
+            limit.kind.value,
+            str(line.amount),
+            str(limit.room),
+            limit.period.value if calendar else str(limit.period_ms),
+            str(limit.capacity),
+            "1" if limit.shadow else "0",
+            "" if seed is None else str(seed.used),
+            "" if seed is None else str(seed.seen_ms),
+        )
+    return arguments
+
+
+def _verdict(reply: object) -> Verdict:
+    if not isinstance(reply, list) or len(reply) < 2 or len(reply) % 4 != 2:
+        raise StoreError("Redis answered with something else than a verdict")
+    numbers = [int(value) for value in reply]
+    lines = tuple(
+        LineVerdict(fits == 1, remaining, reset_ms, wait_ms)
+        for fits, remaining, reset_ms, wait_ms in zip(*[iter(numbers[2:])] * 4, strict=True)
+    )
+    return Verdict(Decision(numbers[0]), numbers[1], lines)
