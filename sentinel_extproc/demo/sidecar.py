@@ -1,0 +1,114 @@
+"""The sidecar itself, as the command that operators run, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from sentinel_extproc.demo.process import ManagedProcess
+
+_OURS = ("SENTINEL_", "ZION_", "OPENAI_")
+_OURS_EXACT = frozenset({"REDIS_URL", "CACHE_TTL_SECONDS", "JWT_CACHE_TTL_SECONDS"})
+_PROBE_TIMEOUT_S = 1.0
+
+
+class RunningSidecar:
+    """A sidecar that says it is serving."""
+
+    def __init__(self, process: ManagedProcess, *, address: str) -> None:
+        self.process = process
+        self.address = address
+
+    def is_serving(self) -> bool:
+        """What grpc.health.v1 says about the server as a whole."""
+        options = [("grpc.enable_http_proxy", 0)]
+        with grpc.insecure_channel(self.address, options=options) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            try:
+                answer = stub.Check(
+                    health_pb2.HealthCheckRequest(service=""), timeout=_PROBE_TIMEOUT_S
+                )
+            except grpc.RpcError:
+                return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self) -> int | None:
+        """Let it drain, then end it if that takes too long; returns the exit code."""
+        return self.process.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def sidecar_environment(
+    settings: Mapping[str, str], *, inherited: Mapping[str, str] | None = None, keep: bool = False
+) -> dict[str, str]:
+    """A whole environment for the sidecar.
+
+    Args:
+        settings: what it is told, by environment name.
+        inherited: the environment to start from; ours when omitted.
+        keep: keep settings that are in ``inherited`` already, less the demo's own; otherwise
+            nothing that happens to be set outside can change how the sidecar behaves.
+    """
+    inherited = os.environ if inherited is None else inherited
+    environment = {
+        name: value
+        for name, value in inherited.items()
+        if not name.startswith("SENTINEL_DEMO_")
+        and (keep or not (name.startswith(_OURS) or name in _OURS_EXACT))
+    }
+    return environment | {"PYTHONUNBUFFERED": "1"} | dict(settings)
+
+
+def start_sidecar(
+    *,
+    work_dir: Path,
+    environment: Mapping[str, str],
+    ready_timeout_s: float = 30.0,
+    stop_timeout_s: float = 30.0,
+) -> RunningSidecar:
+    """Run ``sentinel-extproc serve`` and wait until it serves.
+
+    Args:
+        work_dir: for its log (``sidecar.log``) and, if the environment names none, its socket.
+        environment: the whole environment; see `sidecar_environment`.
+        stop_timeout_s: how long draining may take.
+
+    Raises:
+        StartError: with the end of its log.
+    """
+    environment = dict(environment)
+    address = environment.setdefault(
+        "SENTINEL_SERVER__LISTEN", f"unix:{work_dir / 'sentinel.sock'}"
+    )
+    process = ManagedProcess(
+        [sys.executable, "-m", "sentinel_extproc", "serve"],
+        name="sidecar",
+        log_path=work_dir / "sidecar.log",
+        env=environment,
+        stop_timeout_s=stop_timeout_s,
+    )
+    process.start()
+    running = RunningSidecar(process, address=address)
+    try:
+        process.wait_until(running.is_serving, what="it served", timeout_s=ready_timeout_s)
+    except BaseException:
+        process.kill()
+        raise
+    return running
