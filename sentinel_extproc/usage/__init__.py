@@ -9,6 +9,7 @@ acknowledged.
 - ``record``: the contract with the exchange (``UsageRecord``, ``Ledger``)
 - ``sealing``, ``retry``: pure
 - ``sql``: every statement, with a name; ``database``: runs them, on the writer's thread only
+- ``item_queue``: what the reporter takes items from; the seam for a stream between the two
 - ``outbox``: ``Outbox``, the ``Ledger``: one writer thread, group commit
 - ``reporter``: ``Reporter``, the background task between an item queue and Zion
 
@@ -18,8 +19,9 @@ Use::
         Path("var/outbox.sqlite3"),
         max_bytes=1 << 30,
         fsync=False,               # True survives power loss, not only kill -9
+        split_metrics=False,       # True for Zion's per_metric dialect
     )
-    outbox.open()                  # OutboxError: in use by another process, or not writable
+    outbox.open()                  # blocks shortly; OutboxError: in use, or not writable
     outbox.check_room()            # Unavailable at 100 %
     await outbox.append(record)    # returns once durable
 
@@ -28,7 +30,6 @@ Use::
         interval_s=1.0,
         batch_size=1000,
         on_ambiguous=OnAmbiguous.RETRY,   # or OnAmbiguous.PARK
-        split_metrics=False,       # True for Zion's per_metric dialect
     )
     reporter.start()
     result = await reporter.drain(deadline_s=10.0)   # stops it; result.left items stay on disk

@@ -73,6 +73,6 @@ class Ledger(Protocol):
         """Return once ``record`` is durable.
 
         Raises:
-            Unavailable: it could not be stored.
+            Unavailable: it could not be stored yet; the ledger keeps it and goes on trying.
         """
         ...

@@ -198,9 +198,11 @@ class ZionClient:
         Raises:
             BatchRefusedError: nothing was billed and the batch can't be taken as it is.
             ZionUnavailable: not billed, or if ``ambiguous`` nobody knows.
-            ValueError: more rows than a batch may have.
         """
-        batch = wire.encode_batch(self.dialect, increments)
+        try:
+            batch = wire.encode_batch(self.dialect, increments)
+        except ValueError:
+            raise BatchRefusedError(413 if increments else 400) from None  # as Zion would
         headers = self._own_key | {
             "content-type": "application/json",
             "idempotency-key": batch_key,

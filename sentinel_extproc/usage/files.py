@@ -1,0 +1,67 @@
+"""The outbox's place on disk: its directory, its lock, and what becomes of a damaged file."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+class OutboxError(Exception):
+    """The outbox can't be opened; the message says why and what to do."""
+
+
+def make_directory(path: Path) -> None:
+    """Make the directory with its parents, readable by nobody else.
+
+    Raises:
+        OutboxError: it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise OutboxError(f"can't make the directory {path}: {error.strerror}") from None
+
+
+def make_file(path: Path) -> None:
+    """Make an empty file, readable by nobody else, unless it is there."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def lock(path: Path) -> int:
+    """Lock ``path`` for this process; the descriptor that holds the lock until it is closed.
+
+    The kernel lets go of it when the process dies, however that happens.
+
+    Raises:
+        OutboxError: another process holds it, or the file can't be made.
+    """
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OutboxError(f"can't write {lock_path}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise OutboxError(
+            f"the outbox {path} is in use by another process (pid {holder}); "
+            "every process needs a file of its own"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file together with its log; the new name of the file."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    kept = path.with_name(f"{path.name}.damaged-{stamp}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(kept.with_name(kept.name + suffix))
+    return kept

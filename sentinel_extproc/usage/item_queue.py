@@ -1,0 +1,90 @@
+"""What the reporter takes items from, whatever lies behind it: the outbox, or one day a stream.
+
+The seam of the pipeline: a hop is done with an item only when the next one acknowledged it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from sentinel_extproc.usage.sealing import SealedItem
+
+
+class ItemState(StrEnum):
+    """Where an item is. Acknowledged items are gone."""
+
+    READY = "ready"
+    SENT = "sent"
+    """Claimed for a batch: it may be on the wire, or may have been when a process died."""
+    PARKED = "parked"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedItem:
+    """An item and how often Zion has refused it."""
+
+    item: SealedItem
+    refusals: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Zion's refusal of one item; ``due_in_s`` until it is worth another try, None for never:
+    then it becomes a dead letter."""
+
+    item_id: str
+    reason: str
+    due_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of claimed items; item ids. All of it is applied, or nothing.
+
+    Attributes:
+        acknowledged: billed; deleted with their records.
+        again: not billed as far as is known; ready at once.
+        parked: nobody knows, and a person is to decide.
+    """
+
+    acknowledged: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    parked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is still on its way: records not sealed yet, and items by state."""
+
+    records: int
+    items: dict[ItemState, int]
+
+    @property
+    def undelivered(self) -> int:
+        """Records and items that the reporter still has to deliver."""
+        return self.records + self.items[ItemState.READY] + self.items[ItemState.SENT]
+
+
+class ItemQueue(Protocol):
+    """A durable queue of sealed items. Every method raises Unavailable when its store fails."""
+
+    async def claim(self, limit: int) -> list[QueuedItem]:
+        """Take up to ``limit`` items that are ready and due, oldest first, marking them sent."""
+        ...
+
+    async def interrupted(self) -> list[list[QueuedItem]]:
+        """Batches that were claimed before this process started and never settled, as they were
+        composed; they stay claimed."""
+        ...
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Store what became of claimed items. Applying it again changes nothing."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """Count what is left."""
+        ...

@@ -1,0 +1,193 @@
+"""The outbox: usage records become durable here, and wait until Zion has acknowledged them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uuid_utils
+
+from sentinel_extproc.usage import files
+from sentinel_extproc.usage.database import DAMAGED, Database, WrongFileError, record_row
+from sentinel_extproc.usage.files import OutboxError
+from sentinel_extproc.usage.item_queue import Backlog, ItemState, QueuedItem, Settlement
+from sentinel_extproc.usage.record import UsageRecord
+from sentinel_extproc.usage.sealing import SealedItem
+from sentinel_extproc.usage.writer import Writer, WriterCounters, unavailable
+
+__all__ = ["Outbox", "OutboxError"]
+
+logger = logging.getLogger(__name__)
+
+SEAL_CHUNK = 500
+"""Records sealed in one go: a few milliseconds, which an append may have to wait."""
+
+SEAL_CHUNKS = 40
+"""Most chunks before a claim: what is left is sealed before the next one."""
+
+HEADROOM_BYTES = 64 * 1024 * 1024
+"""Room above the bound, so that what was admitted below it can still be stored and sealed."""
+
+
+class Outbox:
+    """A ``Ledger`` and an ``ItemQueue`` in one SQLite file.
+
+    Args:
+        path: of the file; its directory is made if need be. One process per file.
+        max_bytes: bound of the data in it; at the bound new metered traffic is refused.
+        fsync: flush every commit to disk, to survive the loss of power too.
+        split_metrics: seal an item per metric, for Zion's per-metric dialect.
+        max_waiting: appends waiting at once; each is an exchange that is about to end.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int = 1 << 30,
+        fsync: bool = False,
+        split_metrics: bool = False,
+        max_waiting: int = 10_000,
+        headroom_bytes: int = HEADROOM_BYTES,
+        new_id: Callable[[], str] = lambda: str(uuid_utils.uuid7()),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._max_file_bytes = max_bytes + headroom_bytes
+        self._fsync = fsync
+        self._split_metrics = split_metrics
+        self._max_waiting = max_waiting
+        self._new_id = new_id
+        self._clock = clock
+        self._lock: int | None = None
+        self._writer = Writer(self._open_database)
+        self.set_aside: Path | None = None
+        """Where a damaged file was kept at ``open``."""
+
+    def open(self) -> None:
+        """Open or make the file and start the writer. Once; blocks for some milliseconds.
+
+        A damaged file is renamed, never deleted, and a new one begun.
+
+        Raises:
+            OutboxError: another process has it open, it can't be written, or it is not ours.
+        """
+        if self._lock is not None:
+            raise OutboxError(f"the outbox {self._path} is open already")
+        files.make_directory(self._path.parent)
+        self._lock = files.lock(self._path)
+        try:
+            self._writer.start()
+        except (sqlite3.Error, OSError, WrongFileError) as error:
+            self._unlock()
+            raise OutboxError(f"can't use the outbox {self._path}: {error}") from None
+
+    @property
+    def counters(self) -> WriterCounters:
+        """Counts for telemetry."""
+        return self._writer.counters
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes in use, measured some times per second."""
+        return self._writer.used_bytes
+
+    @property
+    def fill(self) -> float:
+        """Share of the bound in use; over 1 while the headroom is used."""
+        return self._writer.used_bytes / self._max_bytes
+
+    @property
+    def fault(self) -> str | None:
+        """Why the last commit failed, for the operator; None when it didn't."""
+        return self._writer.fault
+
+    def check_room(self) -> None:
+        """See ``Ledger``."""
+        if not self._writer.running:
+            raise unavailable("Usage can't be recorded: the service is stopping.")
+        if self._writer.fault is not None or self._writer.waiting >= self._max_waiting:
+            raise unavailable("Usage can't be recorded right now; the request was not forwarded.")
+        if self._writer.used_bytes >= self._max_bytes:
+            raise unavailable(
+                "Too much usage waits to be billed; the request was not forwarded.", wait_s=10
+            )
+
+    async def append(self, record: UsageRecord) -> None:
+        """See ``Ledger``. Appending an id again changes nothing while the record is here.
+
+        After Unavailable because of the disk the record is kept in memory and stored as soon as
+        that can be done; it is not kept when the outbox is closed or ``max_waiting`` is reached.
+        Cancelling the caller doesn't cancel the record.
+        """
+        if self._writer.waiting >= self._max_waiting:
+            raise unavailable("Usage can't be recorded: too many records wait to be stored.")
+        await self._writer.append(record_row(record))
+
+    async def claim(self, limit: int) -> list[QueuedItem]:
+        """See ``ItemQueue``; seals what has been appended before it claims."""
+        for _ in range(SEAL_CHUNKS):
+            # Chunk by chunk, so that appends get their turn in between.
+            if await self._writer.run(self._seal) < SEAL_CHUNK:
+                break
+        return await self._writer.run(lambda database: database.claim(limit, self._now_ms()))
+
+    async def interrupted(self) -> list[list[QueuedItem]]:
+        """See ``ItemQueue``."""
+        return await self._writer.run(lambda database: database.interrupted())
+
+    async def settle(self, settlement: Settlement) -> None:
+        """See ``ItemQueue``."""
+        await self._writer.run(lambda database: database.settle(settlement, self._now_ms()))
+
+    async def backlog(self) -> Backlog:
+        """See ``ItemQueue``."""
+        return await self._writer.run(lambda database: database.backlog())
+
+    async def held(
+        self, limit: int = 1000, after: int = 0
+    ) -> list[tuple[int, SealedItem, ItemState, str]]:
+        """Parked items and dead letters, oldest first: position (for ``after``), item, state,
+        reason."""
+        return await self._writer.run(lambda database: database.held(limit, after))
+
+    async def replay(self, item_ids: Sequence[str]) -> int:
+        """Send held items again, under their old keys; how many of the ids were held."""
+        return await self._writer.run(lambda database: database.replay(item_ids))
+
+    async def aclose(self) -> None:
+        """Store what was appended, close the file and release it. May be called twice."""
+        await self._writer.stop()
+        self._unlock()
+
+    def _seal(self, database: Database) -> int:
+        return database.seal(SEAL_CHUNK, self._new_id, split_metrics=self._split_metrics)
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _open_database(self) -> Database:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode not in DAMAGED:
+                raise
+            self.set_aside = files.set_aside(self._path)
+            logger.critical(
+                "the outbox %s is damaged (%s): kept as %s", self._path, error, self.set_aside
+            )
+            return self._connect()
+
+    def _connect(self) -> Database:
+        files.make_file(self._path)
+        return Database(self._path, max_file_bytes=self._max_file_bytes, fsync=self._fsync)
