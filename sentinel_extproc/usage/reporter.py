@@ -29,7 +29,7 @@ from sentinel_extproc.usage.item_queue import ItemQueue, QueuedItem, Refusal, Se
 from sentinel_extproc.usage.retry import Backoff
 from sentinel_extproc.usage.sealing import SealedItem, batch_key
 from sentinel_extproc.zion.answers import BatchRefusedError, Reason, ZionUnavailable
-from sentinel_extproc.zion.wire import RowOutcome, RowResult, UsageIncrement
+from sentinel_extproc.zion.batches import RowOutcome, RowResult, UsageIncrement
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,8 @@ Vocabulary: a *profile* is who a token belongs to, a *metric* one of the three t
 (input tokens, output tokens, requests), an *increment* one sum of usage to be billed, a *row* its
 result. The wire contract has two *dialects*, ``unified`` and ``per_metric``.
 
-- ``wire``: types, and pure encoding and decoding of bodies, for both dialects
+- ``wire``: profiles and limits, both dialects to one shape, pure
+- ``batches``: increments to rows and back, both dialects, pure
 - ``answers``: pure mapping of status, headers and faults to ``errors``
 - ``breaker``: pure circuit breaker; time is an argument
 - ``client``: the only part that does I/O

@@ -23,7 +23,7 @@ import httpx
 
 from sentinel_extproc import __version__
 from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated
-from sentinel_extproc.zion import wire
+from sentinel_extproc.zion import batches, wire
 from sentinel_extproc.zion.answers import (
     FAULTS,
     BatchRefusedError,
@@ -32,9 +32,10 @@ from sentinel_extproc.zion.answers import (
     ZionUnavailable,
     failure,
 )
+from sentinel_extproc.zion.batches import RowResult, UsageIncrement
 from sentinel_extproc.zion.breaker import Breaker, Permit, Refusal, State
 from sentinel_extproc.zion.budget import RetryBudget
-from sentinel_extproc.zion.wire import Dialect, Profile, RowResult, UsageIncrement, UserLimits
+from sentinel_extproc.zion.wire import Dialect, Profile, UserLimits
 
 MAX_ANSWER_BYTES = 64 * 1024
 """A profile is some 300 bytes and a user's limits a few kilobytes."""
@@ -200,7 +201,7 @@ class ZionClient:
             ZionUnavailable: not billed, or if ``ambiguous`` nobody knows.
         """
         try:
-            batch = wire.encode_batch(self.dialect, increments)
+            batch = batches.encode_batch(self.dialect, increments)
         except ValueError:
             raise BatchRefusedError(413 if increments else 400) from None  # as Zion would
         headers = self._own_key | {
@@ -217,7 +218,7 @@ class ZionClient:
             Call.REPORT,
             self._report_breaker,
             request,
-            lambda body: wire.decode_rows(batch, body),
+            lambda body: batches.decode_rows(batch, body),
             deadline=asyncio.get_running_loop().time() + self._report_deadline_s,
             cap=MAX_BATCH_ANSWER_BYTES,
         )
