@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -35,7 +35,7 @@ _LONGEST_SOCKET_NAME = 24
 _SOCKET_PATH_MAX = 107
 
 
-class _Terminated(Exception):  # noqa: N818 - not an error: we were asked to end
+class _Terminated(Exception):
     """SIGTERM arrived."""
 
 
@@ -108,7 +108,8 @@ def _run(
     ):
         try:
             announcer.done(time.monotonic() - started)
-            held = _scenario(stack, token, environ, console).run()
+            with closing(_scenario(stack, token, environ, console)) as scenario:
+                held = scenario.run()
             if not once:
                 _stay_up(stack, console, token)
         finally:

@@ -21,7 +21,7 @@ _ATTEMPTS_BEYOND_LIMIT = 10
 _SHOWN_HEADERS = ("retry-after", "x-ratelimit", "x-sentinel")
 
 
-class StepFailed(Exception):  # noqa: N818 - read as a sentence where it is raised
+class StepFailed(Exception):
     """A step didn't hold; says what was expected and what happened."""
 
 
@@ -81,8 +81,11 @@ class Scenario:
         if self._provider is not None:
             steps.append(("What the provider saw", self.provider_saw))
         held = [self._play(n, title, step) for n, (title, step) in enumerate(steps, start=1)]
-        self._http.close()
         return all(held)
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        self._http.close()
 
     def _play(self, number: int, title: str, step: Callable[[], str]) -> bool:
         self._console.rule(f"[bold]{number}. {title}", align="left", style="dim")

@@ -1,0 +1,208 @@
+"""The static bootstrap: what every trap in Envoy's defaults needs is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sentinel_extproc.envoyconf.examples import examples
+from sentinel_extproc.envoyconf.render import to_dict, to_json, to_yaml
+from sentinel_extproc.envoyconf.static import static_bootstrap
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "envoy"
+
+
+def built(**options: Any) -> dict[str, Any]:
+    return to_dict(static_bootstrap(**({"processors": ["unix:/s0", "unix:/s1"]} | options)))
+
+
+def clusters(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {cluster["name"]: cluster for cluster in config["static_resources"]["clusters"]}
+
+
+def manager(config: dict[str, Any]) -> dict[str, Any]:
+    (listener,) = config["static_resources"]["listeners"]
+    (chain,) = listener["filter_chains"]
+    found: dict[str, Any] = chain["filters"][0]["typed_config"]
+    return found
+
+
+def processor(config: dict[str, Any]) -> dict[str, Any]:
+    first, last = manager(config)["http_filters"]
+    assert last["name"] == "envoy.filters.http.router"
+    found: dict[str, Any] = first["typed_config"]
+    return found
+
+
+def test_the_filter_has_the_shape_of_the_default_attachment() -> None:
+    found = processor(built())
+    assert found["processing_mode"] == {
+        "request_header_mode": "SEND",
+        "request_body_mode": "BUFFERED",
+        "response_header_mode": "SEND",
+        "response_body_mode": "STREAMED",
+        "request_trailer_mode": "SKIP",
+        "response_trailer_mode": "SKIP",
+    }
+    assert found["allow_mode_override"] is True
+    assert found["route_cache_action"] == "RETAIN"
+    assert found["message_timeout"] == "2s"
+    assert found["status_on_error"] == {"code": "ServiceUnavailable"}
+    assert not found.get("failure_mode_allow", False)
+    assert not found.get("observability_mode", False)
+    assert found["metadata_options"] == {"receiving_namespaces": {"untyped": ["sentinel"]}}
+    assert found["grpc_service"] == {"envoy_grpc": {"cluster_name": "sentinel"}}
+
+
+def test_every_cluster_that_is_named_exists() -> None:
+    config = built()
+    (host,) = manager(config)["route_config"]["virtual_hosts"]
+    used = {host["routes"][0]["route"]["cluster"]}
+    used.add(processor(config)["grpc_service"]["envoy_grpc"]["cluster_name"])
+    assert used == set(clusters(config))
+
+
+def test_workers_are_endpoints_of_their_own_under_least_request() -> None:
+    cluster = clusters(built())["sentinel"]
+    (locality,) = cluster["load_assignment"]["endpoints"]
+    paths = [e["endpoint"]["address"]["pipe"]["path"] for e in locality["lb_endpoints"]]
+    assert paths == ["/s0", "/s1"]
+    assert cluster["lb_policy"] == "LEAST_REQUEST"
+    assert cluster["type"] == "STATIC"
+    options = cluster["typed_extension_protocol_options"]
+    (protocol,) = options.values()
+    assert protocol["explicit_http_config"] == {"http2_protocol_options": {}}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "kind"),
+    [(["10.0.0.1:50051"], "STATIC"), (["sentinel:50051", "10.0.0.1:50051"], "STRICT_DNS")],
+)
+def test_names_of_workers_are_resolved(addresses: list[str], kind: str) -> None:
+    assert clusters(built(processors=addresses))["sentinel"]["type"] == kind
+
+
+def test_buffers_and_breakers_are_raised() -> None:
+    config = built(buffer_limit_bytes=5_000_000, max_concurrent=7000)
+    (listener,) = config["static_resources"]["listeners"]
+    assert listener["per_connection_buffer_limit_bytes"] == 5_000_000
+    for cluster in clusters(config).values():
+        (threshold,) = cluster["circuit_breakers"]["thresholds"]
+        assert threshold["max_requests"] == threshold["max_connections"] == 7000
+        assert threshold["max_pending_requests"] == 7000
+    (monitor,) = config["overload_manager"]["resource_monitors"]
+    assert monitor["typed_config"]["max_active_downstream_connections"] == "7000"
+
+
+def test_long_streams_are_not_cut_but_silent_ones_are() -> None:
+    config = built(stream_idle_timeout_s=77)
+    (host,) = manager(config)["route_config"]["virtual_hosts"]
+    (route,) = host["routes"]
+    assert route["route"]["timeout"] == "0s"
+    assert route["route"]["idle_timeout"] == "77s"
+    assert manager(config)["stream_idle_timeout"] == "77s"
+
+
+def test_a_named_provider_gets_sni_and_a_check_of_its_name() -> None:
+    config = built(provider_host="api.example.com", provider_ca_file="/ca.pem")
+    cluster = clusters(config)["provider"]
+    assert cluster["type"] == "LOGICAL_DNS"
+    context = cluster["transport_socket"]["typed_config"]
+    assert context["sni"] == "api.example.com"
+    validation = context["common_tls_context"]["validation_context"]
+    assert validation["trusted_ca"] == {"filename": "/ca.pem"}
+    assert validation["match_typed_subject_alt_names"] == [
+        {"san_type": "DNS", "matcher": {"exact": "api.example.com"}}
+    ]
+    (host,) = manager(config)["route_config"]["virtual_hosts"]
+    assert host["routes"][0]["route"]["host_rewrite_literal"] == "api.example.com"
+
+
+def test_a_provider_by_address_is_checked_without_sni() -> None:
+    cluster = clusters(built(provider_host="192.0.2.1"))["provider"]
+    assert cluster["type"] == "STATIC"
+    context = cluster["transport_socket"]["typed_config"]
+    assert "sni" not in context
+    (san,) = context["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"]
+    assert san == {"san_type": "IP_ADDRESS", "matcher": {"exact": "192.0.2.1"}}
+
+
+def test_without_tls_the_provider_speaks_http_1() -> None:
+    cluster = clusters(built(provider_host="127.0.0.1", provider_tls=False))["provider"]
+    assert "transport_socket" not in cluster
+    (protocol,) = cluster["typed_extension_protocol_options"].values()
+    assert protocol["explicit_http_config"] == {"http_protocol_options": {}}
+
+
+def test_graceful_close_is_switched_on() -> None:
+    (layer,) = built()["layered_runtime"]["layers"]
+    flag = "envoy.reloadable_features.ext_proc_graceful_grpc_close"
+    assert layer["static_layer"] == {flag: True}
+
+
+def test_the_access_log_carries_our_metadata() -> None:
+    (log,) = manager(built())["access_log"]
+    fields = log["typed_config"]["log_format"]["json_format"]
+    assert fields["sentinel"] == "%DYNAMIC_METADATA(sentinel)%"
+
+
+@pytest.mark.parametrize(
+    ("version", "present"), [((1, 36), False), ((1, 37), False), ((1, 38), True)]
+)
+def test_older_envoys_get_no_field_that_they_refuse(
+    version: tuple[int, int], present: bool
+) -> None:
+    found = processor(built(envoy_version=version))
+    assert ("allow_content_length_header" in found) is present
+
+
+def test_admin_and_health_checks_are_optional() -> None:
+    assert "admin" not in built()
+    assert built(admin="unix:/a.sock")["admin"] == {"address": {"pipe": {"path": "/a.sock"}}}
+    assert "health_checks" not in clusters(built(health_check_interval_s=0))["sentinel"]
+    (check,) = clusters(built(health_check_interval_s=3))["sentinel"]["health_checks"]
+    assert check["interval"] == check["no_traffic_interval"] == "3s"
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("processors", []),
+        ("processors", ["unix:/s", "unix:/s"]),
+        ("processors", ["unix:/s", "name:1"]),
+        ("processors", ["nonsense"]),
+        ("provider_host", "https://api.openai.com"),
+        ("provider_host", ""),
+        ("provider_port", 0),
+        ("provider_ca_file", "ca.pem"),
+        ("listener_address", "a b"),
+        ("listener_port", 65536),
+        ("admin", "9901"),
+        ("message_timeout_s", 0.0),
+        ("message_timeout_s", float("nan")),
+        ("buffer_limit_bytes", 100),
+        ("max_concurrent", 0),
+        ("stream_idle_timeout_s", float("inf")),
+        ("health_check_interval_s", -1),
+        ("envoy_version", (1, 35)),
+    ],
+)
+def test_impossible_values_are_refused_by_name(parameter: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{parameter}: "):
+        built(**{parameter: value})
+
+
+def test_json_and_yaml_say_the_same() -> None:
+    bootstrap = static_bootstrap(processors=["unix:/s"])
+    text = to_yaml(bootstrap, comment="one\n\ntwo")
+    assert text.startswith("# one\n#\n# two\n")
+    assert yaml.safe_load(text) == json.loads(to_json(bootstrap)) == to_dict(bootstrap)
+
+
+def test_the_examples_in_the_checkout_are_what_is_rendered() -> None:
+    kept = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.yaml")}
+    assert kept == examples()
