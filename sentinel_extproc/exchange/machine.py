@@ -51,7 +51,7 @@ class State(Enum):
     DONE = auto()
 
 
-class ProtocolViolation(Exception):  # noqa: N818 - named for what happened
+class ProtocolViolation(Exception):
     """An event that can't come here. Before admission the driver must abort the stream."""
 
 
@@ -106,6 +106,11 @@ class Exchange:
     def metering_faults(self) -> int:
         """Bugs of a meter that were kept from the client."""
         return self._meter.faults
+
+    @property
+    def held(self) -> bytes:
+        """Bytes of the answer that the client has yet to get."""
+        return self._meter.held
 
     def handle(self, event: on.Event) -> Commands:
         """Take one event.
@@ -254,8 +259,8 @@ class Exchange:
         if event.end_of_stream:
             return self._finish(Outcome.COMPLETED, do.Reply(do.Phase.RESPONSE_BODY, body=body))
         if self._handing_back:
-            if held := self._meter.held:
-                body = (event.body if body is None else body) + held
+            if body is not None:
+                body += self._meter.held
             return self._finish(
                 Outcome.DRAINED, do.Reply(do.Phase.RESPONSE_BODY, body=body), close=True
             )

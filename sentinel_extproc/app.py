@@ -1,0 +1,173 @@
+"""The composition root: builds the parts, starts them in order, ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+
+from sentinel_extproc import __version__
+from sentinel_extproc.config.settings import Durability, Settings
+from sentinel_extproc.errors import Unavailable
+from sentinel_extproc.exchange.headers import Upstream
+from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.identity.service import CachedAuthenticator
+from sentinel_extproc.identity.zion_source import ZionSource
+from sentinel_extproc.limits.limiter import StoreLimiter
+from sentinel_extproc.limits.policy import default_policy
+from sentinel_extproc.limits.store.connect import build_client
+from sentinel_extproc.limits.store.redis import RedisStore
+from sentinel_extproc.telemetry.logs import log_fact
+from sentinel_extproc.tokens.encodings import preload
+from sentinel_extproc.tokens.estimator import TokenEstimator
+from sentinel_extproc.tokens.model import RequestEstimator
+from sentinel_extproc.tokens.models import ModelTable
+from sentinel_extproc.transport.driver import Driver
+from sentinel_extproc.transport.server import Keepalive, Server
+from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.reporter import OnAmbiguous, Reporter
+from sentinel_extproc.zion.client import ZionClient
+from sentinel_extproc.zion.wire import Dialect
+
+log = logging.getLogger("sentinel.app")
+
+_SETTLE_DEADLINE_S = 5.0
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then drain.
+
+    Raises:
+        ServerError, OutboxError, ValueError: it can't start as configured.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        server, driver = await _start(settings, stack)
+        log.info("serving", extra={"listen": settings.server.listen, "version": __version__})
+        await stop.wait()
+        log.info("draining", extra={"streams": driver.live})
+        await server.drain(
+            grace_s=settings.server.drain_seconds, hand_back_s=settings.server.hand_back_seconds
+        )
+        if late := await driver.join(_SETTLE_DEADLINE_S):
+            log.error("settlements_cut_off", extra={"count": late})
+    log.info("stopped")
+
+
+async def _start(settings: Settings, stack: AsyncExitStack) -> tuple[Server, Driver]:
+    """Start every part; ``stack`` ends them in the reverse order."""
+    pool = ThreadPoolExecutor(settings.tokens.threads, thread_name_prefix="count")
+    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    warm = asyncio.get_running_loop().run_in_executor(pool, preload)
+
+    outbox = Outbox(
+        settings.usage.outbox_path,
+        max_bytes=settings.usage.max_bytes,
+        fsync=settings.usage.durability is Durability.FSYNC,
+        split_metrics=settings.zion.dialect.value == Dialect.PER_METRIC.value,
+    )
+    outbox.open()
+    stack.push_async_callback(outbox.aclose)
+
+    zion = ZionClient(
+        base_url=settings.zion.url,
+        api_key=settings.zion.api_key.get_secret_value(),
+        dialect=Dialect(settings.zion.dialect.value),
+        deadline_s=settings.zion.deadline_seconds,
+        report_deadline_s=settings.zion.report_deadline_seconds,
+        ca_file=settings.zion.ca_file,
+        client_cert_file=settings.zion.client_cert_file,
+        client_key_file=settings.zion.client_key_file,
+    )
+    stack.push_async_callback(zion.aclose)
+
+    reporter = Reporter(
+        outbox,
+        zion,
+        interval_s=settings.usage.report_interval_seconds,
+        batch_size=settings.usage.batch_size,
+        on_ambiguous=OnAmbiguous(settings.usage.on_ambiguous),
+    )
+    stack.push_async_callback(_last_reports, reporter, settings.usage.shutdown_seconds)
+    reporter.start()
+
+    authenticator = CachedAuthenticator(
+        ZionSource(zion),
+        fresh_s=settings.identity.fresh_seconds,
+        jwt_fresh_s=settings.identity.jwt_fresh_seconds,
+        stale_s=settings.identity.stale_seconds,
+        on_error_s=settings.identity.stale_on_error_seconds,
+        max_entries=settings.identity.max_entries,
+    )
+    stack.push_async_callback(authenticator.aclose)
+
+    limiter = StoreLimiter(
+        RedisStore(
+            build_client(settings.redis.url, timeout_s=settings.redis.timeout_seconds),
+            prefix=settings.redis.prefix,
+            timeout_s=settings.redis.timeout_seconds,
+        ),
+        default_policy(requests=settings.limits.requests, period_s=settings.limits.period_seconds),
+    )
+    stack.push_async_callback(limiter.close)
+    await limiter.start()
+    try:
+        await limiter.ping()
+    except Unavailable as fault:
+        # Not fatal: Redis may come later, and until then every request is refused with 503.
+        log.warning("redis_unreachable", extra={"reason": str(fault)})
+
+    estimator = TokenEstimator(ModelTable(aliases=settings.tokens.aliases))
+    await warm
+    driver = Driver(
+        new_exchange=_exchanges(settings, estimator),
+        authenticator=authenticator,
+        estimator=estimator,
+        limiter=limiter,
+        ledger=outbox,
+        pool=pool,
+        emit=log_fact,
+        decision_timeout_s=settings.server.decision_timeout_seconds,
+    )
+    server = Server(
+        driver,
+        listen=settings.server.listen,
+        max_message_bytes=settings.server.max_message_bytes,
+        max_streams=settings.server.max_streams,
+        socket_mode=settings.server.socket_mode,
+        keepalive=Keepalive(interval_s=settings.server.keepalive_seconds),
+        reflection=settings.server.reflection,
+    )
+    await server.start()
+    return server, driver
+
+
+def _exchanges(settings: Settings, estimator: RequestEstimator) -> Callable[[str, int], Exchange]:
+    key = settings.provider.api_key.get_secret_value()
+    upstream = Upstream(
+        credentials=(("authorization", f"Bearer {key}".encode()),),
+        tell_identity=settings.provider.tell_identity,
+    )
+
+    def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
+        return Exchange(
+            exchange_id=exchange_id,
+            started_at_ms=started_at_ms,
+            upstream=upstream,
+            counters=estimator.output_counter,
+            default_output_tokens=settings.limits.default_output_tokens,
+            prefix=settings.endpoints.prefix,
+        )
+
+    return new_exchange
+
+
+async def _last_reports(reporter: Reporter, deadline_s: float) -> None:
+    result = await reporter.drain(deadline_s)
+    log.info("usage_drained", extra={"left": result.left})

@@ -1,0 +1,99 @@
+"""The ``sentinel-extproc`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from sentinel_extproc import __version__
+
+EXIT_CONFIG = 2
+EXIT_START = 1
+
+_config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML file with settings; SENTINEL_CONFIG may name it too.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="sentinel-extproc")
+def main() -> None:
+    """Govern LLM traffic behind Envoy: authentication, limits, token accounting, billing."""
+
+
+@main.command()
+@_config_option
+def serve(config_file: Path | None) -> None:
+    """Serve Envoy's external processing protocol until SIGTERM.
+
+    Settings come from the environment (SENTINEL_<SECTION>__<NAME>) and a YAML file; see
+    check-config. Exit code 2: the configuration is faulty; 1: it can't start.
+    """
+    import uvloop
+
+    from sentinel_extproc import app
+    from sentinel_extproc.config.load import ConfigError, load
+    from sentinel_extproc.telemetry import logs
+    from sentinel_extproc.transport.server import ServerError
+    from sentinel_extproc.usage.outbox import OutboxError
+
+    try:
+        settings = load(config_file)
+    except ConfigError as error:
+        _refuse(error.faults)
+    logs.configure(level=settings.logs.level, json_lines=settings.logs.format == "json")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(app.serve(settings))
+    except (ServerError, OutboxError, ValueError) as error:
+        click.echo(f"sentinel-extproc can't start: {error}", err=True)
+        sys.exit(EXIT_START)
+
+
+@main.command("check-config")
+@_config_option
+@click.option("--json", "as_json", is_flag=True, help="Print the settings as JSON.")
+def check_config(config_file: Path | None, as_json: bool) -> None:
+    """Check all settings and print them, secrets masked. Exit code 2 lists every fault."""
+    import yaml
+
+    from sentinel_extproc.config.load import ConfigError, load
+
+    try:
+        settings = load(config_file)
+    except ConfigError as error:
+        _refuse(error.faults)
+    shown = settings.public()
+    click.echo(json.dumps(shown, indent=2) if as_json else yaml.safe_dump(shown, sort_keys=False))
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="End after the scenario; exit 0 only if all held.")
+@click.option("--port", default=8080, show_default=True, help="Port of the gateway; 0 picks one.")
+def demo(once: bool, port: int) -> None:
+    """Run the whole thing here: real Envoy and Redis, stand-ins for OpenAI and Zion, a scenario."""
+    try:
+        from sentinel_extproc.demo.main import run_demo
+    except ImportError as error:
+        click.echo(
+            f"The demo needs more packages ({error.name} is missing): "
+            "pip install 'sentinel-extproc[demo]'",
+            err=True,
+        )
+        sys.exit(EXIT_START)
+    sys.exit(run_demo(once=once, port=port))
+
+
+def _refuse(faults: list[str]) -> NoReturn:
+    click.echo(f"The configuration has {len(faults)} fault(s):", err=True)
+    for fault in faults:
+        click.echo(f"  {fault}", err=True)
+    sys.exit(EXIT_CONFIG)

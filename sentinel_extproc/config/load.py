@@ -1,0 +1,198 @@
+"""Settings from environment and file, with every fault found at once.
+
+Precedence: environment over the predecessor's names over file over defaults. In the environment a
+setting is ``SENTINEL_<SECTION>__<NAME>``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsError,
+)
+
+from sentinel_extproc.config.settings import Settings
+
+FILE_VARIABLE = "SENTINEL_CONFIG"
+MAX_FILE_BYTES = 1 << 20
+
+PREDECESSOR = {
+    "ZION_API_URL": ("zion", "url"),
+    "ZION_API_KEY": ("zion", "api_key"),
+    "REDIS_URL": ("redis", "url"),
+    "OPENAI_API_KEY": ("provider", "api_key"),
+    "OPENAI_API_URL": ("provider", "url"),
+    "CACHE_TTL_SECONDS": ("identity", "fresh_seconds"),
+    "JWT_CACHE_TTL_SECONDS": ("identity", "jwt_fresh_seconds"),
+}
+"""Names of the Rust proxy that this replaces, and where their values go."""
+
+_PREFIX = "SENTINEL_"
+_NOT_SETTINGS = ("SENTINEL_CONFIG", "SENTINEL_DEMO_", "SENTINEL_TEST_")
+
+
+class ConfigError(Exception):
+    """The configuration can't be used.
+
+    Attributes:
+        faults: one line each, ``where: what is wrong``; without values, which may be secrets.
+    """
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def load(file: Path | None = None) -> Settings:
+    """Read and check all settings.
+
+    Args:
+        file: a YAML file; else the one that ``SENTINEL_CONFIG`` names; else none.
+
+    Raises:
+        ConfigError: with every fault that was found.
+    """
+    faults = _unknown_names()
+    if file is None and (named := os.environ.get(FILE_VARIABLE)):
+        file = Path(named)
+    from_file: dict[str, Any] = {}
+    if file is not None:
+        try:
+            from_file = _read_file(file)
+        except ConfigError as error:
+            faults += error.faults
+
+    class Sourced(Settings):
+        """Settings from all our sources; a class, because that is how sources are given."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (
+                env_settings,
+                InitSettingsSource(settings_cls, _from_predecessor()),
+                InitSettingsSource(settings_cls, from_file),
+                # So that a missing section is reported by its missing settings.
+                InitSettingsSource(settings_cls, {"provider": {}, "zion": {}}),
+            )
+
+    try:
+        settings = Sourced()
+    except ValidationError as error:
+        raise ConfigError(faults + [_fault(item) for item in error.errors()]) from None
+    except SettingsError as error:
+        raise ConfigError([*faults, f"environment: {error}"]) from None
+    faults += _cross_checks(settings)
+    if faults:
+        raise ConfigError(faults)
+    return settings
+
+
+def _unknown_names() -> list[str]:
+    """Names under our prefix that are no setting: most likely misspelt, so never passed over."""
+    sections = set(Settings.model_fields)
+    return [
+        f"{name}: there is no such setting"
+        for name in sorted(os.environ)
+        if name.startswith(_PREFIX)
+        and not name.startswith(_NOT_SETTINGS)
+        and name.removeprefix(_PREFIX).lower().partition("__")[0] not in sections
+    ]
+
+
+def _from_predecessor() -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, (section, field) in PREDECESSOR.items():
+        if name in os.environ:
+            values.setdefault(section, {})[field] = os.environ[name]
+    return values
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError([f"{file}: larger than {MAX_FILE_BYTES} bytes"])
+        text = file.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError([f"{file}: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{file}: not UTF-8"]) from None
+    try:
+        value = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ConfigError([f"{file}: not valid YAML: {error.problem}{place}"]) from None
+    except yaml.YAMLError:
+        raise ConfigError([f"{file}: not valid YAML"]) from None
+    except RecursionError:
+        raise ConfigError([f"{file}: nested too deep"]) from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError([f"{file}: must be a mapping of sections"])
+    return value
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML forbids a key twice in one mapping; PyYAML lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    problem="a key that is not text", problem_mark=key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key!r} is there twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _fault(error: Any) -> str:
+    location = error["loc"]
+    path = ".".join(str(part) for part in location)
+    names = [f"{_PREFIX}{'__'.join(str(part) for part in location)}".upper()]
+    names += [name for name, target in PREDECESSOR.items() if target == location]
+    used = next((name for name in names if name in os.environ), None)
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        message = f"is needed (set it in the file, or as {' or '.join(reversed(names))})"
+    elif error["type"] == "extra_forbidden":
+        message = "there is no such setting"
+    return f"{path}: {message}" + (f" (from {used})" if used else "")
+
+
+def _cross_checks(settings: Settings) -> list[str]:
+    """Faults that no single setting shows."""
+    faults = []
+    if settings.zion.deadline_seconds >= settings.server.decision_timeout_seconds:
+        faults.append("zion.deadline_seconds: must be below server.decision_timeout_seconds")
+    if (settings.zion.client_cert_file is None) != (settings.zion.client_key_file is None):
+        faults.append("zion.client_cert_file: needs zion.client_key_file, and the other way round")
+    faults += [
+        f"zion.{name}: {path} can't be read"
+        for name in ("ca_file", "client_cert_file", "client_key_file")
+        if (path := getattr(settings.zion, name)) is not None and not os.access(path, os.R_OK)
+    ]
+    if settings.identity.stale_on_error_seconds < settings.identity.stale_seconds:
+        faults.append("identity.stale_on_error_seconds: must not be below identity.stale_seconds")
+    return faults

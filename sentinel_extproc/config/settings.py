@@ -1,0 +1,283 @@
+"""Every setting, by section: frozen and range-checked. The docstring under a field is its manual.
+
+Sections are handed to parts value by value; nothing but the composition root sees a whole one.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_SECRET = re.compile(r"[\x21-\x7e]+")
+_LISTEN = re.compile(r"unix:(?://)?/[^\0\s]+|(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
+_MAX_SOCKET_PATH = 107  # sockaddr_un of Linux, less the terminator
+
+
+def _check_http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL with a host")
+    _ = parts.port  # raises ValueError when it is no port
+    if parts.username or parts.password:
+        raise ValueError("must not carry credentials; they have settings of their own")
+    if parts.query or parts.fragment:
+        raise ValueError("must not have a query or fragment")
+    return value.rstrip("/")
+
+
+def _check_redis_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("must be a redis://, rediss:// or unix:// URL")
+    if parts.scheme == "unix" and not parts.path:
+        raise ValueError("must name the socket's path")
+    if parts.scheme != "unix" and not parts.hostname:
+        raise ValueError("must name a host")
+    _ = parts.port
+    return value
+
+
+def _masked_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.password is None:
+        return value
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.partition(':')[0]}:**********@{host}").geturl()
+
+
+def _check_listen(value: str) -> str:
+    found = _LISTEN.fullmatch(value)
+    if found is None:
+        raise ValueError("must be unix:/absolute/path or host:port")
+    if found[1] is not None and not 1 <= int(found[1]) <= 65535:
+        raise ValueError("must have a port between 1 and 65535")
+    if value.startswith("unix:"):
+        path = value.removeprefix("unix:").removeprefix("//")
+        if len(path.encode()) > _MAX_SOCKET_PATH:
+            raise ValueError(f"socket paths are limited to {_MAX_SOCKET_PATH} bytes")
+    return value
+
+
+def _check_secret(value: SecretStr) -> SecretStr:
+    secret = value.get_secret_value()
+    if not secret:
+        raise ValueError("must not be empty")
+    if not _SECRET.fullmatch(secret):
+        raise ValueError("must be visible ASCII without blanks or line breaks")
+    return value
+
+
+def _check_prefix(value: str) -> str:
+    if not re.fullmatch(r"/(?:[A-Za-z0-9._~-]+/)*", value):
+        raise ValueError("must be a path that begins and ends with a slash")
+    return value
+
+
+HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
+RedisUrl = Annotated[str, AfterValidator(_check_redis_url), PlainSerializer(_masked_url)]
+Listen = Annotated[str, AfterValidator(_check_listen)]
+Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Dialect(StrEnum):
+    """Which of Zion's two wire contracts is spoken."""
+
+    UNIFIED = "unified"
+    PER_METRIC = "per_metric"
+
+
+class Durability(StrEnum):
+    """What a stored usage record survives."""
+
+    PROCESS = "process"
+    FSYNC = "fsync"
+
+
+class Section(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+
+class ServerSettings(Section):
+    """Where Envoy reaches us, and how we end."""
+
+    listen: Listen = "unix:/run/sentinel/sentinel.sock"
+    """Address of the ext_proc service: `unix:/path` or `host:port`."""
+    socket_mode: int = Field(0o660, ge=0, le=0o777)
+    """Permissions of the Unix socket, as a number (0o660 is 432)."""
+    max_message_bytes: int = Field(64 << 20, ge=64 << 10, le=1 << 30)
+    """Largest message from Envoy; above Envoy's own buffer limit, which answers 413."""
+    max_streams: int = Field(10_000, ge=1, le=1_000_000)
+    """Requests in work at once; more get Envoy's `status_on_error` (503)."""
+    decision_timeout_seconds: Seconds = 1.8
+    """For authentication, and again for counting and reserving; below Envoy's message_timeout."""
+    keepalive_seconds: Seconds = 30.0
+    """Between HTTP/2 pings to Envoy."""
+    drain_seconds: float = Field(600.0, ge=0, le=86_400)
+    """After SIGTERM, how long running answers may go on under our eyes."""
+    hand_back_seconds: float = Field(10.0, ge=0, le=600)
+    """After that, how long to wait for each answer's next chunk to settle it and let it go."""
+    reflection: bool = False
+    """Offer gRPC server reflection."""
+
+
+class ProviderSettings(Section):
+    """The LLM provider behind Envoy."""
+
+    api_key: Secret
+    """Replaces the user's token. Also read from `OPENAI_API_KEY`."""
+    url: HttpUrl = "https://api.openai.com"
+    """Where Envoy sends requests; used when configuration is rendered. Also `OPENAI_API_URL`."""
+    tell_identity: bool = False
+    """Send `x-sentinel-user`, `-email` and `-exchange-id` to the provider."""
+
+
+class ZionSettings(Section):
+    """The user service."""
+
+    url: HttpUrl
+    """Base URL. Also read from `ZION_API_URL`."""
+    api_key: Secret
+    """For limits and usage. Also read from `ZION_API_KEY`."""
+    dialect: Dialect = Dialect.UNIFIED
+    """`per_metric` for an older Zion."""
+    deadline_seconds: Seconds = 1.5
+    """For one look-up, all of it; below `server.decision_timeout_seconds`."""
+    report_deadline_seconds: Seconds = 10.0
+    """For one batch of usage."""
+    ca_file: Path | None = None
+    """PEM bundle that replaces the shipped roots."""
+    client_cert_file: Path | None = None
+    """PEM certificate for mutual TLS."""
+    client_key_file: Path | None = None
+    """Its key."""
+
+
+class RedisSettings(Section):
+    """The store of limits."""
+
+    url: RedisUrl = "redis://127.0.0.1:6379/0"
+    """Also read from `REDIS_URL`. `rediss://` for TLS, `unix://` for a socket."""
+    timeout_seconds: Seconds = 0.025
+    """Budget of one command."""
+    prefix: str = Field("sentinel", pattern=r"^[A-Za-z0-9:_.-]{1,64}$")
+    """In front of every key, to keep installations apart."""
+
+
+class IdentitySettings(Section):
+    """How long an answer of the user service is believed."""
+
+    fresh_seconds: float = Field(60.0, ge=1, le=3600)
+    """Opaque tokens; jittered down to half. Also `CACHE_TTL_SECONDS`."""
+    jwt_fresh_seconds: float = Field(60.0, ge=1, le=3600)
+    """Tokens that look like a JWT. Also `JWT_CACHE_TTL_SECONDS`."""
+    stale_seconds: float = Field(300.0, ge=0, le=3600)
+    """Used, while it is checked again, up to this age."""
+    stale_on_error_seconds: float = Field(1800.0, ge=0, le=86_400)
+    """Used when the user service fails, up to this age; never past the token's `exp`."""
+    max_entries: int = Field(10_000, ge=1, le=10_000_000)
+    """Tokens remembered per process."""
+
+
+class LimitSettings(Section):
+    """The default limit, for every user."""
+
+    requests: int = Field(100, ge=1, le=10**9)
+    """Requests in any window of `period_seconds`."""
+    period_seconds: float = Field(60.0, ge=1, le=31_622_400)
+    """Length of the window."""
+    default_output_tokens: int = Field(1024, ge=0, le=10**7)
+    """Output reserved when a request has no cap of its own."""
+
+
+class EndpointSettings(Section):
+    """Which requests are governed."""
+
+    prefix: Annotated[str, AfterValidator(_check_prefix)] = "/v1/"
+    """Paths under it are served; any other path that Envoy sends us gets 404."""
+
+
+class UsageSettings(Section):
+    """The outbox and its reports to Zion."""
+
+    outbox_path: Path = Path("/var/lib/sentinel/outbox.db")
+    """SQLite file; its folder is created. One process at a time."""
+    max_bytes: int = Field(1 << 30, ge=1 << 20, le=1 << 40)
+    """Bound of the outbox; at the bound new metered requests get 503."""
+    durability: Durability = Durability.PROCESS
+    """`process` survives kill -9; `fsync` also power loss, and costs a disk flush per commit."""
+    report_interval_seconds: Seconds = 5.0
+    """Between reports while there is little to do."""
+    batch_size: int = Field(1000, ge=1, le=1000)
+    """Items in one report; Zion takes 1000."""
+    on_ambiguous: Literal["retry", "park"] = "retry"
+    """When an answer is lost after sending: send again, or leave it to a person."""
+    shutdown_seconds: float = Field(10.0, ge=0, le=600)
+    """For the last reports after SIGTERM; what is left is sent after the next start."""
+
+
+class TokenSettings(Section):
+    """Counting."""
+
+    aliases: dict[str, str] = {}
+    """Other names of models (Azure deployments, nicknames) to the names they stand for."""
+    threads: int = Field(2, ge=1, le=64)
+    """For counting large bodies."""
+
+
+class LogSettings(Section):
+    """What is told, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is written."""
+    format: Literal["json", "console"] = "json"
+    """JSON lines for machines, text for people."""
+
+
+class Settings(BaseSettings):
+    """All of it. Made by ``config.load``, which adds the file and the predecessor's names."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SENTINEL_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    server: ServerSettings = ServerSettings()
+    provider: ProviderSettings
+    zion: ZionSettings
+    redis: RedisSettings = RedisSettings()
+    identity: IdentitySettings = IdentitySettings()
+    limits: LimitSettings = LimitSettings()
+    endpoints: EndpointSettings = EndpointSettings()
+    usage: UsageSettings = UsageSettings()
+    tokens: TokenSettings = TokenSettings()
+    logs: LogSettings = LogSettings()
+
+    def public(self) -> dict[str, Any]:
+        """As JSON values, with every secret masked."""
+        return self.model_dump(mode="json")

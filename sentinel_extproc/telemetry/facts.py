@@ -1,0 +1,67 @@
+"""What the program tells about itself: plain facts, which adapters turn into logs and metrics.
+
+The parts that emit facts know nothing of Prometheus, OpenTelemetry or logging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sentinel_extproc.usage.record import UsageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRefused:
+    """We answered a request ourselves.
+
+    Attributes:
+        user: external id; None before authentication.
+    """
+
+    exchange_id: str
+    status: int
+    code: str
+    endpoint: str | None
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeFinished:
+    """An admitted exchange came to its end, whichever.
+
+    Attributes:
+        metering_faults: bugs of our own that were kept from the client.
+    """
+
+    record: UsageRecord
+    metering_faults: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordNotStored:
+    """A usage record is not durable yet; the ledger keeps it in memory and tries again."""
+
+    record: UsageRecord
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InternalFault:
+    """A bug: an exception that nothing should have raised.
+
+    Attributes:
+        where: the part that raised it.
+        admitted: whether the request was at the provider already.
+    """
+
+    exchange_id: str
+    where: str
+    fault: BaseException
+    admitted: bool
+
+
+Fact = ExchangeRefused | ExchangeFinished | RecordNotStored | InternalFault
+
+Emit = Callable[[Fact], None]
+"""Takes a fact; must be quick and must not raise."""

@@ -1,0 +1,127 @@
+"""Logs: one JSON object a line for machines, or a line of text for people.
+
+Bodies, tokens and keys are never given to the logger. Strings from outside are bounded by code
+point and travel as JSON strings, so they can neither break a line nor a character.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any, TextIO
+
+from sentinel_extproc.telemetry.facts import (
+    ExchangeFinished,
+    ExchangeRefused,
+    Fact,
+    InternalFault,
+    RecordNotStored,
+)
+
+MAX_VALUE_CHARS = 2000
+
+log = logging.getLogger("sentinel")
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def clip(value: str, most: int = MAX_VALUE_CHARS) -> str:
+    """Cut ``value`` to ``most`` code points, marked with an ellipsis."""
+    return value if len(value) <= most else value[: most - 1] + "…"
+
+
+def configure(*, level: str, json_lines: bool, stream: TextIO | None = None) -> None:
+    """Send the program's logs to ``stream`` (standard error by default)."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if json_lines else ConsoleFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    log.setLevel(level.upper())
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {
+        name: clip(value) if isinstance(value, str) else value
+        for name, value in vars(record).items()
+        if name not in _STANDARD
+    }
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, ASCII only: safe for every log shipper."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": clip(record.getMessage()),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = clip(self.formatException(record.exc_info), 8000)
+        return json.dumps(line, default=str)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """A line for people: time, level, event, then facts as name=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%H:%M:%S", time.localtime(record.created))
+        facts = " ".join(f"{name}={value!r}" for name, value in _fields(record).items())
+        line = f"{moment} {record.levelname:<7} {clip(record.getMessage())!s}  {facts}".rstrip()
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def log_fact(fact: Fact) -> None:
+    """The adapter from facts to the log."""
+    match fact:
+        case ExchangeFinished(record, faults):
+            if faults:
+                log.error("metering_fault", extra={"exchange_id": record.id, "faults": faults})
+            log.info(
+                "exchange_finished",
+                extra={
+                    "exchange_id": record.id,
+                    "user": record.external_id,
+                    "endpoint": record.endpoint,
+                    "model": record.model_requested,
+                    "input_tokens": record.usage.input_tokens,
+                    "output_tokens": record.usage.output_tokens,
+                    "provenance": record.provenance.value,
+                    "outcome": record.outcome.value,
+                },
+            )
+        case ExchangeRefused():
+            log.info(
+                "exchange_refused",
+                extra={
+                    "exchange_id": fact.exchange_id,
+                    "status": fact.status,
+                    "code": fact.code,
+                    "endpoint": fact.endpoint,
+                    "user": fact.user,
+                },
+            )
+        case RecordNotStored(record, reason):
+            # The whole record, so that it can be billed by hand if the process dies now.
+            log.error(
+                "usage_record_not_stored",
+                extra={"reason": reason, "record": str(record)},
+            )
+        case InternalFault():
+            log.error(
+                "internal_fault",
+                extra={
+                    "exchange_id": fact.exchange_id,
+                    "where": fact.where,
+                    "admitted": fact.admitted,
+                },
+                exc_info=fact.fault,
+            )

@@ -1,0 +1,167 @@
+"""Wire messages to events, commands to wire messages. The only user of protobuf.
+
+Replies are built as serialized bytes, because most of them say "go on" and are the same every time.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
+
+from sentinel_extproc.exchange import commands as do
+from sentinel_extproc.exchange import events as on
+from sentinel_extproc.exchange.headers import valid_name, valid_value
+from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
+
+METHOD = ("envoy.service.ext_proc.v3.ExternalProcessor", "Process")
+"""Service and method as they travel."""
+
+METADATA_NAMESPACE = "sentinel"
+"""Must be listed under the filter's ``receiving_namespaces.untyped``, or Envoy drops it."""
+
+
+class CodecError(Exception):
+    """Bytes that are no message of the protocol, or one that we never asked for."""
+
+
+def decode(data: bytes) -> on.Event:
+    """Decode one ``ProcessingRequest``.
+
+    Raises:
+        CodecError: undecodable, or without a known message in it.
+    """
+    try:
+        message = pb.ProcessingRequest.FromString(data)
+    except DecodeError as fault:
+        raise CodecError("not a ProcessingRequest") from fault
+    match message.WhichOneof("request"):
+        case "response_body":
+            answer = message.response_body
+            return on.ResponseBody(answer.body, answer.end_of_stream)
+        case "request_headers":
+            head = message.request_headers
+            return on.RequestHeaders(_headers(head.headers), head.end_of_stream)
+        case "request_body":
+            return on.RequestBody(message.request_body.body)
+        case "response_headers":
+            head = message.response_headers
+            return on.ResponseHeaders(_headers(head.headers), head.end_of_stream)
+        case "request_trailers":
+            return on.Trailers(of_response=False)
+        case "response_trailers":
+            return on.Trailers(of_response=True)
+        case _:
+            raise CodecError("a ProcessingRequest without a message that we know")
+
+
+def encode(command: do.Reply | do.Respond) -> bytes:
+    """Encode one ``ProcessingResponse``."""
+    if isinstance(command, do.Respond):
+        return _immediate(command).SerializeToString()
+    changed = command.set_headers or command.remove_headers or command.body is not None
+    if not changed and command.mode is None and command.metadata is None:
+        return _PLAIN[command.phase]
+    return _reply(command).SerializeToString()
+
+
+def _headers(headers: pb.HeaderMap) -> on.Headers:
+    # Envoy fills raw_value; value is for very old versions.
+    return [(h.key, h.raw_value or h.value.encode()) for h in headers.headers]
+
+
+def _reply(command: do.Reply) -> pb.ProcessingResponse:
+    message = pb.ProcessingResponse()
+    mutation = pb.HeaderMutation(
+        set_headers=[_set_header(name, value) for name, value in command.set_headers],
+        remove_headers=command.remove_headers,
+    )
+    common = pb.CommonResponse()
+    if command.set_headers or command.remove_headers:
+        common.header_mutation.CopyFrom(mutation)
+    if command.body is not None:
+        # An empty body must be sent as "clear": an empty bytes field would mean "unchanged".
+        if command.body:
+            common.body_mutation.body = command.body
+        else:
+            common.body_mutation.clear_body = True
+    match command.phase:
+        case do.Phase.REQUEST_HEADERS:
+            message.request_headers.response.CopyFrom(common)
+        case do.Phase.REQUEST_BODY:
+            message.request_body.response.CopyFrom(common)
+        case do.Phase.RESPONSE_HEADERS:
+            message.response_headers.response.CopyFrom(common)
+        case do.Phase.RESPONSE_BODY:
+            message.response_body.response.CopyFrom(common)
+        case do.Phase.REQUEST_TRAILERS:
+            message.request_trailers.SetInParent()
+        case do.Phase.RESPONSE_TRAILERS:
+            message.response_trailers.SetInParent()
+    if command.mode is not None:
+        message.mode_override.CopyFrom(_MODES[command.mode])
+    if command.metadata is not None:
+        message.dynamic_metadata.CopyFrom(_metadata(command.metadata))
+    return message
+
+
+def _immediate(command: do.Respond) -> pb.ProcessingResponse:
+    error = command.error
+    lines = [
+        _set_header(name, value.encode("latin-1", "replace"))
+        for name, value in error.headers().items()
+    ]
+    message = pb.ProcessingResponse(
+        immediate_response=pb.ImmediateResponse(
+            status=pb.HttpStatus(code=error.status),
+            headers=pb.HeaderMutation(set_headers=[line for line in lines if _valid(line)]),
+            body=error.body(),
+            details=f"sentinel_{error.code}",
+        )
+    )
+    if command.metadata is not None:
+        message.dynamic_metadata.CopyFrom(_metadata(command.metadata))
+    return message
+
+
+def _set_header(name: str, value: bytes) -> pb.HeaderValueOption:
+    return pb.HeaderValueOption(
+        header=pb.HeaderValue(key=name, raw_value=value),
+        append_action=pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+
+
+def _valid(line: pb.HeaderValueOption) -> bool:
+    return valid_name(line.header.key) and valid_value(line.header.raw_value)
+
+
+def _metadata(facts: do.Metadata) -> Struct:
+    inner = Struct()
+    for name, value in facts.items():
+        if isinstance(value, str):
+            inner.fields[name].string_value = value.encode("utf-8", "replace").decode()
+        else:
+            inner.fields[name].number_value = value
+    outer = Struct()
+    outer.fields[METADATA_NAMESPACE].struct_value.CopyFrom(inner)
+    return outer
+
+
+_MODES = {
+    do.Mode.REQUEST_AND_STREAM: pb.ProcessingMode(
+        response_header_mode=pb.ProcessingMode.SEND,
+        request_body_mode=pb.ProcessingMode.BUFFERED,
+        response_body_mode=pb.ProcessingMode.STREAMED,
+    ),
+    do.Mode.HEADERS_ONLY: pb.ProcessingMode(response_header_mode=pb.ProcessingMode.SEND),
+    do.Mode.STREAM: pb.ProcessingMode(
+        response_header_mode=pb.ProcessingMode.SEND,
+        response_body_mode=pb.ProcessingMode.STREAMED,
+    ),
+    do.Mode.NOTHING: pb.ProcessingMode(
+        response_header_mode=pb.ProcessingMode.SKIP,
+        request_trailer_mode=pb.ProcessingMode.SKIP,
+        response_trailer_mode=pb.ProcessingMode.SKIP,
+    ),
+}
+
+_PLAIN = {phase: _reply(do.Reply(phase)).SerializeToString() for phase in do.Phase}

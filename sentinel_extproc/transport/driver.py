@@ -1,0 +1,254 @@
+"""Drives one exchange per gRPC stream: reads messages, performs commands, writes replies.
+
+The rule that everything here serves (ENVOY.md, trap 1): if our side of the stream ends cleanly
+before a decision, Envoy lets the request through. So until then every way out is a reply or an
+exception, never a return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from typing import Protocol
+
+import uuid_utils
+
+from sentinel_extproc.endpoints.contract import CountRequest
+from sentinel_extproc.errors import SentinelError, Unavailable
+from sentinel_extproc.exchange import commands as do
+from sentinel_extproc.exchange import events as on
+from sentinel_extproc.exchange.machine import Exchange, State
+from sentinel_extproc.identity.principal import Authenticator
+from sentinel_extproc.limits.headers import limit_headers
+from sentinel_extproc.limits.model import NOTHING, Limiter, Reservation, ReserveRequest
+from sentinel_extproc.telemetry.facts import (
+    Emit,
+    ExchangeFinished,
+    ExchangeRefused,
+    InternalFault,
+    RecordNotStored,
+)
+from sentinel_extproc.tokens.model import Estimate, RequestEstimator
+from sentinel_extproc.transport.background import Background
+from sentinel_extproc.transport.codec import decode, encode
+from sentinel_extproc.usage.record import Ledger, UsageRecord
+
+INLINE_COUNT_BYTES = 10_000
+"""Bodies up to here are counted on the event loop: a thread hand-over costs more (about 100 µs)."""
+
+
+class Stream(Protocol):
+    """One gRPC stream, in serialized messages."""
+
+    async def read(self) -> bytes | None:
+        """The next message; None when Envoy has ended its side."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send one message."""
+        ...
+
+
+class UndecidedEnd(Exception):
+    """The stream ended before a decision; the RPC must not end with OK."""
+
+
+class Driver:
+    """Performs what exchanges command.
+
+    Args:
+        new_exchange: makes a machine from an exchange id and a start in ms since the epoch.
+        decision_timeout_s: for all that one message asks for (authentication, or counting and
+            reservation); below Envoy's ``message_timeout``, whose expiry would be a bare 504.
+        pool: where large bodies are counted.
+        emit: takes facts.
+    """
+
+    def __init__(
+        self,
+        *,
+        new_exchange: Callable[[str, int], Exchange],
+        authenticator: Authenticator,
+        estimator: RequestEstimator,
+        limiter: Limiter,
+        ledger: Ledger,
+        pool: Executor,
+        emit: Emit,
+        decision_timeout_s: float = 1.8,
+    ) -> None:
+        self._new_exchange = new_exchange
+        self._authenticator = authenticator
+        self._estimator = estimator
+        self._limiter = limiter
+        self._ledger = ledger
+        self._pool = pool
+        self._emit = emit
+        self._decision_timeout_s = decision_timeout_s
+        self._live: set[Exchange] = set()
+        self._background = Background()
+
+    @property
+    def live(self) -> int:
+        """Exchanges that have a stream right now."""
+        return len(self._live)
+
+    def hand_back(self) -> None:
+        """Let go of every running answer at its next message."""
+        for exchange in self._live:
+            exchange.handle(on.HandBack())
+
+    async def join(self, deadline_s: float) -> int:
+        """Wait for settlements and records behind ended streams; how many were cut off."""
+        return await self._background.join(deadline_s)
+
+    async def run(self, stream: Stream) -> None:
+        """Serve one stream to its end.
+
+        Raises:
+            UndecidedEnd, CodecError, ProtocolViolation: the RPC must end with an error.
+        """
+        exchange = self._new_exchange(str(uuid_utils.uuid7()), time.time_ns() // 1_000_000)
+        self._live.add(exchange)
+        try:
+            while (data := await stream.read()) is not None:
+                if await self._message(exchange, stream, decode(data)):
+                    return
+            if not exchange.decided:
+                raise UndecidedEnd
+        finally:
+            self._live.discard(exchange)
+            self._end(exchange)
+
+    async def _message(self, exchange: Exchange, stream: Stream, event: on.Event) -> bool:
+        """Handle one message; True when our side is to end."""
+        held = exchange.held
+        try:
+            return await self._perform(exchange, stream, exchange.handle(event))
+        except Exception as fault:
+            admitted = exchange.decided
+            self._emit(InternalFault(exchange.exchange_id, "exchange", fault, admitted))
+            if not admitted or isinstance(event, on.RequestHeaders | on.RequestBody):
+                raise
+            # The provider is answering: settle what is known and let the rest flow untouched.
+            self._end(exchange)
+            body = held + event.body if held and isinstance(event, on.ResponseBody) else None
+            await stream.write(encode(do.Reply(_PHASE[type(event)], body=body)))
+            return False
+
+    async def _perform(
+        self, exchange: Exchange, stream: Stream, commands: Iterable[do.Command]
+    ) -> bool:
+        todo = deque(commands)
+        deadline = asyncio.get_running_loop().time() + self._decision_timeout_s
+        while todo:
+            match todo.popleft():
+                case do.Reply() as reply:
+                    await stream.write(encode(reply))
+                case do.Respond() as respond:
+                    self._emit(_refused(exchange, respond))
+                    await stream.write(encode(respond))
+                case do.Settle(reservation, actual):
+                    self._background.start(self._limiter.settle(reservation, actual))
+                case do.Record(record):
+                    await self._store(record)
+                    self._emit(ExchangeFinished(record, exchange.metering_faults))
+                    todo.extend(exchange.handle(on.Recorded()))
+                case do.Close():
+                    return True
+                case do.Authenticate() | do.Count() | do.Reserve() as question:
+                    todo.extend(await self._decide(exchange, question, deadline))
+        return False
+
+    async def _decide(
+        self,
+        exchange: Exchange,
+        question: do.Authenticate | do.Count | do.Reserve,
+        deadline: float,
+    ) -> tuple[do.Command, ...]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                answer = await self._ask(question)
+        except SentinelError as error:
+            return exchange.refuse(error)
+        except TimeoutError:
+            return exchange.refuse(Unavailable("The gateway could not decide in time."))
+        return exchange.handle(answer)
+
+    async def _ask(self, question: do.Authenticate | do.Count | do.Reserve) -> on.Event:
+        match question:
+            case do.Authenticate(token):
+                return on.Authenticated(await self._authenticator.authenticate(token))
+            case do.Count(request):
+                return on.Counted(await self._count(request))
+            case do.Reserve(request):
+                self._ledger.check_room()
+                reservation = await self._reserve(request)
+                headers = limit_headers(reservation.states, degraded=reservation.degraded)
+                return on.Reserved(reservation, tuple(headers.items()))
+
+    async def _count(self, request: CountRequest) -> Estimate:
+        if request.size <= INLINE_COUNT_BYTES:
+            return self._estimator.estimate(request.kind, request.body)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._pool, self._estimator.estimate, request.kind, request.body
+        )
+
+    async def _reserve(self, request: ReserveRequest) -> Reservation:
+        try:
+            return await self._limiter.reserve(request)
+        except asyncio.CancelledError:
+            # Whether it was taken is unknown. Replaying the id tells, and then it is handed back.
+            self._background.start(self._abandon(request))
+            raise
+
+    async def _abandon(self, request: ReserveRequest) -> None:
+        try:
+            reservation = await self._limiter.reserve(request)
+        except SentinelError:
+            return  # denied, so nothing is held; or unreachable, so its lease runs out
+        await self._limiter.settle(reservation, NOTHING)
+
+    def _end(self, exchange: Exchange) -> None:
+        """Account for an exchange whose stream is over; does nothing after a normal end."""
+        if exchange.state in (State.RECORDING, State.DONE):
+            return
+        try:
+            for command in exchange.handle(on.Disconnected()):
+                match command:
+                    case do.Settle(reservation, actual):
+                        self._background.start(self._limiter.settle(reservation, actual))
+                    case do.Record(record):
+                        exchange.handle(on.Recorded())
+                        self._emit(ExchangeFinished(record, exchange.metering_faults))
+                        self._background.start(self._store(record))
+        except Exception as fault:  # noqa: BLE001 - runs in a finally clause
+            self._emit(InternalFault(exchange.exchange_id, "end of exchange", fault, True))
+
+    async def _store(self, record: UsageRecord) -> None:
+        try:
+            await self._ledger.append(record)
+        except Exception as fault:  # noqa: BLE001 - the client's bytes must not wait for a disk
+            self._emit(RecordNotStored(record, str(fault)))
+
+
+_PHASE: dict[type[on.Event], do.Phase] = {
+    on.ResponseHeaders: do.Phase.RESPONSE_HEADERS,
+    on.ResponseBody: do.Phase.RESPONSE_BODY,
+    on.Trailers: do.Phase.RESPONSE_TRAILERS,
+}
+
+
+def _refused(exchange: Exchange, respond: do.Respond) -> ExchangeRefused:
+    facts = respond.metadata or {}
+    endpoint, user = facts.get("endpoint"), facts.get("user")
+    return ExchangeRefused(
+        exchange_id=exchange.exchange_id,
+        status=respond.error.status,
+        code=respond.error.code,
+        endpoint=None if endpoint is None else str(endpoint),
+        user=None if user is None else str(user),
+    )
