@@ -195,23 +195,33 @@ def _same(increment: UsageIncrement, limit_name: str | None, row: _Row) -> bool:
     )
 
 
+_Name = tuple[str, str, str | None]
+"""Whose row it is: by which field, its value, and the metric in the per-metric dialect."""
+
+
 def _by_user(batch: Batch, results: Sequence[_Row]) -> list[_Row | None]:
-    sent = [
-        (batch.increments[index].email.casefold(), limit_name) for index, limit_name in batch.rows
-    ]
-    by_metric = any(limit_name is not None for _, limit_name in sent)
-    received: dict[tuple[str, str | None], list[_Row]] = {}
+    by_metric = any(limit_name is not None for _, limit_name in batch.rows)
+    received: dict[_Name, list[_Row]] = {}
     for row in results:
-        if row.email is not None:
-            name = row.limit_name if by_metric else None
-            received.setdefault((row.email.casefold(), name), []).append(row)
-    times = Counter(sent)
+        metric = row.limit_name if by_metric else None
+        if row.external_id is not None:
+            received.setdefault(("externalId", row.external_id, metric), []).append(row)
+        elif row.email is not None:
+            received.setdefault(("email", row.email.casefold(), metric), []).append(row)
+    sent: list[tuple[_Name, _Name]] = [
+        (
+            ("externalId", batch.increments[index].external_id, metric),
+            ("email", batch.increments[index].email.casefold(), metric),
+        )
+        for index, metric in batch.rows
+    ]
+    times = Counter(name for names in sent for name in names)
     matched: list[_Row | None] = []
-    for (index, limit_name), key in zip(batch.rows, sent, strict=True):
-        rows = received.get(key, [])
-        alone = times[key] == 1 and len(rows) == 1
-        fits = alone and _same(batch.increments[index], limit_name, rows[0])
-        matched.append(rows[0] if fits else None)
+    for (index, metric), names in zip(batch.rows, sent, strict=True):
+        found = [(name, row) for name in names for row in received.get(name, [])]
+        certain = len(found) == 1 and times[found[0][0]] == 1
+        own = certain and _same(batch.increments[index], metric, found[0][1])
+        matched.append(found[0][1] if own else None)
     return matched
 
 
