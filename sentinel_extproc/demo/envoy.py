@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +43,7 @@ class RunningEnvoy:
         self, process: ManagedProcess, *, admin_socket: Path, access_log_path: Path
     ) -> None:
         self.process = process
+        self._admin_socket = admin_socket
         self._access_log_path = access_log_path
         self._admin = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(admin_socket)),
@@ -76,6 +78,12 @@ class RunningEnvoy:
 
     def is_ready(self) -> bool:
         """Whether Envoy says that it serves."""
+        # Tried by hand first: httpcore leaks the socket of a refused Unix connection.
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self._admin_socket))
+            except OSError:
+                return False
         try:
             return self._admin.get("/ready").status_code == httpx.codes.OK
         except httpx.TransportError:

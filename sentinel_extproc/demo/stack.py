@@ -193,6 +193,10 @@ def _environment(
         "REDIS_URL": redis_url,
         "SENTINEL_USAGE__OUTBOX_PATH": str(work_dir / "outbox.db"),
         "SENTINEL_USAGE__REPORT_INTERVAL_SECONDS": "1",
+        # Envoy is stopped first, so there is nothing left to drain but what has gone wrong.
+        "SENTINEL_SERVER__DRAIN_SECONDS": "5",
+        # Everything shares one machine here, which may be a slow one.
+        "SENTINEL_REDIS__TIMEOUT_SECONDS": "0.5",
     }
     if stand_ins:
         # A proxy that happens to be set must not get what is meant for loopback.

@@ -36,6 +36,9 @@ from sentinel_extproc.envoyconf.filter import (
 OLDEST_ENVOY = (1, 36)
 LISTENER_NAME = "gateway"
 
+# The provider has no business with our clients' addresses.
+_CLIENT_ADDRESS_HEADERS = ("x-forwarded-for", "x-envoy-external-address", "x-envoy-internal")
+
 _ACCESS_LOG_FIELDS = {
     "time": "%START_TIME%",
     "request_id": "%REQ(X-REQUEST-ID)%",
@@ -103,8 +106,9 @@ def static_bootstrap(
     if provider_tls and not provider_ca_file.startswith("/"):
         raise ValueError(f"provider_ca_file: {provider_ca_file!r} must be an absolute path")
     addresses = [parse_address(text, parameter="processors") for text in processors]
+    provider = HostPort(provider_host, provider_port)
     manager = _connection_manager(
-        provider_host=provider_host,
+        provider_authority=_authority(provider, default_port=443 if provider_tls else 80),
         message_timeout_s=message_timeout_s,
         stream_idle_timeout=timedelta(seconds=stream_idle_timeout_s),
         envoy_version=envoy_version,
@@ -141,7 +145,7 @@ def static_bootstrap(
                     health_check_interval_s=health_check_interval_s,
                 ),
                 provider_cluster(
-                    HostPort(provider_host, provider_port),
+                    provider,
                     use_tls=provider_tls,
                     ca_file=provider_ca_file,
                     max_concurrent=max_concurrent,
@@ -162,7 +166,7 @@ def static_bootstrap(
 
 def _connection_manager(
     *,
-    provider_host: str,
+    provider_authority: str,
     message_timeout_s: float,
     stream_idle_timeout: timedelta,
     envoy_version: tuple[int, int],
@@ -175,7 +179,6 @@ def _connection_manager(
     return hcm.HttpConnectionManager(
         stat_prefix=LISTENER_NAME,
         use_remote_address=True,
-        # The provider has no business with our clients' addresses.
         skip_xff_append=True,
         # What is metered must not depend on how a path is spelt.
         normalize_path=True,
@@ -201,18 +204,24 @@ def _connection_manager(
                             match=route.RouteMatch(prefix="/"),
                             route=route.RouteAction(
                                 cluster=PROVIDER_CLUSTER,
-                                host_rewrite_literal=provider_host,
+                                host_rewrite_literal=provider_authority,
                                 # The default of 15 s would cut long generations.
                                 timeout=timedelta(0),
                                 idle_timeout=stream_idle_timeout,
                             ),
-                            request_headers_to_remove=["x-forwarded-for"],
+                            request_headers_to_remove=list(_CLIENT_ADDRESS_HEADERS),
                         )
                     ],
                 )
             ],
         ),
     )
+
+
+def _authority(address: HostPort, *, default_port: int) -> str:
+    """The Host header's value; RFC 9110 section 7.2 leaves out the scheme's own port."""
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return host if address.port == default_port else f"{host}:{address.port}"
 
 
 def _access_log() -> accesslog.AccessLog:

@@ -131,6 +131,23 @@ def test_a_provider_by_address_is_checked_without_sni() -> None:
     assert san == {"san_type": "IP_ADDRESS", "matcher": {"exact": "192.0.2.1"}}
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "tls", "authority"),
+    [
+        ("a.example", 443, True, "a.example"),
+        ("a.example", 80, False, "a.example"),
+        ("a.example", 8443, True, "a.example:8443"),
+        ("::1", 443, False, "[::1]:443"),
+    ],
+)
+def test_the_provider_is_addressed_as_it_expects(
+    host: str, port: int, tls: bool, authority: str
+) -> None:
+    config = built(provider_host=host, provider_port=port, provider_tls=tls)
+    (virtual_host,) = manager(config)["route_config"]["virtual_hosts"]
+    assert virtual_host["routes"][0]["route"]["host_rewrite_literal"] == authority
+
+
 def test_without_tls_the_provider_speaks_http_1() -> None:
     cluster = clusters(built(provider_host="127.0.0.1", provider_tls=False))["provider"]
     assert "transport_socket" not in cluster
