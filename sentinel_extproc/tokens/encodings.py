@@ -205,6 +205,17 @@ def late_boundary(text: str, end: int | None = None) -> int:
     return 0
 
 
+def next_cut(text: str, start: int, max_piece_chars: int) -> int:
+    """Where to end the piece at ``start`` of a text that goes on for more than a piece.
+
+    A hard cut is made only if the whole piece has no boundary. So, when ``start`` is a boundary or
+    a cut, all hard cuts lie at multiples of ``max_piece_chars`` from the last boundary before
+    them: they depend on the text alone, not on how it arrived.
+    """
+    window = text[start : start + max_piece_chars + 1]
+    return start + (late_boundary(window) or max_piece_chars)
+
+
 def _conservative(text: str) -> int:
     # No byte-pair encoding makes more tokens than there are bytes; text averages four bytes a
     # token. Refusing a hostile text is better than letting it through uncounted.
@@ -237,8 +248,7 @@ def count(name: str, text: str, *, max_piece_chars: int = MAX_PIECE_CHARS) -> in
     total = 0
     start = 0
     while len(text) - start > max_piece_chars:
-        window = text[start : start + max_piece_chars + 1]
-        size = late_boundary(window) or max_piece_chars
-        total += _count_piece(built, window[:size])
-        start += size
+        end = next_cut(text, start, max_piece_chars)
+        total += _count_piece(built, text[start:end])
+        start = end
     return total + _count_piece(built, text[start:])

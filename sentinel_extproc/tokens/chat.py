@@ -1,0 +1,141 @@
+"""Chat completions: messages, tools, tool history, tool choice and response format.
+
+Each message costs a frame (its role included) and its text; constants are the family's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sentinel_extproc.tokens import typescript
+from sentinel_extproc.tokens.content import count_content
+from sentinel_extproc.tokens.model import Confidence, JsonObject
+from sentinel_extproc.tokens.response_format import count_format
+from sentinel_extproc.tokens.tally import Tally, as_list, as_object
+
+_SYSTEM_ROLES: Final = frozenset({"system", "developer"})
+
+
+def count_chat(tally: Tally, body: JsonObject) -> None:
+    """Count a chat completions body."""
+    rules = tally.rules
+    tally.add(rules.request)
+    messages = as_list(body.get("messages"))
+    names = _call_names(messages)
+    system = None
+    for message in messages:
+        if not isinstance(message, dict):
+            tally.unknown(message)
+            continue
+        if message.get("role") in _SYSTEM_ROLES and system is None:
+            system = message
+        _count_message(tally, message, names)
+    _count_tools(tally, body, system)
+    count_format(tally, body.get("response_format"))
+    _beyond_the_body(tally, body)
+
+
+def _call_names(messages: list[Any]) -> dict[str, str]:
+    names = {}
+    for message in messages:
+        for call in as_list(as_object(message).get("tool_calls")):
+            call_id, name = as_object(call).get("id"), _called(call).get("name")
+            if isinstance(call_id, str) and isinstance(name, str):
+                names[call_id] = name
+    return names
+
+
+def _called(call: Any) -> dict[str, Any]:
+    call = as_object(call)
+    return as_object(call.get("function")) or as_object(call.get("custom"))
+
+
+def _count_message(tally: Tally, message: dict[str, Any], names: dict[str, str]) -> None:
+    rules = tally.rules
+    role = message.get("role")
+    tally.add(rules.message)
+    count_content(tally, message.get("content"))
+    if isinstance(message.get("refusal"), str):
+        tally.text(message["refusal"])
+    name = tally.optional_text(message.get("name"))
+    if role == "tool":
+        call_id = message.get("tool_call_id")
+        tally.text(names.get(call_id, name) if isinstance(call_id, str) else name)
+        return
+    if name:
+        tally.text(name)
+        tally.add(rules.function_message if role == "function" else rules.name)
+    if role == "assistant":
+        tally.add(rules.assistant)
+        _count_calls(tally, message)
+
+
+def _count_calls(tally: Tally, message: dict[str, Any]) -> None:
+    rules = tally.rules
+    calls = [_called(call) for call in as_list(message.get("tool_calls"))]
+    legacy = as_object(message.get("function_call"))
+    if legacy:
+        calls.append(legacy)
+    for call in calls:
+        tally.text(tally.optional_text(call.get("name")))
+        arguments = call.get("arguments") if "arguments" in call else call.get("input")
+        tally.text(tally.optional_text(arguments))
+        tally.add(rules.tool_call)
+    if len(calls) > 1:
+        tally.lower(Confidence.CLOSE)
+
+
+def _count_tools(tally: Tally, body: JsonObject, system: dict[str, Any] | None) -> None:
+    rules = tally.rules
+    functions = [as_object(one) for one in as_list(body.get("functions"))]
+    for tool in as_list(body.get("tools")):
+        if isinstance(tool, dict) and isinstance(tool.get("function"), dict):
+            functions.append(tool["function"])
+        else:
+            tally.unknown(tool)
+    if not functions:
+        return
+    tally.text(typescript.namespace(functions, legacy=rules.legacy_tools))
+    tally.add(rules.undescribed_tool * sum(not one.get("description") for one in functions))
+    if system is None:
+        tally.add(rules.tools)
+    else:
+        tally.add(rules.tools_after_system + _joint(tally, system.get("content")))
+    _count_choice(tally, body)
+
+
+def _joint(tally: Tally, content: Any) -> int:
+    """What the blank line costs that joins tools to the system message's text.
+
+    After most punctuation it is part of the same token.
+    """
+    if isinstance(content, list):
+        content = as_object(content[-1]).get("text") if content else None
+    if not isinstance(content, str):
+        return 0
+    end = content[-64:]
+    return tally.measure(end + "\n\n") - tally.measure(end)
+
+
+def _count_choice(tally: Tally, body: JsonObject) -> None:
+    rules = tally.rules
+    choice = body.get("tool_choice")
+    legacy = body.get("function_call")
+    if "none" in (choice, legacy):
+        tally.add(rules.choice_none)
+    name = as_object(as_object(choice).get("function")).get("name")
+    if isinstance(name, str) and rules.choice_function:
+        tally.text(name)
+        tally.add(rules.choice_function)
+    name = as_object(legacy).get("name")
+    if isinstance(name, str) and rules.choice_legacy:
+        tally.text(name)
+        tally.add(rules.choice_legacy)
+
+
+def _beyond_the_body(tally: Tally, body: JsonObject) -> None:
+    # Searching the web makes the provider add pages to the prompt.
+    if body.get("web_search_options") is not None:
+        tally.lower(Confidence.ROUGH)
+    if body.get("prediction") is not None:
+        tally.lower(Confidence.CLOSE)

@@ -1,0 +1,100 @@
+"""Responses: instructions, input items, tools and text format."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sentinel_extproc.tokens import typescript
+from sentinel_extproc.tokens.content import count_content
+from sentinel_extproc.tokens.model import Confidence, JsonObject
+from sentinel_extproc.tokens.response_format import count_format
+from sentinel_extproc.tokens.tally import Tally, as_list, as_object
+
+_ELSEWHERE: Final = ("previous_response_id", "conversation", "prompt")
+"""Parts of the prompt that the provider keeps and we can't see."""
+
+
+def count_responses(tally: Tally, body: JsonObject) -> None:
+    """Count a responses body."""
+    rules = tally.rules
+    tally.add(rules.request)
+    instructions = tally.optional_text(body.get("instructions"))
+    if instructions:
+        tally.add(rules.message)
+        tally.text(instructions)
+    given = body.get("input")
+    if isinstance(given, str):
+        tally.add(rules.message)
+        tally.text(given)
+    else:
+        items = as_list(given)
+        names = {
+            item["call_id"]: item["name"]
+            for item in items
+            if isinstance(item, dict)
+            and isinstance(item.get("call_id"), str)
+            and isinstance(item.get("name"), str)
+        }
+        for item in items:
+            _count_item(tally, item, names)
+    _count_tools(tally, body)
+    count_format(tally, as_object(body.get("text")).get("format"))
+    if any(body.get(key) is not None for key in _ELSEWHERE):
+        tally.lower(Confidence.ROUGH)
+
+
+def _count_item(tally: Tally, item: Any, names: dict[str, str]) -> None:
+    rules = tally.rules
+    if not isinstance(item, dict):
+        tally.unknown(item)
+        return
+    kind = item.get("type")
+    if kind == "message" or ("role" in item and kind is None):
+        tally.add(rules.message)
+        count_content(tally, item.get("content"))
+        if item.get("role") == "assistant":
+            tally.add(rules.assistant)
+    elif kind in ("function_call", "custom_tool_call"):
+        tally.add(rules.message + rules.assistant + rules.tool_call)
+        tally.text(tally.optional_text(item.get("name")))
+        given = item.get("arguments") if "arguments" in item else item.get("input")
+        tally.text(tally.optional_text(given))
+    elif kind in ("function_call_output", "custom_tool_call_output"):
+        tally.add(rules.message)
+        count_content(tally, item.get("output"))
+        call_id = item.get("call_id")
+        tally.text(names.get(call_id, "") if isinstance(call_id, str) else "")
+    elif kind == "reasoning":
+        # What was reasoned is encrypted; whether it is shown again is the provider's choice.
+        tally.lower(Confidence.ROUGH)
+    else:
+        tally.unknown({key: value for key, value in item.items() if key != "encrypted_content"})
+
+
+def _count_tools(tally: Tally, body: JsonObject) -> None:
+    rules = tally.rules
+    functions = []
+    for tool in as_list(body.get("tools")):
+        if isinstance(tool, dict) and tool.get("type") == "function":
+            functions.append(tool)
+        else:
+            # Hosted tools bring texts of their own that aren't in the request.
+            tally.unknown(tool)
+    if functions:
+        tally.text(typescript.namespace(functions, legacy=rules.legacy_tools))
+        tally.add(rules.undescribed_tool * sum(not one.get("description") for one in functions))
+        tally.add(rules.tools_responses)
+        _count_choice(tally, body.get("tool_choice"), functions)
+
+
+def _count_choice(tally: Tally, choice: Any, functions: list[dict[str, Any]]) -> None:
+    rules = tally.rules
+    if choice == "none":
+        tally.add(rules.choice_none)
+        return
+    name = as_object(choice).get("name")
+    if choice == "required" and len(functions) == 1:
+        name = functions[0].get("name")
+    if isinstance(name, str) and rules.choice_function:
+        tally.text(name)
+        tally.add(rules.choice_function)

@@ -1,0 +1,83 @@
+"""The running count of one request, shared by every accounting rule."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final
+
+from sentinel_extproc.tokens import encodings
+from sentinel_extproc.tokens.model import Confidence, Estimate
+from sentinel_extproc.tokens.models import Family
+
+_RANK: Final = {Confidence.EXACT: 0, Confidence.CLOSE: 1, Confidence.ROUGH: 2}
+
+
+class Tally:
+    """Adds up text and constants for one family; its confidence only ever falls.
+
+    Args:
+        rules: the constants and the encoding to count with.
+        confidence: the best that the outcome can be.
+    """
+
+    __slots__ = ("_confidence", "_tokens", "characters", "rules")
+
+    def __init__(self, rules: Family, confidence: Confidence = Confidence.EXACT) -> None:
+        self.rules = rules
+        self.characters = 0
+        self._tokens = 0
+        self._confidence = confidence
+
+    def text(self, text: str) -> None:
+        """Count a text that stands by itself."""
+        self.characters += len(text)
+        self._tokens += self.measure(text)
+
+    def measure(self, text: str) -> int:
+        """Tokens of ``text``, without adding them."""
+        return encodings.count(self.rules.encoding, text)
+
+    def add(self, tokens: int) -> None:
+        """Add tokens that don't come from the client's text."""
+        self._tokens += tokens
+
+    def lower(self, confidence: Confidence) -> None:
+        """State that the outcome is no better than ``confidence``."""
+        if _RANK[confidence] > _RANK[self._confidence]:
+            self._confidence = confidence
+
+    def unknown(self, value: Any) -> None:
+        """Count what no rule covers as compact JSON, and say so."""
+        self.lower(Confidence.ROUGH)
+        self.text(value if isinstance(value, str) else compact(value))
+
+    def optional_text(self, value: Any) -> str:
+        """``value`` as text if it is one; absent is empty; anything else counts as unknown."""
+        if isinstance(value, str):
+            return value
+        if value is not None:
+            self.unknown(value)
+        return ""
+
+    def estimate(self) -> Estimate:
+        """The outcome so far."""
+        tokens = max(0, self._tokens)
+        if self.rules.factor != 1.0:
+            tokens = math.ceil(tokens * self.rules.factor)
+        return Estimate(tokens, self.characters, self._confidence)
+
+
+def compact(value: Any) -> str:
+    """``value`` as JSON without blanks, non-ASCII kept as it is."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def as_list(value: Any) -> list[Any]:
+    """``value`` if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """``value`` if it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
