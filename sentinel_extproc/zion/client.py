@@ -131,7 +131,7 @@ class ZionClient:
             verify=_tls(ca_file, client_cert_file, client_key_file),
             trust_env=False,
             follow_redirects=False,
-            timeout=httpx.Timeout(max(deadline_s, report_deadline_s)),
+            timeout=httpx.Timeout(report_deadline_s),  # replaced per request
             limits=httpx.Limits(
                 max_connections=max_connections,
                 max_keepalive_connections=max_connections,
@@ -295,7 +295,7 @@ class ZionClient:
         cap: int,
     ) -> T:
         progress = _Progress()
-        request.extensions = {**request.extensions, "trace": progress}
+        request.extensions = {"trace": progress, "timeout": _phases(deadline)}
         try:
             async with asyncio.timeout_at(deadline):
                 response = await self._http.send(request, stream=True)
@@ -331,6 +331,14 @@ class ZionClient:
                         pass
         header = response.headers.get("retry-after")
         return failure(call, response.status_code, header, self._wall_clock())
+
+
+def _phases(deadline: float) -> dict[str, float]:
+    """Time-outs per phase. Connecting gets half of the time, so that it ends by a time-out of its
+    own: the deadline cancels, and httpcore leaves a cancelled handshake's socket to the collector.
+    """
+    left = deadline - asyncio.get_running_loop().time()
+    return {"pool": left / 2, "connect": left / 2, "read": left, "write": left}
 
 
 async def _body(response: httpx.Response, cap: int) -> bytes:
