@@ -57,8 +57,10 @@ def _token(value: bytes) -> str:
     scheme, blank, token = found.groups()
     if scheme.lower() != b"bearer":
         raise _invalid("Only the Bearer scheme is supported in the Authorization header.")
-    if not blank or not token:
+    if not token:
         raise _invalid("The Authorization header names the Bearer scheme but has no key.")
+    if not blank:
+        raise _invalid("The Authorization header can't be read.")
     if b"," in token:
         raise _invalid("The Authorization header has more than one value.")
     if b" " in token:

@@ -1,0 +1,366 @@
+"""The authenticator over a scripted source and a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated, Unavailable
+from sentinel_extproc.identity.principal import Principal
+from sentinel_extproc.identity.service import CachedAuthenticator, SourceBusy
+
+WALL = 1_767_225_600.0
+
+ALICE = Principal(external_id="ext-a", user_id="a", email="a@example.org")
+
+
+def unavailable() -> Unavailable:
+    return Unavailable("down", code="identity_unavailable")
+
+
+@dataclass
+class Source:
+    """Answers ``answer``, once ``gate`` is open."""
+
+    answer: Principal | Callable[[], SentinelError] = ALICE
+    calls: list[str] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def identify(self, token: str) -> Principal:
+        self.calls.append(token)
+        self.entered.set()
+        answer = self.answer
+        await self.gate.wait()
+        if isinstance(answer, Principal):
+            return answer
+        raise answer()
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return WALL + self.now
+
+
+@dataclass
+class Bench:
+    source: Source
+    clock: Clock
+    service: CachedAuthenticator
+
+    async def settled(self) -> None:
+        """Wait until no look-up runs."""
+        async with asyncio.timeout(5):
+            while len(self.service._flights):
+                await asyncio.sleep(0)
+
+
+def make(**options: Any) -> Bench:
+    source, clock = Source(), Clock()
+    source.gate.set()
+    service = CachedAuthenticator(
+        source, **{"clock": clock, "wall_clock": clock.wall, "jitter": lambda: 1.0, **options}
+    )
+    return Bench(source, clock, service)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = make()
+    yield made
+    await made.service.aclose()
+
+
+def jwt(exp: float) -> str:
+    parts = [{"alg": "RS256"}, {"exp": exp}]
+    texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode() for part in parts]
+    return ".".join(text.rstrip("=") for text in texts) + ".c2ln"
+
+
+async def test_fresh_answers_come_from_the_cache(bench: Bench) -> None:
+    assert await bench.service.authenticate("t") == ALICE
+    bench.clock.now = 59.9
+    assert await bench.service.authenticate("t") == ALICE
+    assert bench.source.calls == ["t"]
+    assert bench.service.counters.fresh == 1
+
+
+async def test_stale_answers_are_checked_behind_the_request(bench: Bench) -> None:
+    await bench.service.authenticate("t")
+    bench.clock.now = 61
+    bench.source.gate.clear()
+    for _ in range(5):
+        assert await bench.service.authenticate("t") == ALICE
+    bench.source.gate.set()
+    await bench.settled()
+    assert len(bench.source.calls) == 2
+    bench.clock.now = 120
+    await bench.service.authenticate("t")
+    assert len(bench.source.calls) == 2
+    assert bench.service.counters.stale == 5
+
+
+async def test_a_check_behind_that_says_invalid_holds_from_then_on(bench: Bench) -> None:
+    await bench.service.authenticate("t")
+    bench.clock.now = 61
+    bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
+    assert await bench.service.authenticate("t") == ALICE
+    await bench.settled()
+    with pytest.raises(Unauthenticated):
+        await bench.service.authenticate("t")
+    assert len(bench.source.calls) == 2
+
+
+async def test_a_thousand_requests_with_a_cold_token_are_one_call(bench: Bench) -> None:
+    bench.source.gate.clear()
+    waiting = [asyncio.create_task(bench.service.authenticate("t")) for _ in range(1000)]
+    await bench.source.entered.wait()
+    bench.source.gate.set()
+    assert await asyncio.gather(*waiting) == [ALICE] * 1000
+    assert bench.source.calls == ["t"]
+
+
+async def test_a_cancelled_leader_does_not_fail_its_followers(bench: Bench) -> None:
+    bench.source.gate.clear()
+    leader = asyncio.create_task(bench.service.authenticate("t"))
+    await bench.source.entered.wait()
+    followers = [asyncio.create_task(bench.service.authenticate("t")) for _ in range(3)]
+    await asyncio.sleep(0)
+    leader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leader
+    bench.source.gate.set()
+    assert await asyncio.gather(*followers) == [ALICE] * 3
+    assert bench.source.calls == ["t"]
+
+
+async def test_the_answer_is_kept_when_everybody_has_left(bench: Bench) -> None:
+    bench.source.gate.clear()
+    alone = asyncio.create_task(bench.service.authenticate("t"))
+    await bench.source.entered.wait()
+    alone.cancel()
+    await asyncio.gather(alone, return_exceptions=True)
+    bench.source.gate.set()
+    await bench.settled()
+    await bench.service.authenticate("t")
+    assert bench.source.calls == ["t"]
+
+
+async def test_every_waiter_gets_an_error_of_its_own(bench: Bench) -> None:
+    bench.source.gate.clear()
+    bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
+    waiting = [asyncio.create_task(bench.service.authenticate("t")) for _ in range(3)]
+    await bench.source.entered.wait()
+    bench.source.gate.set()
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(error, Unauthenticated) for error in errors)
+    assert len(set(map(id, errors))) == 3
+
+
+async def test_invalid_tokens_are_remembered_for_ten_seconds(bench: Bench) -> None:
+    bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
+    for now in (0, 5, 9.9):
+        bench.clock.now = now
+        with pytest.raises(Unauthenticated) as caught:
+            await bench.service.authenticate("t")
+        assert caught.value.headers()["www-authenticate"].startswith("Bearer")
+    assert len(bench.source.calls) == 1
+    bench.clock.now = 10
+    bench.source.answer = ALICE
+    assert await bench.service.authenticate("t") == ALICE
+
+
+@pytest.mark.parametrize(
+    "error", [unavailable, lambda: Forbidden("no external id", code="external_id_missing")]
+)
+async def test_only_a_real_401_is_remembered(
+    bench: Bench, error: Callable[[], SentinelError]
+) -> None:
+    bench.source.answer = error
+    for _ in range(3):
+        with pytest.raises(type(error())):
+            await bench.service.authenticate("t")
+    assert len(bench.source.calls) == 3
+
+
+async def test_known_users_live_on_while_the_source_is_down(bench: Bench) -> None:
+    await bench.service.authenticate("t")
+    bench.source.answer = unavailable
+    for now in range(1, 1800, 7):
+        bench.clock.now = float(now)
+        assert await bench.service.authenticate("t") == ALICE
+    await bench.settled()
+    with pytest.raises(Unavailable):
+        await bench.service.authenticate("unknown")
+    bench.clock.now = 1800
+    with pytest.raises(Unavailable):
+        await bench.service.authenticate("t")
+
+
+async def test_in_the_last_period_the_source_is_asked_first(bench: Bench) -> None:
+    await bench.service.authenticate("t")
+    bench.clock.now = 301
+    bench.source.answer = Principal("ext-b", "b", "b@example.org")
+    assert (await bench.service.authenticate("t")).external_id == "ext-b"
+    bench.clock.now = 700
+    bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
+    with pytest.raises(Unauthenticated):
+        await bench.service.authenticate("t")
+
+
+async def test_a_failed_check_is_not_repeated_at_every_request(bench: Bench) -> None:
+    await bench.service.authenticate("t")
+    bench.clock.now = 301
+    bench.source.answer = unavailable
+    for _ in range(10):
+        await bench.service.authenticate("t")
+    assert len(bench.source.calls) == 2
+    bench.clock.now = 302.1
+    await bench.service.authenticate("t")
+    assert len(bench.source.calls) == 3
+    assert bench.service.counters.stale_on_error == 11
+
+
+async def test_a_busy_source_is_left_alone_for_as_long_as_it_asked(bench: Bench) -> None:
+    bench.source.answer = lambda: SourceBusy("busy", retry_after_s=20)
+    for now, wait in ((0, 20), (5, 15), (19, 1)):
+        bench.clock.now = now
+        with pytest.raises(Unavailable) as caught:
+            await bench.service.authenticate("t")
+        assert caught.value.retry_after_s == wait
+    assert len(bench.source.calls) == 1
+    bench.clock.now = 20
+    bench.source.answer = ALICE
+    assert await bench.service.authenticate("t") == ALICE
+
+
+async def test_nothing_is_used_past_the_tokens_own_expiry(bench: Bench) -> None:
+    token = jwt(WALL + 10)
+    await bench.service.authenticate(token)
+    bench.clock.now = 9.9
+    await bench.service.authenticate(token)
+    assert len(bench.source.calls) == 1
+    bench.clock.now = 10
+    bench.source.answer = unavailable
+    with pytest.raises(Unavailable):
+        await bench.service.authenticate(token)
+
+
+async def test_a_token_long_expired_is_refused_unasked(bench: Bench) -> None:
+    with pytest.raises(Unauthenticated, match="expired"):
+        await bench.service.authenticate(jwt(WALL - 61))
+    assert bench.source.calls == []
+
+
+async def test_an_expiry_far_away_lengthens_nothing(bench: Bench) -> None:
+    token = jwt(WALL + 10_000_000)
+    await bench.service.authenticate(token)
+    bench.clock.now = 1800
+    bench.source.answer = unavailable
+    with pytest.raises(Unavailable):
+        await bench.service.authenticate(token)
+
+
+async def test_jwts_have_a_period_of_their_own() -> None:
+    bench = make(fresh_s=60, jwt_fresh_s=10)
+    token = jwt(WALL + 1000)
+    await bench.service.authenticate(token)
+    await bench.service.authenticate("opaque")
+    bench.clock.now = 11
+    await bench.service.authenticate(token)
+    await bench.service.authenticate("opaque")
+    await bench.settled()
+    assert bench.source.calls == [token, "opaque", token]
+
+
+async def test_caches_are_bounded_and_bad_tokens_do_not_displace_good_ones() -> None:
+    bench = make(max_entries=10, max_denials=10)
+    await bench.service.authenticate("good")
+    bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
+    for number in range(200):
+        with pytest.raises(Unauthenticated):
+            await bench.service.authenticate(f"bad-{number}")
+    assert len(bench.service._denied) == 10
+    assert await bench.service.authenticate("good") == ALICE
+
+
+async def test_too_many_unknown_tokens_at_once_get_a_503() -> None:
+    bench = make(max_lookups=5)
+    await bench.service.authenticate("known")
+    bench.source.gate.clear()
+    bench.source.entered.clear()
+    waiting = [asyncio.create_task(bench.service.authenticate(f"t{n}")) for n in range(8)]
+    await bench.source.entered.wait()
+    bench.clock.now = 61
+    assert await bench.service.authenticate("known") == ALICE
+    bench.source.gate.set()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert answers.count(ALICE) == 5
+    assert sum(isinstance(error, Unavailable) for error in answers) == 3
+
+
+async def test_forgetting_a_token_a_user_and_everything(bench: Bench) -> None:
+    service = bench.service
+    forget: list[Callable[[], None]] = [
+        lambda: service.forget_token(hashlib.sha256(b"t").digest()),
+        lambda: service.forget_user("ext-a"),
+        service.forget_all,
+    ]
+    for times, act in enumerate(forget, start=1):
+        await service.authenticate("t")
+        assert len(bench.source.calls) == times
+        act()
+    service.forget_user("ext-z")
+    await service.authenticate("t")
+    await service.authenticate("t")
+    assert len(bench.source.calls) == 4
+
+
+async def test_an_answer_from_before_a_revocation_is_neither_kept_nor_joined(bench: Bench) -> None:
+    bench.source.gate.clear()
+    early = asyncio.create_task(bench.service.authenticate("t"))
+    await bench.source.entered.wait()
+    bench.service.forget_user("ext-a")
+    bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
+    late = asyncio.create_task(bench.service.authenticate("t"))
+    await asyncio.sleep(0)
+    bench.source.gate.set()
+    await early
+    with pytest.raises(Unauthenticated):
+        await late
+    with pytest.raises(Unauthenticated):
+        await bench.service.authenticate("t")
+
+
+async def test_a_token_over_8_kib_is_refused_unasked(bench: Bench) -> None:
+    with pytest.raises(Unauthenticated, match="8192"):
+        await bench.service.authenticate("x" * 8193)
+    assert bench.source.calls == []
+
+
+async def test_tokens_are_not_kept(bench: Bench) -> None:
+    await bench.service.authenticate("secret-token")
+    assert list(bench.service._known._entries) == [hashlib.sha256(b"secret-token").digest()]
+
+
+async def test_closing_ends_the_look_ups() -> None:
+    bench = make()
+    bench.source.gate.clear()
+    waiting = asyncio.create_task(bench.service.authenticate("t"))
+    await bench.source.entered.wait()
+    await bench.service.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
