@@ -132,5 +132,7 @@ class Unavailable(SentinelError):
     type = "service_unavailable_error"
     default_code = "service_unavailable"
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: float = 1.0, code: str | None = None
+    ) -> None:
         super().__init__(message, code=code, retry_after_s=retry_after_s)

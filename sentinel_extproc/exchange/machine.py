@@ -319,7 +319,7 @@ class Exchange:
         return ()
 
     def nothing_more(self, event: on.Event) -> Commands:
-        """Envoy still sends what it was told not to: let it pass."""
+        """Envoy still sends of an answer what it was told not to: let it pass."""
         return (do.Reply(_phase(event)),)
 
 
@@ -329,10 +329,6 @@ def _outcome(*, failed: bool) -> Outcome:
 
 def _phase(event: on.Event) -> do.Phase:
     match event:
-        case on.RequestHeaders():
-            return do.Phase.REQUEST_HEADERS
-        case on.RequestBody():
-            return do.Phase.REQUEST_BODY
         case on.ResponseHeaders():
             return do.Phase.RESPONSE_HEADERS
         case on.ResponseBody():
@@ -377,8 +373,6 @@ _STEPS: dict[tuple[State, type[on.Event]], Step] = {
     (State.ANSWERING, on.ResponseBody): Exchange.response_body,
     (State.ANSWERING, on.Disconnected): Exchange.lost,
     (State.RECORDING, on.Recorded): Exchange.recorded,
-    (State.DONE, on.RequestHeaders): Exchange.nothing_more,
-    (State.DONE, on.RequestBody): Exchange.nothing_more,
     (State.DONE, on.ResponseHeaders): Exchange.nothing_more,
     (State.DONE, on.ResponseBody): Exchange.nothing_more,
 }

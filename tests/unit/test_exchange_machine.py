@@ -1,0 +1,423 @@
+"""Playbooks of the exchange: events in, commands out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sentinel_extproc.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+)
+from sentinel_extproc.exchange import commands as do
+from sentinel_extproc.exchange import events as on
+from sentinel_extproc.exchange.headers import Upstream
+from sentinel_extproc.exchange.machine import Exchange, ProtocolViolation, State
+from sentinel_extproc.identity.principal import Principal
+from sentinel_extproc.limits.model import Quantities, Reservation
+from sentinel_extproc.tokens.model import Confidence, Estimate
+from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage
+
+ADA = Principal(external_id="ext-ada", user_id="u1", email="ada@example.org", plan="pro")
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+
+
+class WordCounter:
+    """Counts words, so that expected numbers can be read off the test."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def feed(self, text: str) -> None:
+        self.text += text
+
+    def total(self) -> int:
+        return len(self.text.split())
+
+
+def exchange(*, tell_identity: bool = False) -> Exchange:
+    return Exchange(
+        exchange_id="x-1",
+        started_at_ms=1_000,
+        upstream=Upstream((("authorization", b"Bearer sk-provider"),), tell_identity),
+        counters=lambda _model: WordCounter(),
+        default_output_tokens=500,
+    )
+
+
+def request_headers(
+    *extra: tuple[str, bytes],
+    method: bytes = b"POST",
+    path: bytes = b"/v1/chat/completions",
+    token: bytes = b"Bearer user-token",
+    end: bool = False,
+) -> on.RequestHeaders:
+    lines = [(":method", method), (":path", path), ("authorization", token), *extra]
+    return on.RequestHeaders(lines, end)
+
+
+def response_headers(
+    status: bytes = b"200", kind: bytes = b"application/json", *extra: tuple[str, bytes]
+) -> on.ResponseHeaders:
+    return on.ResponseHeaders([(":status", status), ("content-type", kind), *extra], False)
+
+
+def body(**change: object) -> on.RequestBody:
+    return on.RequestBody(json.dumps(CHAT | change).encode())
+
+
+def counted(tokens: int = 9) -> on.Counted:
+    return on.Counted(Estimate(tokens, 2, Confidence.EXACT))
+
+
+def to_reserve(machine: Exchange, request: on.RequestBody | None = None) -> do.Reserve:
+    machine.handle(request_headers())
+    machine.handle(on.Authenticated(ADA))
+    machine.handle(request or body())
+    (reserve,) = machine.handle(counted())
+    assert isinstance(reserve, do.Reserve)
+    return reserve
+
+
+def admit(machine: Exchange, request: on.RequestBody | None = None) -> do.Reply:
+    reserve = to_reserve(machine, request)
+    reservation = Reservation(reserve.request, reserve.request.predicted)
+    (reply,) = machine.handle(on.Reserved(reservation, (("x-ratelimit-limit", "100"),)))
+    assert isinstance(reply, do.Reply)
+    return reply
+
+
+def finish(machine: Exchange, commands: tuple[do.Command, ...]) -> tuple[do.Settle, do.Record]:
+    settle, record = commands
+    assert isinstance(settle, do.Settle)
+    assert isinstance(record, do.Record)
+    assert machine.state is State.RECORDING
+    return settle, record
+
+
+def sse(*chunks: object) -> bytes:
+    return b"".join(
+        b"data: " + (c if isinstance(c, bytes) else json.dumps(c).encode()) + b"\n\n"
+        for c in chunks
+    )
+
+
+def delta(text: str, **more: object) -> dict[str, object]:
+    return {"model": "gpt-4o-x", "choices": [{"index": 0, "delta": {"content": text}}], **more}
+
+
+class TestRequest:
+    def test_headers_ask_for_authentication_before_anything_is_let_through(self) -> None:
+        assert exchange().handle(request_headers()) == (do.Authenticate("user-token"),)
+
+    def test_after_authentication_envoy_collects_the_body_and_the_key_is_swapped(self) -> None:
+        machine = exchange()
+        machine.handle(
+            request_headers(
+                ("accept-encoding", b"gzip"),
+                ("x-sentinel-user", b"spoofed"),
+                ("cookie", b"a=b"),
+                ("openai-organization", b"org"),
+                ("x-other", b"kept"),
+            )
+        )
+        (reply,) = machine.handle(on.Authenticated(ADA))
+        assert reply == do.Reply(
+            do.Phase.REQUEST_HEADERS,
+            set_headers=(("authorization", b"Bearer sk-provider"),),
+            remove_headers=("accept-encoding", "cookie", "openai-organization", "x-sentinel-user"),
+            mode=do.Mode.REQUEST_AND_STREAM,
+        )
+        assert not machine.decided
+
+    def test_identity_is_told_to_the_provider_only_if_asked_and_never_the_clients(self) -> None:
+        machine = exchange(tell_identity=True)
+        machine.handle(request_headers(("x-sentinel-user", b"spoofed"), ("x-sentinel-z", b"1")))
+        (reply,) = machine.handle(on.Authenticated(ADA))
+        assert isinstance(reply, do.Reply)
+        assert dict(reply.set_headers)["x-sentinel-user"] == b"ext-ada"
+        assert reply.remove_headers == ("x-sentinel-z",)
+
+    def test_the_body_is_counted_then_reserved_then_let_through(self) -> None:
+        machine = exchange()
+        machine.handle(request_headers())
+        machine.handle(on.Authenticated(ADA))
+        (count,) = machine.handle(body(max_tokens=40, n=3))
+        assert isinstance(count, do.Count)
+        assert count.request.kind == "chat"
+        (reserve,) = machine.handle(counted(9))
+        assert isinstance(reserve, do.Reserve)
+        assert reserve.request.exchange_id == "x-1"
+        assert reserve.request.predicted == Quantities(1, 9, 120, 2)
+        assert reserve.request.subject.external_id == "ext-ada"
+        assert reserve.request.subject.plan == "pro"
+        assert not machine.decided
+        reservation = Reservation(reserve.request, reserve.request.predicted)
+        assert machine.handle(on.Reserved(reservation, ())) == (do.Reply(do.Phase.REQUEST_BODY),)
+        assert machine.decided
+
+    def test_without_a_cap_the_default_output_is_reserved(self) -> None:
+        assert to_reserve(exchange()).request.predicted.output_tokens == 500
+
+    def test_a_streamed_request_is_made_to_ask_for_usage(self) -> None:
+        reply = admit(exchange(), body(stream=True))
+        assert reply.body is not None
+        assert json.loads(reply.body) == CHAT | {
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        assert dict(reply.set_headers)["content-length"] == str(len(reply.body)).encode()
+
+    def test_a_body_of_an_unknown_endpoint_is_estimated_by_size(self) -> None:
+        machine = exchange()
+        machine.handle(request_headers(path=b"/v1/new/thing"))
+        machine.handle(on.Authenticated(ADA))
+        (reserve,) = machine.handle(on.RequestBody(b"x" * 30))
+        assert isinstance(reserve, do.Reserve)
+        assert reserve.request.predicted.input_tokens == 10
+
+    def test_a_list_of_models_needs_a_token_and_a_place_but_no_body(self) -> None:
+        machine = exchange()
+        assert machine.handle(request_headers(method=b"GET", path=b"/v1/models", end=True)) == (
+            do.Authenticate("user-token"),
+        )
+        (reserve,) = machine.handle(on.Authenticated(ADA))
+        assert isinstance(reserve, do.Reserve)
+        assert reserve.request.predicted == Quantities(1, 0, 0, 0)
+        reservation = Reservation(reserve.request, reserve.request.predicted)
+        (reply,) = machine.handle(on.Reserved(reservation, ()))
+        assert isinstance(reply, do.Reply)
+        assert (reply.phase, reply.mode) == (do.Phase.REQUEST_HEADERS, do.Mode.HEADERS_ONLY)
+        assert ("authorization", b"Bearer sk-provider") in reply.set_headers
+        _, record = finish(machine, machine.handle(response_headers()))
+        assert (record.record.requests, record.record.usage) == (0, TokenUsage())
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(
+        ("event", "error"),
+        [
+            (request_headers(token=b""), Unauthenticated),
+            (request_headers(token=b"Basic abc"), Unauthenticated),
+            (request_headers(("authorization", b"Bearer two")), Unauthenticated),
+            (request_headers(path=b"/other"), NotFound),
+            (request_headers(path=b"/v1//chat/completions"), InvalidRequest),
+            (request_headers(path=b"/v1/%2e%2e/x"), InvalidRequest),
+            (request_headers(("content-encoding", b"gzip")), InvalidRequest),
+            (request_headers(("upgrade", b"websocket")), InvalidRequest),
+            (request_headers(end=True), InvalidRequest),
+        ],
+    )
+    def test_bad_headers_are_answered_at_once(
+        self, event: on.RequestHeaders, error: type[Exception]
+    ) -> None:
+        machine = exchange()
+        (respond,) = machine.handle(event)
+        assert isinstance(respond, do.Respond)
+        assert type(respond.error) is error
+        assert machine.state is State.DONE
+
+    def test_a_refused_command_becomes_the_answer(self) -> None:
+        for error in (Unauthenticated("no"), Unavailable("later"), LimitExceeded("full")):
+            machine = exchange()
+            machine.handle(request_headers())
+            (respond,) = machine.refuse(error)
+            assert isinstance(respond, do.Respond)
+            assert respond.error is error
+
+    def test_a_bad_body_is_answered_and_nothing_reserved(self) -> None:
+        machine = exchange()
+        machine.handle(request_headers())
+        machine.handle(on.Authenticated(ADA))
+        (respond,) = machine.handle(on.RequestBody(b"{"))
+        assert isinstance(respond, do.Respond)
+        assert respond.error.code == "invalid_json"
+
+    def test_nothing_can_be_refused_once_it_is_at_the_provider(self) -> None:
+        machine = exchange()
+        admit(machine)
+        with pytest.raises(ProtocolViolation):
+            machine.refuse(Unavailable("late"))
+
+    def test_a_second_body_message_is_a_violation(self) -> None:
+        # It would mean that Envoy streams the body: only its first part would have been checked.
+        machine = exchange()
+        admit(machine)
+        with pytest.raises(ProtocolViolation):
+            machine.handle(body())
+
+    def test_an_answer_by_an_earlier_filter_passes(self) -> None:
+        machine = exchange()
+        assert machine.handle(response_headers(b"403")) == (
+            do.Reply(do.Phase.RESPONSE_HEADERS, mode=do.Mode.NOTHING),
+        )
+
+
+class TestAnswer:
+    def test_headers_carry_our_limits_and_not_the_providers(self) -> None:
+        machine = exchange()
+        admit(machine)
+        (reply,) = machine.handle(
+            response_headers(
+                b"200",
+                b"application/json",
+                ("x-ratelimit-remaining-tokens", b"1"),
+                ("x-ratelimit-limit", b"5"),
+                ("openai-organization", b"acme"),
+                ("set-cookie", b"a"),
+                ("x-sentinel-user", b"forged"),
+            )
+        )
+        assert isinstance(reply, do.Reply)
+        assert ("x-ratelimit-limit", b"100") in reply.set_headers
+        assert reply.remove_headers == (
+            "openai-organization",
+            "set-cookie",
+            "x-ratelimit-remaining-tokens",
+            "x-sentinel-user",
+        )
+
+    def test_the_end_waits_for_the_record(self) -> None:
+        machine = exchange()
+        admit(machine)
+        machine.handle(response_headers())
+        answer = json.dumps({"model": "gpt-4o-x", "choices": [], "usage": USAGE}).encode()
+        assert machine.handle(on.ResponseBody(answer[:20], False)) == (
+            do.Reply(do.Phase.RESPONSE_BODY),
+        )
+        settle, record = finish(machine, machine.handle(on.ResponseBody(answer[20:], True)))
+        assert settle.actual == Quantities(1, 9, 3, 2)
+        assert record.record.usage == TokenUsage(9, 3)
+        assert record.record.provenance is Provenance.PROVIDER
+        assert record.record.model_served == "gpt-4o-x"
+        assert record.record.occurred_at_ms == 1_000
+        (reply,) = machine.handle(on.Recorded())
+        assert isinstance(reply, do.Reply)
+        assert reply.phase is do.Phase.RESPONSE_BODY
+        assert reply.body is None
+        assert reply.metadata is not None
+        assert reply.metadata["input_tokens"] == 9
+
+    def test_without_usage_our_own_count_is_billed_and_says_so(self) -> None:
+        machine = exchange()
+        admit(machine)
+        machine.handle(response_headers())
+        answer = {"choices": [{"message": {"content": "one two three"}}]}
+        _, record = finish(
+            machine, machine.handle(on.ResponseBody(json.dumps(answer).encode(), True))
+        )
+        assert record.record.usage == TokenUsage(9, 3)
+        assert record.record.provenance is Provenance.COUNTED
+
+    def test_a_compressed_answer_is_estimated(self) -> None:
+        machine = exchange()
+        admit(machine)
+        machine.handle(response_headers(b"200", b"application/json", ("content-encoding", b"gzip")))
+        _, record = finish(machine, machine.handle(on.ResponseBody(b"\x1f\x8b" + b"z" * 38, True)))
+        assert record.record.usage == TokenUsage(9, 10)
+        assert record.record.provenance is Provenance.ESTIMATED
+
+    @pytest.mark.parametrize("status", [b"400", b"404", b"429", b"500", b"503"])
+    def test_a_refusal_by_the_provider_costs_no_tokens_and_its_body_is_not_needed(
+        self, status: bytes
+    ) -> None:
+        machine = exchange()
+        admit(machine)
+        settle, record = finish(machine, machine.handle(response_headers(status)))
+        assert settle.actual == Quantities(1, 0, 0, 2)
+        assert record.record.outcome is Outcome.PROVIDER_ERROR
+        (reply,) = machine.handle(on.Recorded())
+        assert isinstance(reply, do.Reply)
+        assert reply.mode is do.Mode.NOTHING
+        assert machine.handle(on.ResponseBody(b"late", True)) == (do.Reply(do.Phase.RESPONSE_BODY),)
+
+    def test_the_end_may_be_an_empty_chunk_or_trailers(self) -> None:
+        for last in (on.ResponseBody(b"", True), on.Trailers(of_response=True)):
+            machine = exchange()
+            admit(machine)
+            machine.handle(response_headers())
+            machine.handle(on.ResponseBody(json.dumps({"usage": USAGE}).encode(), False))
+            _, record = finish(machine, machine.handle(last))
+            assert record.record.usage == TokenUsage(9, 3)
+
+
+class TestStream:
+    STREAM = b"text/event-stream; charset=utf-8"
+
+    def start(self, **change: object) -> Exchange:
+        machine = exchange()
+        admit(machine, body(stream=True, **change))
+        machine.handle(response_headers(b"200", self.STREAM))
+        return machine
+
+    def test_the_client_sees_exactly_what_it_asked_for(self) -> None:
+        machine = self.start()
+        sent = sse(delta("one two ", usage=None), delta("three", usage=None)) + sse(
+            {"model": "gpt-4o-x", "choices": [], "usage": USAGE}, b"[DONE]"
+        )
+        (reply,) = machine.handle(on.ResponseBody(sent, False))
+        assert isinstance(reply, do.Reply)
+        assert reply.body == sse(delta("one two "), delta("three"), b"[DONE]")
+        _, record = finish(machine, machine.handle(on.ResponseBody(b"", True)))
+        assert record.record.usage == TokenUsage(9, 3)
+        assert record.record.provenance is Provenance.PROVIDER
+
+    def test_a_client_that_asked_for_usage_gets_it_untouched(self) -> None:
+        machine = self.start(stream_options={"include_usage": True})
+        sent = sse(delta("a", usage=None), {"choices": [], "usage": USAGE})
+        assert machine.handle(on.ResponseBody(sent, False)) == (do.Reply(do.Phase.RESPONSE_BODY),)
+
+    def test_a_client_that_leaves_pays_for_what_was_streamed_never_nothing(self) -> None:
+        machine = self.start()
+        machine.handle(on.ResponseBody(sse(delta("one two")), False))
+        settle, record = finish(machine, machine.handle(on.Disconnected()))
+        assert settle.actual == Quantities(1, 9, 2, 2)
+        assert record.record.outcome is Outcome.DISCONNECTED
+        assert record.record.provenance is Provenance.COUNTED
+        assert machine.handle(on.Recorded()) == ()
+
+    def test_a_client_that_leaves_before_the_answer_pays_for_the_prompt(self) -> None:
+        machine = exchange()
+        admit(machine)
+        settle, _ = finish(machine, machine.handle(on.Disconnected()))
+        assert settle.actual == Quantities(1, 9, 0, 2)
+
+    def test_handing_back_settles_at_the_next_chunk_and_loses_no_byte(self) -> None:
+        machine = self.start()
+        whole = sse(delta("one"), delta("two"))
+        (first,) = machine.handle(on.ResponseBody(whole[:-9], False))
+        assert machine.handle(on.HandBack()) == ()
+        _, record = finish(machine, machine.handle(on.ResponseBody(whole[-9:-5], False)))
+        assert record.record.outcome is Outcome.DRAINED
+        reply, close = machine.handle(on.Recorded())
+        assert isinstance(first, do.Reply)
+        assert isinstance(reply, do.Reply)
+        assert first.body is not None
+        assert reply.body is not None
+        assert first.body + reply.body == whole[:-5]
+        assert close == do.Close()
+
+    def test_a_disconnect_after_the_end_changes_nothing(self) -> None:
+        machine = self.start()
+        machine.handle(on.ResponseBody(b"", True))
+        assert machine.handle(on.Disconnected()) == ()
+        machine.handle(on.Recorded())
+        assert machine.handle(on.Disconnected()) == ()
+
+
+class TestLeavingEarly:
+    def test_nothing_is_settled_or_recorded_before_admission(self) -> None:
+        machine = exchange()
+        assert machine.handle(on.Disconnected()) == ()
+        for steps in range(4):
+            machine = exchange()
+            events: list[on.Event] = [request_headers(), on.Authenticated(ADA), body(), counted()]
+            for event in events[: steps + 1]:
+                machine.handle(event)
+            assert machine.handle(on.Disconnected()) == ()
+            assert machine.state is State.DONE

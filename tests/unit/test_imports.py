@@ -1,0 +1,135 @@
+"""Imports point one way, and what decides does no I/O."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "sentinel_extproc"
+NAME = "sentinel_extproc"
+
+# Bottom to top. A module may import from its own layer and from those below.
+LAYERS: list[set[str]] = [
+    {"errors", "__init__"},
+    {"sse", "tokens.model", "identity.principal", "limits.model", "usage.record"},
+    {"identity.bearer", "limits.headers"},
+    {"endpoints"},
+    {"exchange"},
+    {"tokens", "limits", "zion", "telemetry"},
+    {"identity", "usage"},
+    {"config"},
+    {"transport"},
+    {"app"},
+    {"envoyconf"},
+    {"demo"},
+    {"cli"},
+    {"__main__"},
+]
+
+PURE = {"errors", "sse", "endpoints", "exchange", "identity.bearer", "limits.headers"}
+NO_IO = {
+    "asyncio",
+    "concurrent",
+    "grpc",
+    "httpx",
+    "logging",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "redis",
+    "select",
+    "socket",
+    "sqlite3",
+    "subprocess",
+    "threading",
+    "time",
+    "urllib.request",
+    "uvloop",
+}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if "pb" not in path.parts)
+
+
+def dotted(path: Path) -> str:
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def unit(module: str) -> str:
+    """The longest name in LAYERS that ``module`` belongs to."""
+    parts = module.split(".")
+    for size in range(len(parts), 0, -1):
+        name = ".".join(parts[:size])
+        if any(name in layer for layer in LAYERS):
+            return name
+    raise AssertionError(f"{module} is in no layer: add it to LAYERS")
+
+
+def rank(module: str) -> int:
+    return next(place for place, layer in enumerate(LAYERS) if unit(module) in layer)
+
+
+def imports(path: Path) -> list[str]:
+    """Absolute names of everything that ``path`` imports, at any depth of nesting."""
+    found: list[str] = []
+    package = [NAME, *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            found += [f"{stem}.{alias.name}" if stem else alias.name for alias in node.names]
+    return found
+
+
+def own(name: str) -> str | None:
+    """The module of ours that an imported name stands for, without the package's name."""
+    if not name.startswith(NAME + "."):
+        return None
+    parts = name.split(".")[1:]
+    for size in range(len(parts), 0, -1):
+        stem = PACKAGE.joinpath(*parts[:size])
+        if stem.with_suffix(".py").exists() or (stem / "__init__.py").exists():
+            return ".".join(parts[:size])
+    return None
+
+
+@pytest.mark.parametrize("path", modules(), ids=dotted)
+def test_imports_point_down(path: Path) -> None:
+    module = dotted(path)
+    upward = [
+        target
+        for name in imports(path)
+        if (target := own(name)) is not None and rank(target) > rank(module)
+    ]
+    assert not upward, f"{module} imports from above: {upward}"
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if unit(dotted(p)) in PURE], ids=dotted)
+def test_what_decides_does_no_io(path: Path) -> None:
+    bad = [name for name in imports(path) if name in NO_IO or name.split(".")[0] in NO_IO]
+    assert not bad
+
+
+def test_only_the_codec_knows_protobuf() -> None:
+    users = {
+        dotted(path)
+        for path in modules()
+        if any("protobuf" in name or name.endswith("_pb2") for name in imports(path))
+    }
+    # The health service brings its own messages; envoyconf builds files, not wire messages.
+    users -= {"transport.server", "demo.sidecar"}
+    assert {m for m in users if unit(m) != "envoyconf"} == {"transport.codec"}
+
+
+def test_the_demo_is_never_needed_to_serve() -> None:
+    for path in modules():
+        if unit(dotted(path)) in {"demo", "cli", "__main__"}:
+            continue
+        targets = {own(name) for name in imports(path)}
+        assert not any(t and unit(t) == "demo" for t in targets), dotted(path)

@@ -1,0 +1,375 @@
+"""The driver: commands performed, cancellation survived, and no clean end before a decision."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from sentinel_extproc.errors import LimitExceeded, Unauthenticated, Unavailable
+from sentinel_extproc.exchange.headers import Upstream
+from sentinel_extproc.exchange.machine import Exchange, ProtocolViolation
+from sentinel_extproc.identity.principal import Principal
+from sentinel_extproc.limits.model import NOTHING, Quantities, Reservation, ReserveRequest
+from sentinel_extproc.telemetry.facts import (
+    ExchangeFinished,
+    ExchangeRefused,
+    Fact,
+    InternalFault,
+    RecordNotStored,
+)
+from sentinel_extproc.tokens.estimator import TokenEstimator
+from sentinel_extproc.tokens.model import Estimate, JsonObject, OutputCounter
+from sentinel_extproc.transport.codec import CodecError
+from sentinel_extproc.transport.driver import Driver, UndecidedEnd
+from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
+from sentinel_extproc.usage.record import Outcome, UsageRecord
+
+ADA = Principal("ext-ada", "u1", "ada@example.org")
+CHAT = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}).encode()
+ANSWER = json.dumps({"usage": {"prompt_tokens": 9, "completion_tokens": 3}}).encode()
+
+
+def head(**lines: str) -> pb.HttpHeaders:
+    names = {"method": ":method", "path": ":path", "status": ":status"}
+    return pb.HttpHeaders(
+        headers=pb.HeaderMap(
+            headers=[
+                pb.HeaderValue(key=names.get(k, k), raw_value=v.encode()) for k, v in lines.items()
+            ]
+        )
+    )
+
+
+REQUEST_HEADERS = pb.ProcessingRequest(
+    request_headers=head(method="POST", path="/v1/chat/completions", authorization="Bearer t")
+)
+REQUEST_BODY = pb.ProcessingRequest(request_body=pb.HttpBody(body=CHAT, end_of_stream=True))
+RESPONSE_HEADERS = pb.ProcessingRequest(response_headers=head(status="200"))
+RESPONSE_BODY = pb.ProcessingRequest(response_body=pb.HttpBody(body=ANSWER, end_of_stream=True))
+
+
+class Stream:
+    """Scripted messages; None is Envoy's end of the stream."""
+
+    def __init__(self, *messages: pb.ProcessingRequest | bytes) -> None:
+        self.incoming: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.replies: list[pb.ProcessingResponse] = []
+        self.wrote = asyncio.Event()
+        for message in messages:
+            self.send(message)
+
+    def send(self, message: pb.ProcessingRequest | bytes | None) -> None:
+        self.incoming.put_nowait(
+            message.SerializeToString() if isinstance(message, pb.ProcessingRequest) else message
+        )
+
+    async def read(self) -> bytes | None:
+        return await self.incoming.get()
+
+    async def write(self, data: bytes) -> None:
+        self.replies.append(pb.ProcessingResponse.FromString(data))
+        self.wrote.set()
+
+    async def replied(self, count: int) -> None:
+        while len(self.replies) < count:
+            self.wrote.clear()
+            await self.wrote.wait()
+
+    def kinds(self) -> list[str | None]:
+        return [reply.WhichOneof("response") for reply in self.replies]
+
+
+class Parts:
+    """Scripted collaborators in one object; ``gate`` holds whichever call is named."""
+
+    def __init__(self) -> None:
+        self.hold: str | None = None
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+        self.fail: dict[str, Exception] = {}
+        self.reserved: list[ReserveRequest] = []
+        self.settled: list[Quantities] = []
+        self.stored: list[UsageRecord] = []
+        self.facts: list[Fact] = []
+        self.estimator = TokenEstimator()
+
+    async def gate(self, name: str) -> None:
+        if self.hold == name:
+            self.entered.set()
+            await self.release.wait()
+        if name in self.fail:
+            raise self.fail[name]
+
+    async def authenticate(self, token: str) -> Principal:
+        await self.gate("authenticate")
+        return ADA
+
+    async def reserve(self, request: ReserveRequest) -> Reservation:
+        self.reserved.append(request)
+        await self.gate("reserve")
+        return Reservation(request, request.predicted)
+
+    async def settle(self, reservation: Reservation, actual: Quantities) -> None:
+        self.settled.append(actual)
+
+    def check_room(self) -> None:
+        if "check_room" in self.fail:
+            raise self.fail["check_room"]
+
+    async def append(self, record: UsageRecord) -> None:
+        self.stored.append(record)
+        await self.gate("append")
+
+    def estimate(self, kind: str, body: JsonObject) -> Estimate:
+        if "estimate" in self.fail:
+            raise self.fail["estimate"]
+        return self.estimator.estimate(kind, body)
+
+    def output_counter(self, model: str) -> OutputCounter:
+        return self.estimator.output_counter(model)
+
+    def driver(self, *, timeout_s: float = 30.0) -> Driver:
+        def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
+            return Exchange(
+                exchange_id=exchange_id,
+                started_at_ms=started_at_ms,
+                upstream=Upstream((("authorization", b"Bearer sk"),)),
+                counters=self.output_counter,
+            )
+
+        return Driver(
+            new_exchange=new_exchange,
+            authenticator=self,
+            estimator=self,
+            limiter=self,
+            ledger=self,
+            pool=ThreadPoolExecutor(1),
+            emit=self.facts.append,
+            decision_timeout_s=timeout_s,
+        )
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
+
+
+async def run_to_end(driver: Driver, stream: Stream) -> None:
+    stream.send(None)
+    await driver.run(stream)
+    assert await driver.join(5) == 0
+
+
+async def test_a_whole_exchange(parts: Parts) -> None:
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
+    await run_to_end(parts.driver(), stream)
+    assert stream.kinds() == [
+        "request_headers",
+        "request_body",
+        "response_headers",
+        "response_body",
+    ]
+    assert parts.settled == [Quantities(1, 9, 3, 2)]
+    (record,) = parts.stored
+    assert record.outcome is Outcome.COMPLETED
+    assert record.id == parts.reserved[0].exchange_id
+    assert [type(fact) for fact in parts.facts] == [ExchangeFinished]
+
+
+async def test_the_end_is_not_shown_before_the_record_is_stored(parts: Parts) -> None:
+    parts.hold = "append"
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
+    running = asyncio.create_task(parts.driver().run(stream))
+    await parts.entered.wait()
+    assert len(stream.replies) == 3
+    parts.release.set()
+    await stream.replied(4)
+    stream.send(None)
+    await running
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "status"),
+    [
+        ("authenticate", Unauthenticated("no"), 401),
+        ("authenticate", Unavailable("zion is away"), 503),
+        ("reserve", LimitExceeded("full"), 429),
+        ("reserve", Unavailable("redis is away"), 503),
+        ("check_room", Unavailable("the outbox is full"), 503),
+    ],
+)
+async def test_what_is_refused_is_answered_and_not_recorded(
+    parts: Parts, part: str, error: Exception, status: int
+) -> None:
+    parts.fail[part] = error
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY)
+    stream.send(None)
+    if part == "authenticate":
+        stream = Stream(REQUEST_HEADERS)
+        stream.send(None)
+    await parts.driver().run(stream)
+    assert stream.replies[-1].immediate_response.status.code == status
+    assert not parts.stored
+    assert not parts.settled
+    assert [type(fact) for fact in parts.facts] == [ExchangeRefused]
+
+
+@pytest.mark.parametrize("part", ["authenticate", "estimate", "reserve", "check_room"])
+async def test_a_bug_before_the_decision_ends_in_an_error_never_in_silence(
+    parts: Parts, part: str
+) -> None:
+    parts.fail[part] = RuntimeError("bug")
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY)
+    stream.send(None)
+    with pytest.raises(RuntimeError):
+        await parts.driver().run(stream)
+    assert "request_body" not in stream.kinds()
+    (fact,) = parts.facts
+    assert isinstance(fact, InternalFault)
+    assert not fact.admitted
+
+
+@pytest.mark.parametrize("sent", [[], [REQUEST_HEADERS]])
+async def test_an_end_before_the_decision_is_an_error(
+    parts: Parts, sent: list[pb.ProcessingRequest]
+) -> None:
+    stream = Stream(*sent)
+    stream.send(None)
+    with pytest.raises(UndecidedEnd):
+        await parts.driver().run(stream)
+
+
+@pytest.mark.parametrize(
+    ("message", "error"), [(b"\xff", CodecError), (REQUEST_BODY, ProtocolViolation)]
+)
+async def test_messages_that_make_no_sense_are_errors(
+    parts: Parts, message: pb.ProcessingRequest | bytes, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await parts.driver().run(Stream(message))
+
+
+async def test_a_part_that_hangs_is_answered_in_time(parts: Parts) -> None:
+    for part, messages in (("authenticate", 1), ("reserve", 2)):
+        parts = Parts()
+        parts.hold = part
+        stream = Stream(*[REQUEST_HEADERS, REQUEST_BODY][:messages])
+        stream.send(None)
+        driver = parts.driver(timeout_s=0.01)
+        await driver.run(stream)
+        assert stream.replies[-1].immediate_response.status.code == 503
+        parts.release.set()
+        await driver.join(5)
+
+
+async def cancel_while_held(
+    parts: Parts, part: str, *messages: pb.ProcessingRequest
+) -> tuple[Driver, Stream]:
+    parts.hold = part
+    driver, stream = parts.driver(), Stream(*messages)
+    running = asyncio.create_task(driver.run(stream))
+    await parts.entered.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    return driver, stream
+
+
+async def test_a_client_that_leaves_while_reserving_gets_everything_back(parts: Parts) -> None:
+    driver, _ = await cancel_while_held(parts, "reserve", REQUEST_HEADERS, REQUEST_BODY)
+    parts.release.set()
+    await driver.join(5)
+    assert len(parts.reserved) == 2, "asked again under the same id"
+    assert parts.reserved[0] == parts.reserved[1]
+    assert parts.settled == [NOTHING]
+    assert not parts.stored
+
+
+async def test_a_client_that_leaves_while_authenticating_costs_nothing(parts: Parts) -> None:
+    driver, _ = await cancel_while_held(parts, "authenticate", REQUEST_HEADERS)
+    await driver.join(5)
+    assert not parts.reserved
+    assert not parts.stored
+
+
+async def test_a_client_that_leaves_while_recording_is_billed_once(parts: Parts) -> None:
+    driver, _ = await cancel_while_held(
+        parts, "append", REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY
+    )
+    parts.release.set()
+    await driver.join(5)
+    assert len(parts.stored) == 1
+    assert len(parts.settled) == 1
+
+
+async def test_a_client_that_leaves_under_the_answer_is_settled(parts: Parts) -> None:
+    driver, stream = parts.driver(), Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS)
+    running = asyncio.create_task(driver.run(stream))
+    await stream.replied(3)
+    assert driver.live == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await driver.join(5)
+    assert driver.live == 0
+    (record,) = parts.stored
+    assert record.outcome is Outcome.DISCONNECTED
+    assert len(parts.settled) == 1
+
+
+async def test_a_record_that_cannot_be_stored_does_not_hold_the_client(parts: Parts) -> None:
+    parts.fail["append"] = Unavailable("disk full")
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
+    await run_to_end(parts.driver(), stream)
+    assert stream.kinds()[-1] == "response_body"
+    assert any(isinstance(fact, RecordNotStored) for fact in parts.facts)
+
+
+async def test_a_bug_under_the_answer_settles_and_lets_the_bytes_flow(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = pb.ProcessingRequest(response_body=pb.HttpBody(body=b"abc"))
+    broken: Callable[..., object] = lambda *_: 1 / 0  # noqa: E731
+    monkeypatch.setitem(
+        Exchange.handle.__globals__["_STEPS"],
+        (Exchange.handle.__globals__["State"].ANSWERING, type(_event(chunk))),
+        broken,
+    )
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, chunk, chunk)
+    await run_to_end(parts.driver(), stream)
+    assert (
+        stream.kinds()
+        == ["request_headers", "request_body", "response_headers"] + ["response_body"] * 2
+    )
+    assert len(parts.stored) == 1
+    assert len(parts.settled) == 1
+
+
+def _event(message: pb.ProcessingRequest) -> object:
+    from sentinel_extproc.transport.codec import decode
+
+    return decode(message.SerializeToString())
+
+
+async def test_handing_back_ends_our_side_after_the_next_chunk(parts: Parts) -> None:
+    driver, stream = parts.driver(), Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS)
+    running = asyncio.create_task(driver.run(stream))
+    await stream.replied(3)
+    driver.hand_back()
+    stream.send(pb.ProcessingRequest(response_body=pb.HttpBody(body=b"{")))
+    await running
+    assert parts.stored[0].outcome is Outcome.DRAINED
+
+
+async def test_a_large_body_is_counted_off_the_loop(parts: Parts) -> None:
+    big = json.dumps(
+        {"model": "gpt-4o", "messages": [{"role": "user", "content": "word " * 5000}]}
+    ).encode()
+    body = pb.ProcessingRequest(request_body=pb.HttpBody(body=big, end_of_stream=True))
+    stream = Stream(REQUEST_HEADERS, body, RESPONSE_HEADERS, RESPONSE_BODY)
+    await run_to_end(parts.driver(), stream)
+    assert parts.reserved[0].predicted.input_tokens > 5000
