@@ -11,7 +11,7 @@ from sentinel_extproc.tokens import typescript
 from sentinel_extproc.tokens.content import count_content
 from sentinel_extproc.tokens.model import Confidence, JsonObject
 from sentinel_extproc.tokens.response_format import count_format
-from sentinel_extproc.tokens.tally import Tally, as_list, as_object
+from sentinel_extproc.tokens.tally import Tally, arguments, as_list, as_object
 
 _SYSTEM_ROLES: Final = frozenset({"system", "developer"})
 
@@ -22,16 +22,17 @@ def count_chat(tally: Tally, body: JsonObject) -> None:
     tally.add(rules.request)
     messages = as_list(body.get("messages"))
     names = _call_names(messages)
-    system = None
     for message in messages:
-        if not isinstance(message, dict):
+        if isinstance(message, dict):
+            _count_message(tally, message, names)
+        else:
             tally.unknown(message)
-            continue
-        if message.get("role") in _SYSTEM_ROLES and system is None:
-            system = message
-        _count_message(tally, message, names)
-    _count_tools(tally, body, system)
-    count_format(tally, body.get("response_format"))
+    joint = _joint(tally, messages)
+    tools = _count_tools(tally, body, joint)
+    if count_format(tally, body.get("response_format")):
+        tally.add(rules.schema_in_system)
+        if not tools:
+            tally.add(rules.schema if joint is None else rules.schema_after_system + joint)
     _beyond_the_body(tally, body)
 
 
@@ -73,19 +74,21 @@ def _count_message(tally: Tally, message: dict[str, Any], names: dict[str, str])
 def _count_calls(tally: Tally, message: dict[str, Any]) -> None:
     rules = tally.rules
     calls = [_called(call) for call in as_list(message.get("tool_calls"))]
-    legacy = as_object(message.get("function_call"))
-    if legacy:
-        calls.append(legacy)
     for call in calls:
         tally.text(tally.optional_text(call.get("name")))
-        arguments = call.get("arguments") if "arguments" in call else call.get("input")
-        tally.text(tally.optional_text(arguments))
+        tally.text(arguments(tally.optional_text(call.get("arguments"))))
+        tally.text(tally.optional_text(call.get("input")))
         tally.add(rules.tool_call)
+    legacy = as_object(message.get("function_call"))
+    if legacy:
+        tally.text(tally.optional_text(legacy.get("name")))
+        tally.text(tally.optional_text(legacy.get("arguments")))
+        tally.add(rules.function_call)
     if len(calls) > 1:
         tally.lower(Confidence.CLOSE)
 
 
-def _count_tools(tally: Tally, body: JsonObject, system: dict[str, Any] | None) -> None:
+def _count_tools(tally: Tally, body: JsonObject, joint: int | None) -> bool:
     rules = tally.rules
     functions = [as_object(one) for one in as_list(body.get("functions"))]
     for tool in as_list(body.get("tools")):
@@ -94,21 +97,23 @@ def _count_tools(tally: Tally, body: JsonObject, system: dict[str, Any] | None) 
         else:
             tally.unknown(tool)
     if not functions:
-        return
+        return False
     tally.text(typescript.namespace(functions, legacy=rules.legacy_tools))
     tally.add(rules.undescribed_tool * sum(not one.get("description") for one in functions))
-    if system is None:
-        tally.add(rules.tools)
-    else:
-        tally.add(rules.tools_after_system + _joint(tally, system.get("content")))
+    tally.add(rules.tools if joint is None else rules.tools_after_system + joint)
     _count_choice(tally, body)
+    return True
 
 
-def _joint(tally: Tally, content: Any) -> int:
-    """What the blank line costs that joins tools to the system message's text.
+def _joint(tally: Tally, messages: list[Any]) -> int | None:
+    """What the blank line costs that joins tools or a schema to a leading system message.
 
-    After most punctuation it is part of the same token.
+    After most punctuation it is part of the same token. None without such a message.
     """
+    first = as_object(messages[0]) if messages else {}
+    if first.get("role") not in _SYSTEM_ROLES:
+        return None
+    content = first.get("content")
     if isinstance(content, list):
         content = as_object(content[-1]).get("text") if content else None
     if not isinstance(content, str):

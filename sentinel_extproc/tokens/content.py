@@ -99,7 +99,7 @@ def _count_audio(tally: Tally, part: dict[str, Any]) -> None:
     tally.lower(Confidence.CLOSE if seconds is not None else Confidence.ROUGH)
     if seconds is None:
         seconds = size / _BYTES_PER_AUDIO_SECOND
-    tally.add(round(seconds * tally.rules.audio_per_second))
+    tally.add(tally.rules.audio + round(seconds * tally.rules.audio_per_second))
 
 
 def _count_file(tally: Tally, part: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``tiles``: ``base`` plus ``tile`` for each 512-pixel square after scaling. ``patches``: the
     number of 32-pixel squares, at most ``cap``, times ``factor``. ``area``: pixels times
-    ``factor``.
+    ``factor``. Every image costs ``image`` more.
     """
 
     rule: Literal["tiles", "patches", "area"]
@@ -35,6 +35,7 @@ class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tile: int = 0
     factor: float = 1.0
     cap: int = 1536
+    image: int = 0
 
 
 class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +51,7 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         request: per request.
         assistant: more per assistant message of the history.
         tool_call: per call in the history, beside its name and arguments.
+        function_call: per legacy call in the history, beside its name and arguments.
         function_message: per legacy function result, beside its name.
         tools: header of function tools in chat without a system message.
         tools_after_system: the same after one, without the blank line between.
@@ -59,9 +61,12 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         choice_function: naming a tool, beside its name; 0 if naming is free.
         choice_legacy: naming a legacy function, beside its name.
         choice_none: forbidding tools.
-        schema: per JSON schema of the answer, beside its text.
+        schema: a JSON schema for the answer in chat, without tools or a system message.
+        schema_after_system: the same after a system message, without the blank line between.
+        schema_in_system: a JSON schema wherever it stands, beside its text.
         images: how images are charged; None if the model takes none or the rule isn't known.
-        audio_per_second: input audio.
+        audio: per input audio.
+        audio_per_second: of input audio, besides.
     """
 
     encoding: Literal["cl100k_base", "o200k_base"]
@@ -72,6 +77,7 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request: int = 3
     assistant: int = 0
     tool_call: int = 5
+    function_call: int = 3
     function_message: int = -1
     tools: int = 9
     tools_after_system: int = 5
@@ -81,8 +87,11 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     choice_function: int = 7
     choice_legacy: int = 4
     choice_none: int = 1
-    schema: int = 4
+    schema: int = 7
+    schema_after_system: int = 3
+    schema_in_system: int = 1
     images: Images | None = None
+    audio: int = 4
     audio_per_second: float = 10.0
 
 

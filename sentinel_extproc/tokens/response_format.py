@@ -6,23 +6,23 @@ from typing import Any, Final
 
 from sentinel_extproc.tokens.tally import Tally, as_object, compact
 
-_UNSEEN: Final = frozenset({"required", "additionalProperties"})
+_UNSEEN: Final = frozenset({"required", "additionalProperties", "maxItems"})
 _MAX_DEPTH: Final = 64
 
 
-def count_format(tally: Tally, value: Any) -> None:
-    """Count ``response_format`` of chat or ``text.format`` of responses; null is nothing.
+def count_format(tally: Tally, value: Any) -> bool:
+    """Count ``response_format`` of chat or ``text.format`` of responses; whether it shows a schema.
 
-    Only ``json_schema`` costs anything. Chat nests name, description and schema one level deeper
-    than responses do.
+    Only ``json_schema`` costs anything, and what surrounds its text is the caller's. Chat nests
+    name, description and schema one level deeper than responses do.
     """
     form = as_object(value)
     if form.get("type") != "json_schema":
-        return
+        return False
     inner = as_object(form.get("json_schema")) or form
     schema = inner.get("schema")
     if not isinstance(schema, dict):
-        return
+        return False
     name = tally.optional_text(inner.get("name"))
     description = tally.optional_text(inner.get("description"))
     lines = [f"# Response Formats\n\n## {name}\n\n"]
@@ -30,7 +30,7 @@ def count_format(tally: Tally, value: Any) -> None:
         lines.append(f"// {description}\n")
     lines.append(compact(visible(schema)))
     tally.text("".join(lines))
-    tally.add(tally.rules.schema)
+    return True
 
 
 def visible(schema: Any, depth: int = 0) -> Any:

@@ -8,7 +8,7 @@ from sentinel_extproc.tokens import typescript
 from sentinel_extproc.tokens.content import count_content
 from sentinel_extproc.tokens.model import Confidence, JsonObject
 from sentinel_extproc.tokens.response_format import count_format
-from sentinel_extproc.tokens.tally import Tally, as_list, as_object
+from sentinel_extproc.tokens.tally import Tally, arguments, as_list, as_object
 
 _ELSEWHERE: Final = ("previous_response_id", "conversation", "prompt")
 """Parts of the prompt that the provider keeps and we can't see."""
@@ -38,7 +38,8 @@ def count_responses(tally: Tally, body: JsonObject) -> None:
         for item in items:
             _count_item(tally, item, names)
     _count_tools(tally, body)
-    count_format(tally, as_object(body.get("text")).get("format"))
+    if count_format(tally, as_object(body.get("text")).get("format")):
+        tally.add(rules.schema_in_system)
     if any(body.get(key) is not None for key in _ELSEWHERE):
         tally.lower(Confidence.ROUGH)
 
@@ -57,8 +58,8 @@ def _count_item(tally: Tally, item: Any, names: dict[str, str]) -> None:
     elif kind in ("function_call", "custom_tool_call"):
         tally.add(rules.message + rules.assistant + rules.tool_call)
         tally.text(tally.optional_text(item.get("name")))
-        given = item.get("arguments") if "arguments" in item else item.get("input")
-        tally.text(tally.optional_text(given))
+        tally.text(arguments(tally.optional_text(item.get("arguments"))))
+        tally.text(tally.optional_text(item.get("input")))
     elif kind in ("function_call_output", "custom_tool_call_output"):
         tally.add(rules.message)
         count_content(tally, item.get("output"))

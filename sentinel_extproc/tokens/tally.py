@@ -73,6 +73,17 @@ def compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def arguments(text: str) -> str:
+    """A call's arguments as the model is shown them: compact JSON, or as given if they aren't JSON.
+
+    Key order and everything else stays.
+    """
+    try:
+        return compact(json.loads(text))
+    except (ValueError, RecursionError):
+        return text
+
+
 def as_list(value: Any) -> list[Any]:
     """``value`` if it is a list, else an empty one."""
     return value if isinstance(value, list) else []

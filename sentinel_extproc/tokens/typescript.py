@@ -1,9 +1,9 @@
 """Function tools as the provider shows them to the model: a TypeScript namespace.
 
 The layout was found by comparing reported counts; the constants around it (headers, message
-frames) are the family's. Rules: a title, then the description's non-blank lines, as comments above
-a property; a default as a trailing comment; an object without any comment on one line; types by
-``enum``, ``const``, ``anyOf``, ``type``.
+frames) are the family's. Rules: a title, a blank comment and the description's non-blank lines as
+comments above a property; a default as a trailing comment; an object without any comment on one
+line; types by ``enum``, ``const``, ``anyOf``, ``type``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class _Renderer:
     def _comments(self, schema: Schema, depth: int) -> list[str]:
         if self._legacy:
             return _comment(_text(schema.get("description"))) if depth == 0 else []
-        return _comment(_text(schema.get("title"))) + _comment(_text(schema.get("description")))
+        title = _comment(_text(schema.get("title")))
+        description = _comment(_text(schema.get("description")))
+        return [*title, "//", *description] if title and description else title + description
 
     def _object(self, schema: Schema, depth: int) -> str:
         required = schema.get("required")
