@@ -64,7 +64,7 @@ class Bench:
     async def settled(self) -> None:
         """Wait until no look-up runs."""
         async with asyncio.timeout(5):
-            while len(self.service._flights):
+            while len(self.service._flights):  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
 
