@@ -62,9 +62,10 @@ class Bucket:
         level = self.level + (_held(hold) - actual) * self.period
         self.level = max(LEAST, min(self.full, level))
 
-    def charge(self, actual: int, at_ms: int) -> None:  # noqa: ARG002
-        """See ``State.charge``."""
-        self.take(None, actual)
+    def charge(self, actual: int, at_ms: int) -> None:
+        """See ``State.charge``: use older than a whole refill has been paid back already."""
+        if (self.now - at_ms) * self.rate < self.full:
+            self.take(None, actual)
 
     def reset_ms(self) -> int:
         """See ``State.reset_ms``."""

@@ -70,9 +70,11 @@ class Ring:
             self._add(slot, -part)
             back -= part
 
-    def charge(self, actual: int, at_ms: int) -> None:  # noqa: ARG002
-        """See ``State.charge``."""
-        self._add(self.head, actual)
+    def charge(self, actual: int, at_ms: int) -> None:
+        """See ``State.charge``: counts in its own slot, until that has left the window."""
+        slot = min(self.head, at_ms * SLOTS // self.period)
+        if slot >= self.head - SLOTS:
+            self._add(slot, actual)
 
     def reset_ms(self) -> int:
         """See ``State.reset_ms``."""

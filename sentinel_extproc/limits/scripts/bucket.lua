@@ -40,8 +40,11 @@ kinds.bucket = {
     s[1] = max(LEAST, min(l.cap * l.span, s[1] + (hold[1] - actual) * l.span))
   end,
 
+  -- Use older than a whole refill has been paid back already.
   charge = function(s, l, actual, at, now)
-    s[1] = max(LEAST, s[1] - actual * l.span)
+    if (now - at) * l.rate < l.cap * l.span then
+      s[1] = max(LEAST, s[1] - actual * l.span)
+    end
   end,
 
   reset = function(s, l, now)

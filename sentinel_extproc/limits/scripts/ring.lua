@@ -92,9 +92,13 @@ kinds.ring = {
     end
   end,
 
+  -- Use counts in the slot of its time, and no more once that has left the window.
   charge = function(s, l, actual, at, now)
-    s[3] = s[3] + actual
-    s[LAST] = s[LAST] + actual
+    local slot = min(LAST, LAST - (s[2] - floor(at * SLOTS / l.span)))
+    if slot >= FIRST then
+      s[3] = s[3] + actual
+      s[slot] = s[slot] + actual
+    end
   end,
 
   reset = function(s, l, now)
@@ -111,7 +115,7 @@ kinds.ring = {
     local wanted = min(amount, l.cap)
     for i = FIRST, LAST do
       room = room + s[i]
-      if room >= wanted then
+      if s[i] > 0 and room >= wanted then
         return max(1, gone(s[2] - (LAST - i), l) - now)
       end
     end

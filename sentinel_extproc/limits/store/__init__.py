@@ -19,6 +19,11 @@ class StoreError(Exception):
     """The store did not answer in time, or answered with a fault that is not about the claim."""
 
 
+class StoreUntriedError(StoreError):
+    """The store was not asked, so that nothing can have changed: too many wait, or it is known to
+    be away."""
+
+
 class Decision(IntEnum):
     """What a store says to a claim; the numbers are the scripts'."""
 

@@ -11,7 +11,17 @@ from redis.exceptions import NoScriptError, RedisError
 
 from ..limit import Kind
 from ..model import Epoch
-from . import Claim, Decision, Line, LineVerdict, StoreError, Verdict, owner_tag, scripts
+from . import (
+    Claim,
+    Decision,
+    Line,
+    LineVerdict,
+    StoreError,
+    StoreUntriedError,
+    Verdict,
+    owner_tag,
+    scripts,
+)
 from .slots import tag_of_every_slot, tag_of_slot
 
 _T = TypeVar("_T")
@@ -36,7 +46,10 @@ class RedisStore:
     Args:
         client: from ``connect.build_client``: without retries of its own.
         prefix: keeps several installations apart in one Redis.
-        timeout_s: budget of one command, waiting for a connection included.
+        timeout_s: budget of one command from when it is its turn, connecting included.
+        concurrency: commands under way at once. More would not be faster: beyond a few, the time
+            goes into this process, and it must not be taken for Redis' own slowness.
+        queue_timeout_s: how long a command may wait for its turn.
         record_ttl_s: how long an unsettled hold can be replayed; extending starts it again.
         settled_ttl_s: how long a repeated settlement is recognised.
         clock: the time in ms; for tests only, Redis' own TIME when None.
@@ -48,6 +61,8 @@ class RedisStore:
         *,
         prefix: str = "sentinel",
         timeout_s: float = 0.025,
+        concurrency: int = 16,
+        queue_timeout_s: float = 0.25,
         record_ttl_s: float = 600.0,
         settled_ttl_s: float = 300.0,
         clock: Callable[[], int] | None = None,
@@ -57,6 +72,8 @@ class RedisStore:
         self.client = client
         self._prefix = f"{prefix}:{_LAYOUT}"
         self._timeout_s = timeout_s
+        self._turns = asyncio.Semaphore(concurrency)
+        self._queue_timeout_s = queue_timeout_s
         self._record_ttl = str(round(record_ttl_s * 1000))
         self._settled_ttl = str(round(settled_ttl_s * 1000))
         self._clock = clock
@@ -104,7 +121,7 @@ class RedisStore:
         owner = owner_tag(external_id)
         keys = [self._epoch_key(owner, name) for name in names]
         values = await self._guard(
-            asyncio.gather(*(cast("Awaitable[bytes | None]", self.client.get(key)) for key in keys))
+            lambda: cast("Awaitable[list[bytes | None]]", self.client.mget(keys))
         )
         return tuple(
             Epoch(name, int(value or 0)) for name, value in zip(names, values, strict=True)
@@ -134,7 +151,7 @@ class RedisStore:
 
     async def ping(self) -> None:
         """See ``Store.ping``."""
-        await self._guard(cast("Awaitable[object]", self.client.ping()))
+        await self._guard(lambda: cast("Awaitable[object]", self.client.ping()))
 
     async def close(self) -> None:
         """Close the client and its connections."""
@@ -161,7 +178,7 @@ class RedisStore:
         count = len(keys)
         try:
             return await self._guard(
-                cast(
+                lambda: cast(
                     "Awaitable[object]",
                     self.client.evalsha(script.sha, count, *keys, *arguments),
                 ),
@@ -169,21 +186,34 @@ class RedisStore:
         except NoScriptError:
             # A fresh or flushed Redis: EVAL runs the script and keeps it.
             return await self._guard(
-                cast(
+                lambda: cast(
                     "Awaitable[object]", self.client.eval(script.source, count, *keys, *arguments)
                 ),
             )
 
-    async def _guard(self, call: Awaitable[_T]) -> _T:
+    async def _guard(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        await self._take_turn()
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await call
+                return await call()
         except NoScriptError:
             raise
         except TimeoutError as error:
             raise StoreError("Redis did not answer in time") from error
         except (RedisError, OSError) as error:
             raise StoreError(f"Redis: {type(error).__name__}: {error}") from error
+        finally:
+            self._turns.release()
+
+    async def _take_turn(self) -> None:
+        if not self._turns.locked():
+            await self._turns.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._queue_timeout_s):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise StoreUntriedError("too many commands wait for Redis") from error
 
 
 def _lines(lines: tuple[Line, ...]) -> list[str]:

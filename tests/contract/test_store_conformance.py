@@ -1,0 +1,406 @@
+"""What every store must do, run against each of them under a clock that the test moves."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from sentinel_extproc.demo.redis import RunningRedis, start_redis
+from sentinel_extproc.limits.limit import Kind, Limit, Period
+from sentinel_extproc.limits.model import Epoch, Unit
+from sentinel_extproc.limits.store import Claim, Decision, Line, Seed, Verdict, owner_tag
+from sentinel_extproc.limits.store.connect import build_client
+from sentinel_extproc.limits.store.memory import MemoryStore
+from sentinel_extproc.limits.store.redis import RedisStore
+
+NOON = round(datetime(2026, 3, 4, 12, tzinfo=UTC).timestamp() * 1000)  # a Wednesday
+OWNER = owner_tag("user-1")
+
+
+def bucket(capacity: int, period_ms: int, burst: int | None = None, name: str = "b") -> Limit:
+    return Limit(
+        name=name,
+        unit=Unit.TOTAL,
+        kind=Kind.BUCKET,
+        capacity=capacity,
+        period_ms=period_ms,
+        burst=burst,
+    )
+
+
+def ring(capacity: int, period_ms: int, name: str = "r") -> Limit:
+    return Limit(name=name, unit=Unit.TOTAL, kind=Kind.RING, capacity=capacity, period_ms=period_ms)
+
+
+def calendar(capacity: int, period: Period, name: str = "c") -> Limit:
+    return Limit(name=name, unit=Unit.TOTAL, kind=Kind.CALENDAR, capacity=capacity, period=period)
+
+
+@dataclass
+class Bench:
+    """A store, its clock, and short forms for claims."""
+
+    store: MemoryStore | RedisStore
+    clock: list[int]
+    serial: int = 0
+    holds: dict[str, Claim] = field(default_factory=dict)
+
+    def advance(self, ms: int) -> None:
+        self.clock[0] += ms
+
+    async def reserve(
+        self,
+        *asked: tuple[Limit, int],
+        name: str | None = None,
+        seed: Seed | None = None,
+        epochs: tuple[Epoch, ...] = (),
+    ) -> Verdict:
+        self.serial += 1
+        claim = Claim(
+            id=name or f"auto-{self.serial}",
+            owner=OWNER,
+            lines=tuple(Line(limit, limit.name, amount, seed) for limit, amount in asked),
+            epochs=epochs,
+        )
+        verdict = await self.store.reserve(claim)
+        if verdict.decision is Decision.ADMITTED:
+            self.holds[claim.id] = replace(claim, at_ms=verdict.at_ms)
+        return verdict
+
+    async def extend(self, name: str, *totals: int) -> Verdict:
+        return await self.store.extend(self._with(name, totals))
+
+    async def settle(self, name: str, *actual: int) -> None:
+        await self.store.settle(self._with(name, actual))
+
+    async def left(self, limit: Limit) -> int:
+        """What remains, asked without taking anything."""
+        return (await self.reserve((limit, 0))).lines[0].remaining
+
+    def _with(self, name: str, amounts: tuple[int, ...]) -> Claim:
+        claim = self.holds[name]
+        lines = zip(claim.lines, amounts, strict=True)
+        return replace(claim, lines=tuple(replace(line, amount=n) for line, n in lines))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningRedis]:
+    with (
+        tempfile.TemporaryDirectory(prefix="sx-redis-") as folder,
+        start_redis(work_dir=Path(folder)) as running,
+    ):
+        yield running
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    clock = [NOON]
+    store: MemoryStore | RedisStore
+    if request.param == "memory":
+        store = MemoryStore(lambda: clock[0])
+    else:
+        running: RunningRedis = request.getfixturevalue("server")
+        client = build_client(running.url, timeout_s=5.0)
+        await client.flushall()
+        store = RedisStore(client, timeout_s=5.0, clock=lambda: clock[0])
+    yield Bench(store, clock)
+    await store.close()
+
+
+async def test_a_bucket_gives_its_burst_then_its_rate(bench: Bench) -> None:
+    limit = bucket(60, 60_000, burst=10)
+    first = await bench.reserve((limit, 10))
+    assert first.decision is Decision.ADMITTED
+    assert first.lines[0].remaining == 0
+    assert first.lines[0].reset_ms == 10_000
+
+    denied = await bench.reserve((limit, 1))
+    assert denied.decision is Decision.DENIED
+    assert denied.lines[0].wait_ms == 1_000
+    bench.advance(999)
+    assert (await bench.reserve((limit, 1))).decision is Decision.DENIED
+    bench.advance(1)
+    assert (await bench.reserve((limit, 1))).decision is Decision.ADMITTED
+
+
+async def test_a_bucket_carries_debt_forward(bench: Bench) -> None:
+    limit = bucket(60, 60_000)
+    await bench.reserve((limit, 60), name="a")
+    await bench.settle("a", 90)
+    bench.advance(30_000)
+    assert await bench.left(limit) == 0
+    assert (await bench.reserve((limit, 1))).lines[0].wait_ms == 1_000
+    bench.advance(1_000)
+    assert await bench.left(limit) == 1
+
+
+async def test_a_ring_holds_its_limit_at_the_exact_edge_of_the_window(bench: Bench) -> None:
+    limit = ring(10, 1_000)
+    bench.clock[0] = NOON - NOON % 1_000 + 16  # the last ms of a slot of 16 2/3 ms
+    assert (await bench.reserve((limit, 10))).decision is Decision.ADMITTED
+    bench.advance(1_000)
+    edge = await bench.reserve((limit, 1))
+    assert edge.decision is Decision.DENIED  # a closed window of 1 s contains both
+    bench.advance(edge.lines[0].wait_ms - 1)
+    assert (await bench.reserve((limit, 1))).decision is Decision.DENIED
+    bench.advance(1)
+    assert (await bench.reserve((limit, 10))).decision is Decision.ADMITTED
+
+
+async def test_a_ring_frees_only_whole_slots(bench: Bench) -> None:
+    limit = ring(10, 60_000)
+    await bench.reserve((limit, 4))
+    bench.advance(30_000)
+    await bench.reserve((limit, 6))
+    bench.advance(30_999)
+    assert await bench.left(limit) == 0
+    bench.advance(1)
+    assert await bench.left(limit) == 4
+    bench.advance(30_000)
+    assert await bench.left(limit) == 10
+
+
+async def test_a_ring_hands_back_only_to_the_slot_that_was_charged(bench: Bench) -> None:
+    limit = ring(10, 60_000)
+    await bench.reserve((limit, 10), name="a")
+    bench.advance(61_000)
+    await bench.reserve((limit, 10), name="b")
+    await bench.settle("a", 0)  # its slot has left the window: nothing to hand back
+    assert await bench.left(limit) == 0
+    await bench.settle("b", 3)
+    assert await bench.left(limit) == 7
+
+
+@pytest.mark.parametrize(
+    ("period", "end"),
+    [
+        (Period.DAY, datetime(2026, 3, 5, tzinfo=UTC)),
+        (Period.WEEK, datetime(2026, 3, 9, tzinfo=UTC)),
+        (Period.MONTH, datetime(2026, 4, 1, tzinfo=UTC)),
+    ],
+)
+async def test_a_calendar_quota_ends_with_its_window(
+    bench: Bench, period: Period, end: datetime
+) -> None:
+    limit = calendar(10, period)
+    await bench.reserve((limit, 10), name="a")
+    await bench.settle("a", 10)
+    left = round(end.timestamp() * 1000) - NOON
+    denied = await bench.reserve((limit, 1))
+    assert (denied.decision, denied.lines[0].wait_ms) == (Decision.DENIED, left)
+    assert denied.lines[0].reset_ms == left
+    bench.advance(left - 1)
+    assert (await bench.reserve((limit, 1))).decision is Decision.DENIED
+    bench.advance(1)
+    assert (await bench.reserve((limit, 10))).decision is Decision.ADMITTED
+
+
+async def test_a_lifetime_quota_never_resets(bench: Bench) -> None:
+    limit = calendar(10, Period.LIFETIME)
+    await bench.reserve((limit, 10), name="a")
+    await bench.settle("a", 10)
+    bench.advance(50 * 86_400_000)
+    denied = await bench.reserve((limit, 1))
+    assert denied.decision is Decision.DENIED
+    assert (denied.lines[0].reset_ms, denied.lines[0].wait_ms) == (-1, -1)
+
+
+async def test_a_crashed_holder_of_a_quota_gives_way_within_a_minute(bench: Bench) -> None:
+    limit = calendar(10, Period.MONTH)
+    await bench.reserve((limit, 10), name="crashed")
+    denied = await bench.reserve((limit, 1))
+    assert denied.decision is Decision.DENIED
+    assert 0 < denied.lines[0].wait_ms <= 60_000
+    bench.advance(denied.lines[0].wait_ms)
+    assert await bench.left(limit) == 10
+
+
+async def test_a_renewed_lease_lasts(bench: Bench) -> None:
+    limit = calendar(10, Period.MONTH)
+    await bench.reserve((limit, 10), name="long")
+    for _ in range(10):
+        bench.advance(20_000)
+        assert (await bench.extend("long", 10)).decision is Decision.ADMITTED
+        assert await bench.left(limit) == 0
+    await bench.settle("long", 4)
+    assert await bench.left(limit) == 6
+
+
+async def test_settling_after_midnight_leaves_the_new_day_alone(bench: Bench) -> None:
+    limit = calendar(10, Period.DAY)
+    bench.clock[0] = NOON + 12 * 3_600_000 - 1
+    await bench.reserve((limit, 10), name="late")
+    bench.advance(1)
+    assert await bench.left(limit) == 10
+    assert (await bench.extend("late", 12)).decision is Decision.ADMITTED
+    await bench.settle("late", 12)
+    assert await bench.left(limit) == 10
+
+
+async def test_use_reported_elsewhere_counts_with_what_is_in_flight(bench: Bench) -> None:
+    limit = calendar(100, Period.MONTH)
+    first = await bench.reserve((limit, 30), name="a", seed=Seed(used=50, seen_ms=NOON))
+    assert first.lines[0].remaining == 20
+    # An older report, and the same again, change nothing; a newer one is a floor.
+    assert (await bench.reserve((limit, 0), seed=Seed(90, NOON - 5))).lines[0].remaining == 20
+    await bench.settle("a", 30)
+    assert (await bench.reserve((limit, 0), seed=Seed(60, NOON + 5))).lines[0].remaining == 20
+    assert (await bench.reserve((limit, 0), seed=Seed(95, NOON + 9))).lines[0].remaining == 5
+    # Lower for longer than caches differ: somebody corrected it.
+    assert (await bench.reserve((limit, 0), seed=Seed(15, NOON + 30_000))).lines[0].remaining == 5
+    assert (await bench.reserve((limit, 0), seed=Seed(15, NOON + 60_009))).lines[0].remaining == 85
+    # A report about last month says nothing of this one.
+    last_month = Seed(1000, NOON - 40 * 86_400_000)
+    assert (await bench.reserve((limit, 0), seed=last_month)).lines[0].remaining == 85
+
+
+async def test_one_full_limit_denies_all_and_nothing_changes(bench: Bench) -> None:
+    open_, full = bucket(100, 60_000), ring(5, 60_000)
+    await bench.reserve((full, 5))
+    verdict = await bench.reserve((open_, 40), (full, 1))
+    assert verdict.decision is Decision.DENIED
+    assert [line.fits for line in verdict.lines] == [True, False]
+    assert await bench.left(open_) == 100
+
+
+async def test_a_shadow_limit_counts_and_reports_but_denies_nothing(bench: Bench) -> None:
+    shadow = replace(ring(5, 60_000), shadow=True)
+    real = bucket(100, 60_000)
+    verdict = await bench.reserve((shadow, 8), (real, 8))
+    assert verdict.decision is Decision.ADMITTED
+    assert [line.fits for line in verdict.lines] == [False, True]
+    assert verdict.lines[0].remaining == 0
+    assert await bench.left(replace(shadow, capacity=10)) == 2
+
+
+async def test_replaying_a_reserve_takes_nothing_more(bench: Bench) -> None:
+    limits = (bucket(10, 60_000), ring(10, 60_000), calendar(10, Period.DAY))
+    for _ in range(3):
+        verdict = await bench.reserve(*((limit, 7) for limit in limits), name="same")
+        assert verdict.decision is Decision.ADMITTED
+        assert [line.remaining for line in verdict.lines] == [3, 3, 3]
+
+
+async def test_settling_many_times_is_settling_once(bench: Bench) -> None:
+    limits = (bucket(10, 60_000), ring(10, 60_000), calendar(10, Period.DAY))
+    await bench.reserve(*((limit, 7) for limit in limits), name="same")
+    for actual in (2, 2, 9, 0):
+        await bench.settle("same", actual, actual, actual)
+    assert [await bench.left(limit) for limit in limits] == [8, 8, 8]
+    assert (await bench.reserve((limits[0], 7), name="same")).decision is Decision.OVER
+    assert (await bench.extend("same", 9, 9, 9)).decision is Decision.OVER
+    assert [await bench.left(limit) for limit in limits] == [8, 8, 8]
+
+
+async def test_settling_what_was_never_reserved_here_is_debt(bench: Bench) -> None:
+    limits = (bucket(10, 60_000), ring(10, 60_000), calendar(10, Period.DAY))
+    lines = tuple(Line(limit, limit.name, 4) for limit in limits)
+    stranger = Claim("elsewhere", OWNER, lines, at_ms=NOON)
+    for _ in range(2):
+        await bench.store.settle(stranger)
+    assert [await bench.left(limit) for limit in limits] == [6, 6, 6]
+
+
+async def test_a_reserve_that_arrives_after_its_settlement_takes_nothing(bench: Bench) -> None:
+    limit = ring(10, 60_000)
+    claim = Claim("cancelled", OWNER, (Line(limit, limit.name, 0),))
+    await bench.store.settle(claim)
+    assert (await bench.reserve((limit, 9), name="cancelled")).decision is Decision.OVER
+    assert await bench.left(limit) == 10
+
+
+async def test_growth_is_all_or_nothing_and_repeatable(bench: Bench) -> None:
+    wide, narrow = bucket(100, 60_000), ring(20, 60_000)
+    await bench.reserve((wide, 10), (narrow, 10), name="a")
+    for _ in range(2):
+        assert (await bench.extend("a", 18, 18)).decision is Decision.ADMITTED
+    denied = await bench.extend("a", 30, 30)
+    assert denied.decision is Decision.DENIED
+    assert [line.fits for line in denied.lines] == [True, False]
+    assert (await bench.left(wide), await bench.left(narrow)) == (82, 2)
+    await bench.settle("a", 5, 5)
+    assert (await bench.left(wide), await bench.left(narrow)) == (95, 15)
+
+
+async def test_a_hold_that_grew_over_two_slots_is_handed_back_whole(bench: Bench) -> None:
+    limit = ring(100, 60_000)
+    await bench.reserve((limit, 10), name="a")
+    bench.advance(5_000)
+    await bench.extend("a", 30)
+    bench.advance(5_000)
+    await bench.extend("a", 60)
+    await bench.settle("a", 0)
+    assert await bench.left(limit) == 100
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "left"),
+    [
+        (bucket(100, 60_000), bucket(10, 60_000), 10),
+        (bucket(100, 60_000), bucket(100, 30_000), 60),
+        (bucket(10, 60_000), bucket(1000, 60_000), 0),
+        (ring(100, 60_000), ring(50, 60_000), 10),
+        (ring(100, 60_000), ring(100, 1_000), 60),
+        (calendar(100, Period.DAY), calendar(50, Period.DAY), 10),
+        (calendar(100, Period.DAY), calendar(1000, Period.MONTH), 960),
+    ],
+    ids=str,
+)
+async def test_a_changed_limit_grants_no_more_than_the_new_one(
+    bench: Bench, before: Limit, after: Limit, left: int
+) -> None:
+    await bench.reserve((before, min(40, before.capacity)), name="a")
+    await bench.settle("a", min(40, before.capacity))
+    assert await bench.left(after) == left
+
+
+@pytest.mark.parametrize("back_ms", [1, 500, 59_000, 86_400_000, 40 * 86_400_000])
+@pytest.mark.parametrize(
+    "limit", [bucket(100, 60_000), ring(100, 60_000), calendar(100, Period.DAY)], ids=str
+)
+async def test_a_clock_that_steps_back_refills_nothing(
+    bench: Bench, limit: Limit, back_ms: int
+) -> None:
+    await bench.reserve((limit, 70), name="a")
+    await bench.settle("a", 70)
+    bench.advance(-back_ms)
+    assert await bench.left(limit) == 30
+    assert (await bench.reserve((limit, 31))).decision is Decision.DENIED
+
+
+@pytest.mark.parametrize("name", ["all", "user", "token:abc"])
+async def test_a_revoked_epoch_denies_the_next_reserve(bench: Bench, name: str) -> None:
+    limit = ring(10, 60_000)
+    names = ("all", "user", "token:abc")
+    seen = await bench.store.epochs("user-1", names)
+    assert (await bench.reserve((limit, 1), epochs=seen)).decision is Decision.ADMITTED
+
+    if name == "all":
+        await bench.store.revoke_everybody()
+    else:
+        await bench.store.revoke("user-1", name)
+    verdict = await bench.reserve((limit, 1), epochs=seen)
+    assert (verdict.decision, verdict.lines) == (Decision.REVOKED, ())
+    assert await bench.left(limit) == 9
+
+    again = await bench.store.epochs("user-1", names)
+    assert (await bench.reserve((limit, 1), epochs=again)).decision is Decision.ADMITTED
+    others = await bench.store.epochs("user-2", names)
+    assert [epoch.seen for epoch in others[1:]] == [0, 0]
+
+
+async def test_large_amounts_stay_exact(bench: Bench) -> None:
+    limit = calendar(2**50, Period.LIFETIME)
+    await bench.reserve((limit, 2**50 - 1), name="a")
+    await bench.settle("a", 2**50 - 3)
+    assert await bench.left(limit) == 3
+
+
+async def test_a_claim_without_lines_checks_epochs_only(bench: Bench) -> None:
+    assert (await bench.reserve()).decision is Decision.ADMITTED
+    await bench.store.ping()

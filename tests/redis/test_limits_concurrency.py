@@ -1,0 +1,88 @@
+"""Many at once against one real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from sentinel_extproc.errors import LimitExceeded
+from sentinel_extproc.limits.limit import Kind, Limit
+from sentinel_extproc.limits.limiter import StoreLimiter
+from sentinel_extproc.limits.model import (
+    NOTHING,
+    Quantities,
+    Reservation,
+    ReserveRequest,
+    Subject,
+    Unit,
+)
+from sentinel_extproc.limits.policy import Policy, Rule, default_policy
+from sentinel_extproc.limits.store.redis import Client, RedisStore
+
+ROUNDS = int(os.environ.get("SENTINEL_TEST_ROUNDS", "5"))
+TASKS, LIMIT = 200, 100
+
+
+def subject(user: str) -> Subject:
+    return Subject(user, "/v1/chat/completions", "chat", "gpt-4o")
+
+
+async def attempt(limiter: StoreLimiter, user: str, number: int) -> Reservation | None:
+    request = ReserveRequest(f"{user}-{number}", subject(user), Quantities(1, 3, 4))
+    try:
+        return await limiter.reserve(request)
+    except LimitExceeded:
+        return None
+
+
+async def at_once(limiter: StoreLimiter, user: str) -> list[Reservation]:
+    tried = await asyncio.gather(*(attempt(limiter, user, number) for number in range(TASKS)))
+    return [reservation for reservation in tried if reservation is not None]
+
+
+@pytest.mark.parametrize("kind", [Kind.RING, Kind.BUCKET, Kind.CALENDAR])
+async def test_200_at_once_on_a_limit_of_100_admit_exactly_100(
+    redis_client: Client, kind: Kind
+) -> None:
+    # An hour, so that a bucket refills nothing while the test runs.
+    limit = Limit(name="only", unit=Unit.REQUESTS, kind=kind, capacity=LIMIT, period_ms=3_600_000)
+    limiter = StoreLimiter(
+        RedisStore(redis_client, timeout_s=5.0, queue_timeout_s=30.0),
+        Policy((Rule(limits=(limit,)),)),
+    )
+    for number in range(ROUNDS):
+        user = f"user-{number}"
+        admitted = await at_once(limiter, user)
+        assert len(admitted) == LIMIT
+        # What is handed back can be taken again, and no more than that.
+        for reservation in admitted[:30]:
+            await limiter.settle(reservation, NOTHING)
+        await limiter.flush()
+        more = await asyncio.gather(
+            *(attempt(limiter, user, TASKS + extra) for extra in range(TASKS))
+        )
+        assert sum(reservation is not None for reservation in more) == 30
+
+
+async def test_reserves_cancelled_at_any_moment_leave_nothing_behind(redis_client: Client) -> None:
+    limiter = StoreLimiter(
+        RedisStore(redis_client, timeout_s=5.0, queue_timeout_s=30.0),
+        default_policy(requests=LIMIT),
+    )
+    for pause in range(20):
+        tasks = [
+            asyncio.create_task(attempt(limiter, "user", 1_000 + pause * 100 + number))
+            for number in range(20)
+        ]
+        # Nothing is waited for but turns of the loop: each round cancels a little later.
+        for _ in range(pause):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        for reservation in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(reservation, Reservation):
+                await limiter.settle(reservation, NOTHING)
+    await limiter.flush()
+    assert len(await at_once(limiter, "user")) == LIMIT
