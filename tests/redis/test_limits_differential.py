@@ -69,6 +69,13 @@ pauses = st.one_of(
 )
 
 
+class Reference(MemoryStore):
+    """Forgets nothing that has expired: a test's clock may go back to before that."""
+
+    def _make_room(self, now: int, claim: Claim, *, states: int, records: int) -> None:
+        pass
+
+
 class BothStores(RuleBasedStateMachine):
     """Drives both stores; ``url`` is set by the test."""
 
@@ -78,7 +85,7 @@ class BothStores(RuleBasedStateMachine):
         super().__init__()
         self.now = START
         self.runner = asyncio.Runner()
-        self.reference = MemoryStore(lambda: self.now)
+        self.reference = Reference(lambda: self.now)
         self.client = build_client(self.url, timeout_s=5.0)
         self.redis = RedisStore(self.client, timeout_s=5.0, clock=lambda: self.now)
         self.runner.run(self._flush())
@@ -179,8 +186,8 @@ def test_redis_and_the_reference_agree_on_every_history() -> None:
     )
 
 
-def test_no_state_is_left_without_an_expiry(redis_url: str) -> None:
-    # Under Redis' own clock: whatever a limit or a record is, it goes away by itself.
+def test_only_lifetime_quotas_never_expire(redis_url: str) -> None:
+    # Under Redis' own clock: whatever else a limit or a record is, it goes away by itself.
     async def use_all() -> None:
         client = build_client(redis_url, timeout_s=5.0)
         store = RedisStore(client, timeout_s=5.0)
@@ -208,6 +215,7 @@ def test_no_state_is_left_without_an_expiry(redis_url: str) -> None:
 
     asyncio.run(use_all())
     with sync_redis.Redis.from_url(redis_url) as admin:
-        keys = list(admin.scan_iter())
-        assert len(keys) == 8
-        assert all(0 < admin.pttl(key) <= 101 * 86_400_000 for key in keys)
+        ttls = {key.decode().rpartition(":")[2]: admin.pttl(key) for key in admin.scan_iter()}
+    assert len(ttls) == 8
+    assert ttls.pop("lifetime") == -1
+    assert all(0 < ttl <= 32 * 86_400_000 for ttl in ttls.values())

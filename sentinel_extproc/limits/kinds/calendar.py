@@ -15,6 +15,7 @@ LEASE_SLOT_MS = 5_000
 DAY_MS = 86_400_000
 CORRECTION_MS = 60_000
 KEEP_MS = 100 * DAY_MS
+NEVER_MS = 2**62
 
 CalendarHold = tuple[int, int, int]
 """Window, lease slot, amount."""
@@ -168,18 +169,20 @@ class Calendar:
 
     def wait_ms(self, amount: int) -> int:
         """See ``State.wait_ms``: room may come from leases that run out before the window ends."""
-        room = self.room()
+        room, end = self.room(), window_end_ms(self.period, self.window)
         for lease, held in sorted(self.leases.items()):
             room += held
             if room >= amount:
-                return max(1, lease * LEASE_SLOT_MS - self.now)
-        end = window_end_ms(self.period, self.window)
+                free = lease * LEASE_SLOT_MS
+                return max(1, (free if end is None else min(free, end)) - self.now)
         return -1 if end is None else max(1, end - self.now)
 
     def expires_ms(self) -> int:
-        """See ``State.expires_ms``."""
+        """See ``State.expires_ms``: our own lifetime quotas never do, nobody else knows them."""
         end = window_end_ms(self.period, self.window)
-        return (self.now + KEEP_MS if end is None else end) + LEASE_MS
+        if end is not None:
+            return end + LEASE_MS
+        return self.now + KEEP_MS if self.seen > 0 else NEVER_MS
 
     def _move(self, lease: int, amount: int) -> None:
         held = max(0, self.leases.get(lease, 0) + amount)

@@ -6,7 +6,7 @@
 local LEASE, LEASE_SLOT = 60000, 5000
 local DAY = 86400000
 local CORRECTION = 60000
-local KEEP = 8640000000 -- a lifetime quota's state is kept for 100 days after its last use
+local KEEP = 8640000000 -- 100 days: a lifetime quota that its authority reports again when needed
 
 -- Days since 1970-01-01 to running month number, and back to the first day of a month.
 -- Hinnant, "chrono-Compatible Low-Level Date Algorithms": civil_from_days, days_from_civil.
@@ -180,6 +180,7 @@ kinds.calendar = {
 
   -- Room may come from leases that run out before the window ends.
   wait = function(s, l, amount, now)
+    local last = window_end(s[1], s[2])
     local room = kinds.calendar.room(s, l)
     local leases = {}
     for i = 6, #s, 2 do
@@ -191,15 +192,19 @@ kinds.calendar = {
     for _, lease in ipairs(leases) do
       room = room + lease[2]
       if room >= amount then
-        return max(1, lease[1] * LEASE_SLOT - now)
+        return max(1, min(lease[1] * LEASE_SLOT, last or math.huge) - now)
       end
     end
-    local last = window_end(s[1], s[2])
     return last and max(1, last - now) or -1
   end,
 
+  -- Our own lifetime quotas are the only states that never expire: nobody else knows their use.
   save = function(key, s, l, now)
     local last = window_end(s[1], s[2])
-    put(key, s, (last and last - now or KEEP) + LEASE)
+    if last then
+      put(key, s, last - now + LEASE)
+    else
+      put(key, s, s[5] > 0 and KEEP or nil)
+    end
   end,
 }

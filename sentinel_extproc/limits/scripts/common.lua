@@ -44,12 +44,15 @@ local function decode(raw)
   return value
 end
 
+-- Store for `ttl` ms, or for ever when it is nil.
 local function put(key, value, ttl)
-  ttl = max(1, ttl)
   if tested then
-    redis.call('SET', key, cmsgpack.pack({ tonumber(ARGV[1]) + ttl, value }))
+    local expiry = ttl and tonumber(ARGV[1]) + max(1, ttl) or math.huge
+    redis.call('SET', key, cmsgpack.pack({ expiry, value }))
+  elseif ttl then
+    redis.call('SET', key, cmsgpack.pack(value), 'PX', string.format('%.0f', max(1, ttl)))
   else
-    redis.call('SET', key, cmsgpack.pack(value), 'PX', string.format('%.0f', ttl))
+    redis.call('SET', key, cmsgpack.pack(value))
   end
 end
 
