@@ -75,7 +75,7 @@ def _count_calls(tally: Tally, message: dict[str, Any]) -> None:
     rules = tally.rules
     calls = [_called(call) for call in as_list(message.get("tool_calls"))]
     for call in calls:
-        tally.text(tally.optional_text(call.get("name")))
+        tally.function_name(call.get("name"))
         tally.text(arguments(tally.optional_text(call.get("arguments"))))
         tally.text(tally.optional_text(call.get("input")))
         tally.add(rules.tool_call)

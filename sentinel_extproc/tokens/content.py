@@ -32,28 +32,42 @@ _BYTES_PER_AUDIO_SECOND: Final = 6000
 
 
 def count_content(tally: Tally, content: Any) -> None:
-    """Count a message's ``content``; null is nothing, what isn't known counts as its JSON."""
-    if isinstance(content, str):
-        tally.text(content)
-    elif isinstance(content, list):
-        for part in content:
+    """Count a message's ``content``; null is nothing, what isn't known counts as its JSON.
+
+    Neighbouring text parts are one text to the provider, so that a token can span both.
+    """
+    texts: list[str] = []
+    for part in content if isinstance(content, list) else [content]:
+        text = _text_of(part)
+        if text is not None:
+            texts.append(text)
+            continue
+        if texts:
+            tally.text("".join(texts))
+            texts.clear()
+        if part is not None:
             count_part(tally, part)
-    elif content is not None:
-        tally.unknown(content)
+    if texts:
+        tally.text("".join(texts))
+
+
+def _text_of(part: Any) -> str | None:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, dict) else None
+    text = part.get(_TEXT_PARTS[kind]) if isinstance(kind, str) and kind in _TEXT_PARTS else None
+    return text if isinstance(text, str) else None
 
 
 def count_part(tally: Tally, part: Any) -> None:
     """Count one content part."""
-    if isinstance(part, str):
-        tally.text(part)
+    text = _text_of(part)
+    if text is not None:
+        tally.text(text)
         return
-    if not isinstance(part, dict):
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(kind, str):
         tally.unknown(part)
-        return
-    kind = part.get("type")
-    if isinstance(kind, str) and kind in _TEXT_PARTS:
-        text = part.get(_TEXT_PARTS[kind])
-        tally.text(tally.optional_text(text))
     elif kind in _IMAGE_PARTS:
         _count_image(tally, part)
     elif kind in _AUDIO_PARTS:

@@ -105,7 +105,8 @@ def image_tokens(rule: Images, size: Size, detail: str) -> int:
     if rule.rule == "area":
         return math.ceil(min(width * height, 1568 * 750) * rule.factor)
     if rule.rule == "patches":
-        return rule.image + math.ceil(_patches(width, height, rule.cap) * rule.factor)
+        patches = _patches(width, height, rule.cap)
+        return rule.image + math.ceil(round(patches * rule.factor, 6))
     if detail == "low":
         return rule.base
     scale = min(1.0, 2048 / max(width, height))

@@ -51,6 +51,8 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         request: per request.
         assistant: more per assistant message of the history.
         tool_call: per call in the history, beside its name and arguments.
+        responses_call: the same in responses.
+        open_turn: for a responses input that ends with a tool's output.
         function_call: per legacy call in the history, beside its name and arguments.
         function_message: per legacy function result, beside its name.
         tools: header of function tools in chat without a system message.
@@ -77,6 +79,8 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request: int = 3
     assistant: int = 0
     tool_call: int = 5
+    responses_call: int = 3
+    open_turn: int = 0
     function_call: int = 3
     function_message: int = -1
     tools: int = 9

@@ -13,6 +13,12 @@ from sentinel_extproc.tokens.tally import Tally, arguments, as_list, as_object
 _ELSEWHERE: Final = ("previous_response_id", "conversation", "prompt")
 """Parts of the prompt that the provider keeps and we can't see."""
 
+_SEALED_CHARS: Final = 790
+_TOKENS_PER_SEALED_CHAR: Final = 0.137
+"""Encrypted reasoning is base64 of a constant and the text; fitted on reported usage."""
+
+_OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
+
 
 def count_responses(tally: Tally, body: JsonObject) -> None:
     """Count a responses body."""
@@ -35,8 +41,11 @@ def count_responses(tally: Tally, body: JsonObject) -> None:
             and isinstance(item.get("call_id"), str)
             and isinstance(item.get("name"), str)
         }
-        for item in items:
-            _count_item(tally, item, names)
+        turn = _turn_start(items)
+        for place, item in enumerate(items):
+            _count_item(tally, item, names, open_turn=place > turn)
+        if items and as_object(items[-1]).get("type") in _OUTPUTS:
+            tally.add(rules.open_turn)
     _count_tools(tally, body)
     if count_format(tally, as_object(body.get("text")).get("format")):
         tally.add(rules.schema_in_system)
@@ -44,7 +53,23 @@ def count_responses(tally: Tally, body: JsonObject) -> None:
         tally.lower(Confidence.ROUGH)
 
 
-def _count_item(tally: Tally, item: Any, names: dict[str, str]) -> None:
+def _turn_start(items: list[Any]) -> int:
+    """Where the current turn starts: at the last message that isn't the assistant's."""
+    for place in range(len(items) - 1, -1, -1):
+        role = as_object(items[place]).get("role")
+        if role is not None and role != "assistant":
+            return place
+    return -1
+
+
+def _count_encrypted(tally: Tally, item: dict[str, Any]) -> None:
+    tally.lower(Confidence.ROUGH)
+    encrypted = item.get("encrypted_content")
+    if isinstance(encrypted, str):
+        tally.add(max(0, round((len(encrypted) - _SEALED_CHARS) * _TOKENS_PER_SEALED_CHAR)))
+
+
+def _count_item(tally: Tally, item: Any, names: dict[str, str], *, open_turn: bool) -> None:
     rules = tally.rules
     if not isinstance(item, dict):
         tally.unknown(item)
@@ -56,18 +81,21 @@ def _count_item(tally: Tally, item: Any, names: dict[str, str]) -> None:
         if item.get("role") == "assistant":
             tally.add(rules.assistant)
     elif kind in ("function_call", "custom_tool_call"):
-        tally.add(rules.message + rules.assistant + rules.tool_call)
-        tally.text(tally.optional_text(item.get("name")))
+        tally.add(rules.message + rules.responses_call)
+        tally.function_name(item.get("name"))
         tally.text(arguments(tally.optional_text(item.get("arguments"))))
         tally.text(tally.optional_text(item.get("input")))
-    elif kind in ("function_call_output", "custom_tool_call_output"):
+    elif kind in _OUTPUTS:
         tally.add(rules.message)
         count_content(tally, item.get("output"))
         call_id = item.get("call_id")
-        tally.text(names.get(call_id, "") if isinstance(call_id, str) else "")
+        tally.function_name(names.get(call_id) if isinstance(call_id, str) else None)
     elif kind == "reasoning":
-        # What was reasoned is encrypted; whether it is shown again is the provider's choice.
-        tally.lower(Confidence.ROUGH)
+        # Shown to the model only while the turn lasts in which it was reasoned.
+        if open_turn:
+            _count_encrypted(tally, item)
+    elif kind == "compaction":
+        _count_encrypted(tally, item)
     else:
         tally.unknown({key: value for key, value in item.items() if key != "encrypted_content"})
 

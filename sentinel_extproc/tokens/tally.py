@@ -34,6 +34,13 @@ class Tally:
         self.characters += len(text)
         self._tokens += self.measure(text)
 
+    def function_name(self, name: Any) -> None:
+        """Count a called function's name, which stands behind ``functions.``; absent is nothing."""
+        text = self.optional_text(name)
+        if text:
+            self.characters += len(text)
+            self._tokens += self.measure("functions." + text) - self.measure("functions")
+
     def measure(self, text: str) -> int:
         """Tokens of ``text``, without adding them."""
         return encodings.count(self.rules.encoding, text)

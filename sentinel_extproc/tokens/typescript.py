@@ -46,7 +46,7 @@ class _Renderer:
     def _argument(self, parameters: Schema) -> str:
         if not _properties(parameters):
             return ""
-        above = [] if self._legacy else _comment(_text(parameters.get("description")).strip())
+        above = [] if self._legacy else self._comments(parameters, 0)
         return "_: " + "".join(line + "\n" for line in above) + self._object(parameters, 0)
 
     def _comments(self, schema: Schema, depth: int) -> list[str]:
