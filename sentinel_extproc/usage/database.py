@@ -8,16 +8,16 @@ raises ``sqlite3.Error`` as it comes; ``outbox`` translates.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from sentinel_extproc.usage import sql
-from sentinel_extproc.usage.item_queue import Backlog, ItemState, QueuedItem, Settlement
-from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
-from sentinel_extproc.usage.sealing import SealedItem, batch_key, seal
+from sentinel_extproc.usage.item_queue import ItemState, QueuedItem, Settlement
+from sentinel_extproc.usage.record import UsageRecord
+from sentinel_extproc.usage.sealing import SealedGroup, SealedItem, batch_key
 
 Row = tuple[str | int | None, ...]
 
@@ -27,6 +27,10 @@ MAX_NAME = 256
 MAX_INTEGER = 2**53 - 1
 
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class ConflictError(Exception):
+    """Two callers sealed at once."""
 
 
 class WrongFileError(Exception):
@@ -66,22 +70,6 @@ def _text(value: str) -> str:
 
 def _amount(value: int) -> int:
     return min(max(value, 0), MAX_INTEGER)
-
-
-def _record(row: Sequence[str | int | None]) -> UsageRecord:
-    return UsageRecord(
-        id=str(row[0]),
-        occurred_at_ms=int(row[1] or 0),
-        external_id=str(row[2]),
-        email=str(row[3]),
-        endpoint=str(row[4]),
-        model_requested=str(row[5]),
-        model_served=None if row[6] is None else str(row[6]),
-        requests=int(row[7] or 0),
-        usage=TokenUsage(*(int(value or 0) for value in row[8:14])),
-        provenance=Provenance(str(row[14])),
-        outcome=Outcome(str(row[15])),
-    )
 
 
 class Database:
@@ -154,21 +142,32 @@ class Database:
         pages = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
         return pages * self._page_bytes
 
-    def seal(self, limit: int, new_id: Callable[[], str], *, split_metrics: bool) -> int:
-        """Sum up to ``limit`` of the oldest records into items; how many records those were."""
-        run = self._connection.execute
+    def seal(self, seqs: Mapping[str, int], groups: Sequence[SealedGroup]) -> None:
+        """Store the items made of unsealed records, all or nothing.
+
+        Args:
+            seqs: ``seq`` of every record in ``groups``, by its id.
+
+        Raises:
+            ConflictError: a record was sealed meanwhile.
+        """
+        billed = [
+            (seqs[record_id], group.items[0].group)
+            for group in groups
+            if group.items
+            for record_id in group.record_ids
+        ]
+        nothing = [
+            seqs[record_id] for group in groups if not group.items for record_id in group.record_ids
+        ]
         with self.transaction():
-            rows = run(sql.UNSEALED, (limit,)).fetchall()
-            groups = seal(map(_record, rows), new_id, split_metrics=split_metrics)
-            for group in groups:
-                ids = _json(group.record_ids)
-                if not group.items:
-                    run(sql.FORGET, (ids,))
-                    continue
-                run(sql.SEAL, (group.items[0].group, ids))
-                for item in group.items:
-                    run(sql.ADD_ITEM, _item_row(item))
-        return len(rows)
+            run = self._connection.execute
+            changed = run(sql.SEAL, (_json(billed),)).rowcount if billed else 0
+            changed += run(sql.FORGET, (_json(nothing),)).rowcount if nothing else 0
+            if changed != len(billed) + len(nothing):
+                raise ConflictError("records were sealed twice at once")
+            items = [_item_row(item) for group in groups for item in group.items]
+            self._connection.executemany(sql.ADD_ITEM, items)
 
     def claim(self, limit: int, now_ms: int) -> list[QueuedItem]:
         """See ``ItemQueue.claim``."""
@@ -196,7 +195,7 @@ class Database:
                 billed = _json(settlement.acknowledged)
                 groups = [group for (group,) in run(sql.GROUPS, (billed,))]
                 run(sql.ACKNOWLEDGE, (billed,))
-                run(sql.RELEASE_RECORDS, (_json(groups),))
+                run(sql.RELEASE, (_json(groups),))
             if settlement.again:
                 run(sql.AGAIN, (_json(settlement.again),))
             for refusal in settlement.refused:
@@ -207,21 +206,17 @@ class Database:
             if settlement.parked:
                 run(sql.PARK, (_json(settlement.parked),))
 
-    def backlog(self) -> Backlog:
-        """See ``ItemQueue.backlog``."""
-        items = dict.fromkeys(ItemState, 0)
-        for state, count in self._connection.execute(sql.COUNT_ITEMS):
-            items[ItemState(state)] = count
-        return Backlog(records=self._number(sql.COUNT_UNSEALED), items=items)
+    def sweep(self, limit: int) -> bool:
+        """Delete up to ``limit`` records that are billed; whether there may be more."""
+        with self.transaction():
+            deleted = self._connection.execute(sql.SWEEP, (limit,)).rowcount
+            if deleted < limit:
+                self._connection.execute(sql.SWEPT)
+        return deleted >= limit
 
     def replay(self, item_ids: Sequence[str]) -> int:
         """Make held items ready again; how many of them were held."""
         return self._connection.execute(sql.REPLAY, (_json(item_ids),)).rowcount
-
-    def held(self, limit: int, after: int) -> list[tuple[int, SealedItem, ItemState, str]]:
-        """Parked items and dead letters, oldest first: position, item, state, reason."""
-        rows = self._connection.execute(sql.HELD, (after, limit)).fetchall()
-        return [(row[13], SealedItem(*row[:11]), ItemState(row[11]), row[12] or "") for row in rows]
 
     def close(self) -> None:
         """Write the log back into the file and close it."""

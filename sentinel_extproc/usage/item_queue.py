@@ -58,15 +58,33 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is still on its way: records not sealed yet, and items by state."""
+    """What is still on its way.
+
+    Attributes:
+        records: not sealed yet.
+        items: by state.
+        oldest_ms: when the oldest usage that is still to be delivered occurred, milliseconds
+            since the epoch; None when there is none.
+    """
 
     records: int
     items: dict[ItemState, int]
+    oldest_ms: int | None = None
 
     @property
     def undelivered(self) -> int:
         """Records and items that the reporter still has to deliver."""
         return self.records + self.items[ItemState.READY] + self.items[ItemState.SENT]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldItem:
+    """An item that waits for a person: parked, or a dead letter. ``position`` orders them."""
+
+    position: int
+    item: SealedItem
+    state: ItemState
+    reason: str
 
 
 class ItemQueue(Protocol):

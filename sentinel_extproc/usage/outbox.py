@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import uuid_utils
 
-from sentinel_extproc.usage import files
+from sentinel_extproc.usage import files, reading
 from sentinel_extproc.usage.database import DAMAGED, Database, WrongFileError, record_row
 from sentinel_extproc.usage.files import OutboxError
-from sentinel_extproc.usage.item_queue import Backlog, ItemState, QueuedItem, Settlement
+from sentinel_extproc.usage.item_queue import Backlog, HeldItem, QueuedItem, Settlement
 from sentinel_extproc.usage.record import UsageRecord
-from sentinel_extproc.usage.sealing import SealedItem
+from sentinel_extproc.usage.sealing import seal
 from sentinel_extproc.usage.writer import Writer, WriterCounters, unavailable
 
 __all__ = ["Outbox", "OutboxError"]
 
 logger = logging.getLogger(__name__)
 
-SEAL_CHUNK = 500
-"""Records sealed in one go: a few milliseconds, which an append may have to wait."""
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
-SEAL_CHUNKS = 40
+CHUNK = 200
+"""Records sealed or deleted in one go: a millisecond or two, which an append may have to wait."""
+
+SEAL_CHUNKS = 100
 """Most chunks before a claim: what is left is sealed before the next one."""
 
 HEADROOM_BYTES = 64 * 1024 * 1024
@@ -65,6 +70,7 @@ class Outbox:
         self._new_id = new_id
         self._clock = clock
         self._lock: int | None = None
+        self._sealing = asyncio.Lock()
         self._writer = Writer(self._open_database)
         self.set_aside: Path | None = None
         """Where a damaged file was kept at ``open``."""
@@ -131,10 +137,12 @@ class Outbox:
 
     async def claim(self, limit: int) -> list[QueuedItem]:
         """See ``ItemQueue``; seals what has been appended before it claims."""
-        for _ in range(SEAL_CHUNKS):
-            # Chunk by chunk, so that appends get their turn in between.
-            if await self._writer.run(self._seal) < SEAL_CHUNK:
-                break
+        async with self._sealing:
+            await self._sweep()
+            for _ in range(SEAL_CHUNKS):
+                # Chunk by chunk, so that appends get their turn in between.
+                if await self._seal() < CHUNK:
+                    break
         return await self._writer.run(lambda database: database.claim(limit, self._now_ms()))
 
     async def interrupted(self) -> list[list[QueuedItem]]:
@@ -144,17 +152,16 @@ class Outbox:
     async def settle(self, settlement: Settlement) -> None:
         """See ``ItemQueue``."""
         await self._writer.run(lambda database: database.settle(settlement, self._now_ms()))
+        if settlement.acknowledged:
+            await self._sweep()
 
     async def backlog(self) -> Backlog:
-        """See ``ItemQueue``."""
-        return await self._writer.run(lambda database: database.backlog())
+        """See ``ItemQueue``. Counts, so it takes a second or so for millions of records."""
+        return await self._read(reading.backlog)
 
-    async def held(
-        self, limit: int = 1000, after: int = 0
-    ) -> list[tuple[int, SealedItem, ItemState, str]]:
-        """Parked items and dead letters, oldest first: position (for ``after``), item, state,
-        reason."""
-        return await self._writer.run(lambda database: database.held(limit, after))
+    async def held(self, limit: int = 1000, after: int = 0) -> list[HeldItem]:
+        """Parked items and dead letters whose position is beyond ``after``, oldest first."""
+        return await self._read(reading.held, limit, after)
 
     async def replay(self, item_ids: Sequence[str]) -> int:
         """Send held items again, under their old keys; how many of the ids were held."""
@@ -165,8 +172,27 @@ class Outbox:
         await self._writer.stop()
         self._unlock()
 
-    def _seal(self, database: Database) -> int:
-        return database.seal(SEAL_CHUNK, self._new_id, split_metrics=self._split_metrics)
+    async def _seal(self) -> int:
+        taken = await self._read(reading.unsealed, CHUNK)
+        if taken:
+            seqs = {record.id: seq for seq, record in taken}
+            records = [record for _, record in taken]
+            groups = seal(records, self._new_id, split_metrics=self._split_metrics)
+            await self._writer.run(lambda database: database.seal(seqs, groups))
+        return len(taken)
+
+    async def _sweep(self) -> None:
+        while await self._writer.run(lambda database: database.sweep(CHUNK)):
+            pass
+
+    async def _read(self, read: Callable[[Path, *Args], T], *args: *Args) -> T:
+        if not self._writer.running:
+            raise unavailable("The outbox is closed.")
+        try:
+            return await asyncio.to_thread(read, self._path, *args)
+        except sqlite3.Error:
+            logger.exception("the outbox can't be read")
+            raise unavailable("The outbox can't be read right now.") from None
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

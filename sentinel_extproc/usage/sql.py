@@ -48,6 +48,7 @@ CREATE TABLE items (
     due_ms INTEGER NOT NULL DEFAULT 0,
     reason TEXT
 ) STRICT;
+CREATE TABLE released (item_group TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE INDEX items_by_state ON items (state, n);
 CREATE INDEX items_by_group ON items (item_group);
 """
@@ -75,14 +76,20 @@ ON CONFLICT (id) DO NOTHING
 
 # The oldest records that no item bills yet.
 UNSEALED = f"""
-SELECT {RECORD_COLUMNS} FROM records WHERE item_group IS NULL ORDER BY seq LIMIT ?
+SELECT seq, {RECORD_COLUMNS} FROM records WHERE item_group IS NULL ORDER BY seq LIMIT ?
 """  # noqa: S608
 
-# Say which group of items bills these records.
-SEAL = "UPDATE records SET item_group = ? WHERE id IN (SELECT value FROM json_each(?))"
+# Say which group of items bills which record; pairs of seq and group.
+SEAL = """
+UPDATE records SET item_group = json_extract(sealed.value, '$[1]')
+FROM json_each(?) AS sealed
+WHERE seq = json_extract(sealed.value, '$[0]') AND item_group IS NULL
+"""
 
 # Forget records that come to nothing.
-FORGET = "DELETE FROM records WHERE id IN (SELECT value FROM json_each(?))"
+FORGET = """
+DELETE FROM records WHERE seq IN (SELECT value FROM json_each(?)) AND item_group IS NULL
+"""
 
 ADD_ITEM = f"INSERT INTO items ({ITEM_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 
@@ -107,13 +114,22 @@ GROUPS = "SELECT DISTINCT item_group FROM items WHERE id IN (SELECT value FROM j
 # Delete billed items.
 ACKNOWLEDGE = "DELETE FROM items WHERE id IN (SELECT value FROM json_each(?))"
 
-# Delete the records of groups of which every item is billed.
-RELEASE_RECORDS = """
-DELETE FROM records WHERE item_group IN (
-    SELECT value FROM json_each(?)
-    WHERE NOT EXISTS (SELECT 1 FROM items WHERE items.item_group = value)
+# Remember groups of which every item is billed: their records can go.
+RELEASE = """
+INSERT OR IGNORE INTO released (item_group)
+SELECT value FROM json_each(?)
+WHERE NOT EXISTS (SELECT 1 FROM items WHERE items.item_group = value)
+"""
+
+# Delete some records of released groups; all at once could hold up appends for too long.
+SWEEP = """
+DELETE FROM records WHERE seq IN (
+    SELECT seq FROM released CROSS JOIN records USING (item_group) LIMIT ?
 )
 """
+
+# Every record of every released group is deleted.
+SWEPT = "DELETE FROM released"
 
 # Send these again.
 AGAIN = """
@@ -150,3 +166,6 @@ RESET_DUE = "UPDATE items SET due_ms = 0 WHERE due_ms > 0"
 
 COUNT_UNSEALED = "SELECT count(*) FROM records WHERE item_group IS NULL"
 COUNT_ITEMS = "SELECT state, count(*) FROM items GROUP BY state"
+
+OLDEST_UNSEALED = "SELECT occurred_at_ms FROM records WHERE item_group IS NULL ORDER BY seq LIMIT 1"
+OLDEST_ITEM = "SELECT first_ms FROM items WHERE state IN ('ready', 'sent') ORDER BY n LIMIT 1"

@@ -378,11 +378,11 @@ async def test_settling_every_way(path: Path) -> None:
     (later,) = await outbox.claim(10)
     assert (later.item.id, later.refusals) == (c, 1)
     held = await outbox.held()
-    assert [(item.id, state, reason) for _, item, state, reason in held] == [
+    assert [(one.item.id, one.state, one.reason) for one in held] == [
         (d, ItemState.DEAD, "never"),
         (e, ItemState.PARKED, "the answer was lost"),
     ]
-    assert await outbox.held(after=held[0][0]) == held[1:]
+    assert await outbox.held(after=held[0].position) == held[1:]
     assert await outbox.replay([d, "unknown", b]) == 1
     (again,) = await outbox.claim(10)
     assert (again.item.id, again.refusals) == (d, 0)

@@ -172,15 +172,15 @@ async def test_a_row_refused_for_good_becomes_a_dead_letter_with_its_reason(
     assert (await reporting.drain(10)).left == 0
     assert len(zion.batches) == 4
     assert len({key for _, keys in zion.batches for key in keys}) == 1
-    ((_, item, state, reason),) = await outbox.held()
-    assert (state, reason) == (ItemState.DEAD, "no such user")
+    (dead,) = await outbox.held()
+    assert (dead.state, dead.reason) == (ItemState.DEAD, "no such user")
     assert reporting.counters.dead_letters == 1
 
     # Replayed by a person once the cause is gone, under the same key.
     zion.always = accept
-    assert await outbox.replay([item.id]) == 1
+    assert await outbox.replay([dead.item.id]) == 1
     await reporter(outbox, zion).drain(10)
-    assert zion.billed == {item.id: 1}
+    assert zion.billed == {dead.item.id: 1}
 
 
 async def test_an_item_that_is_never_matched_is_parked_before_it_is_billed_for_ever(
@@ -205,8 +205,8 @@ async def test_poisoned_items_are_found_by_halving(outbox: Outbox, poisoned: str
     reporting = reporter(outbox, zion)
     await reporting.drain(10)
     held = await outbox.held()
-    assert {item.external_id[4:] for _, item, _, _ in held} == set(poisoned)
-    assert {reason for _, _, _, reason in held} == {"refused with status 400"}
+    assert {one.item.external_id[4:] for one in held} == set(poisoned)
+    assert {one.reason for one in held} == {"refused with status 400"}
     assert len(zion.billed) == 8 - len(poisoned)
     assert set(zion.billed.values()) == {1}
 
