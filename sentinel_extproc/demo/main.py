@@ -74,7 +74,7 @@ def run_demo(
     except _Terminated:
         console.print("ended by SIGTERM; everything has been stopped")
         code = 143
-    if code == 1:
+    if code == 1 and any(work_dir.glob("*.log")):
         console.print(f"the logs are kept in {work_dir}", highlight=False)
     else:
         shutil.rmtree(work_dir, ignore_errors=True)
@@ -93,7 +93,6 @@ def _run(
     services, token = _real_services(environ, console)
     with (
         _Announcer(console) as announcer,
-        _teardown_shown(console),
         start_stack(
             work_dir=work_dir,
             services=services,
@@ -114,6 +113,7 @@ def _run(
                 _stay_up(stack, console, token)
         finally:
             _ignore_signals()
+            announcer.stopping()
     sidecar_code = stack.sidecar.process.exit_code
     if sidecar_code != 0:
         console.print(f"[red]✗[/red] the sidecar ended with code {sidecar_code}; its log ends:")
@@ -239,19 +239,16 @@ class _Announcer:
         self._status.stop()
         self._console.print(f"everything is up after {seconds:.1f} s\n", highlight=False)
 
+    def stopping(self) -> None:
+        """Everything is about to be stopped."""
+        self._status.update("stopping Envoy, then the sidecar, which drains, then the rest")
+        self._status.start()
+
     def __enter__(self) -> _Announcer:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self._status.stop()
-
-
-@contextmanager
-def _teardown_shown(console: Console) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        console.print("stopped Envoy, the sidecar (drained), the rest, in that order", style="dim")
 
 
 @contextmanager
