@@ -7,7 +7,7 @@ ARGS   ?=
 SOURCES := sentinel_extproc tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint fmt proto encodings lock wheel clean
+.PHONY: help setup run test lint fmt proto encodings accuracy lock wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ proto: setup ## regenerate the wire types from proto/
 
 encodings: setup ## derive the shipped tokenizer ranks again and check their hashes
 	@$(BIN)/python scripts/make_encodings.py
+
+accuracy: setup ## compare estimates with what providers reported, over recorded calls
+	@$(BIN)/python scripts/accuracy.py $(ARGS)
 
 # A lock without addresses: names, versions and hashes only.
 LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \

@@ -11,6 +11,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import struct
 import sys
 from collections import defaultdict
@@ -42,6 +43,8 @@ class Row:
 
     Attributes:
         group: endpoint, tools or not, streamed or not.
+        kind: what the targets tell apart: plain chat, tools, responses text, embeddings, other.
+        flagged: the recordings mark it as missed by far by an earlier estimator.
         unseen: why the request alone doesn't decide the input; empty if it does.
         outputs: counted and reported tokens of the answer, when it was text only.
     """
@@ -49,6 +52,8 @@ class Row:
     id: str
     model: str
     group: tuple[str, str, str]
+    kind: str
+    flagged: bool
     unseen: str
     estimated: int
     reported: int
@@ -97,13 +102,15 @@ def measure(calls: Iterable[Json]) -> tuple[list[Row], list[Json]]:
                     "tools" if body.get("tools") or body.get("functions") else "no tools",
                     "streamed" if call["stream"] else "whole",
                 ),
+                kind=target(kind, body),
+                flagged="outlier_vs_prototype" in call.get("flags", ()),
                 unseen=unseen(body),
                 estimated=estimate.input_tokens,
                 reported=usage["prompt_tokens"]
                 if "prompt_tokens" in usage
                 else usage["input_tokens"],
                 confidence=estimate.confidence.value,
-                outputs=outputs(estimator, call, body),
+                outputs=outputs(estimator, call, kind, body),
             )
         )
     return rows, others
@@ -149,7 +156,7 @@ def _stand_in(medium: Json) -> str:
     return base64.b64encode(head.ljust(size, b"\0")).decode()
 
 
-def outputs(estimator: TokenEstimator, call: Json, body: Json) -> tuple[int, int] | None:
+def outputs(estimator: TokenEstimator, call: Json, kind: str, body: Json) -> tuple[int, int] | None:
     """Counted and reported output of an answer that was one text and nothing else."""
     answers = call["output"] or []
     usage = call["usage"]
@@ -157,15 +164,26 @@ def outputs(estimator: TokenEstimator, call: Json, body: Json) -> tuple[int, int
     if len(answers) != 1 or reported is None:
         return None
     answer = answers[0]
-    if not isinstance(answer.get("text"), str) or set(answer) - {"text", "finish_reason"}:
+    if not isinstance(answer.get("text"), str) or set(answer) - {"text", "finish_reason", "type"}:
         return None
     details = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
     if any(details.get(key) for key in ("reasoning_tokens", "audio_tokens")):
         return None
-    counter = estimator.output_counter(str(body.get("model")))
+    model = str(body.get("model"))
+    counter = estimator.output_counter(model)
     for delta in (call.get("deltas") or {}).get("0") or [answer["text"]]:
         counter.feed(delta)
-    return counter.total(), reported
+    return counter.total() + estimator.answer_frame(kind, model), reported
+
+
+def target(kind: str, body: Json) -> str:
+    """Which of the project's targets a request falls under."""
+    if kind in ("chat", "responses") and (body.get("tools") or body.get("functions")):
+        return "tools"
+    content = json.dumps(body.get("messages") or body.get("input"))
+    if re.search(r'"type": "(image_url|input_image|input_audio|file|input_file)"', content):
+        return "media"
+    return {"chat": "plain chat", "responses": "responses text"}.get(kind, kind)
 
 
 def unseen(body: Json) -> str:
@@ -246,6 +264,10 @@ def report(rows: list[Row], others: list[Json], *, misses: bool) -> None:
     seen = [row for row in rows if not row.unseen]
     hidden = [row for row in rows if row.unseen]
     table("computable from the request", grouped(seen, lambda row: row.group))
+    table("the same by what targets tell apart", grouped(seen, lambda row: row.kind))
+    rest = [row for row in seen if not row.flagged]
+    print(f"\nand without the {len(seen) - len(rest)} rows that the recordings flag as outliers")
+    table("computable, not flagged", grouped(rest, lambda row: row.kind))
     table("not computable: why", grouped(hidden, lambda row: row.unseen))
     table("by confidence, all rows", grouped(rows, lambda row: row.confidence))
     print("\ncalls without an input rule here (usage comes from the provider's answer):")

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sentinel_extproc.tokens import typescript
 from sentinel_extproc.tokens.content import count_content
+from sentinel_extproc.tokens.functions import count_functions
 from sentinel_extproc.tokens.model import Confidence, JsonObject
 from sentinel_extproc.tokens.response_format import count_format
 from sentinel_extproc.tokens.tally import Tally, arguments, as_list, as_object
@@ -31,9 +31,14 @@ def count_chat(tally: Tally, body: JsonObject) -> None:
     tools = _count_tools(tally, body, joint)
     if count_format(tally, body.get("response_format")):
         tally.add(rules.schema_in_system)
+        tally.add(rules.schema_answer * sum(map(_is_answer, messages)))
         if not tools:
             tally.add(rules.schema if joint is None else rules.schema_after_system + joint)
     _beyond_the_body(tally, body)
+
+
+def _is_answer(message: Any) -> bool:
+    return as_object(message).get("role") == "assistant" and bool(message.get("content"))
 
 
 def _call_names(messages: list[Any]) -> dict[str, str]:
@@ -90,16 +95,18 @@ def _count_calls(tally: Tally, message: dict[str, Any]) -> None:
 
 def _count_tools(tally: Tally, body: JsonObject, joint: int | None) -> bool:
     rules = tally.rules
-    functions = [as_object(one) for one in as_list(body.get("functions"))]
-    for tool in as_list(body.get("tools")):
-        if isinstance(tool, dict) and isinstance(tool.get("function"), dict):
-            functions.append(tool["function"])
+    tools = [as_object(one) for one in as_list(body.get("functions"))]
+    for given in as_list(body.get("tools")):
+        tool = as_object(given)
+        if isinstance(tool.get("function"), dict):
+            tools.append(tool["function"])
+        elif isinstance(tool.get("custom"), dict):
+            tools.append({**tool["custom"], "type": "custom"})
         else:
-            tally.unknown(tool)
-    if not functions:
+            tally.unknown(given)
+    if not tools:
         return False
-    tally.text(typescript.namespace(functions, legacy=rules.legacy_tools))
-    tally.add(rules.undescribed_tool * sum(not one.get("description") for one in functions))
+    count_functions(tally, tools)
     tally.add(rules.tools if joint is None else rules.tools_after_system + joint)
     _count_choice(tally, body)
     return True

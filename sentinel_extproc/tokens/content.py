@@ -121,6 +121,10 @@ def _count_file(tally: Tally, part: dict[str, Any]) -> None:
     inner = as_object(part.get("file")) or as_object(part.get("source")) or part
     data = inner.get("file_data") or inner.get("data")
     if isinstance(data, str):
+        text = media.data_url_text(data)
+        if text:
+            tally.text(text)
+            return
         size = media.base64_bytes(data)
         tally.add(min(_MAX_FILE_TOKENS, size // _BYTES_PER_FILE_TOKEN))
     else:

@@ -59,6 +59,15 @@ class TokenEstimator:
             tally.add(_size(body))
         return tally.estimate()
 
+    def answer_frame(self, kind: str, model: str) -> int:
+        """Tokens that a provider reports beside an answer's text when it ends by itself.
+
+        Never part of a counter's total, because a cut answer doesn't have them; 0 for a ``kind``
+        whose answers have no frame.
+        """
+        rules = self._table.resolve(model).rules
+        return {"chat": rules.answer_chat, "responses": rules.answer_responses}.get(kind, 0)
+
     def output_counter(self, model: str) -> IncrementalCounter:
         """A counter for one generated text of ``model``."""
         rules = self._table.resolve(model).rules

@@ -17,6 +17,9 @@ from sentinel_extproc.tokens.models import Images
 _HEAD_BYTES: Final = 64 * 1024
 """Enough for the size of a JPEG behind a large EXIF block."""
 
+_TEXT_TYPES: Final = ("text/", "application/json", "application/xml", "application/yaml")
+_MAX_TEXT_BYTES: Final = 1_500_000
+
 Size = tuple[int, int]
 
 
@@ -28,6 +31,20 @@ def data_url_head(url: str) -> bytes:
     if comma < 0 or not url[:comma].endswith(";base64"):
         return b""
     return base64_head(url[comma + 1 : comma + 1 + _HEAD_BYTES * 4 // 3])
+
+
+def data_url_text(url: str) -> str:
+    """The text of a base64 data URL of a text type, at most a megabyte of it; empty if it isn't."""
+    comma = url.find(",", 0, 512)
+    kind = url[5:comma].lower()
+    if url[:5].lower() != "data:" or not kind.startswith(_TEXT_TYPES) or "base64" not in kind:
+        return ""
+    encoded = url[comma + 1 : comma + 1 + _MAX_TEXT_BYTES * 4 // 3]
+    try:
+        content = base64.b64decode(encoded[: len(encoded) // 4 * 4], validate=False)
+    except (binascii.Error, ValueError):
+        return ""
+    return content.decode("utf-8", "replace")
 
 
 def base64_head(text: str) -> bytes:

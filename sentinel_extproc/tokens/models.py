@@ -66,6 +66,11 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         schema: a JSON schema for the answer in chat, without tools or a system message.
         schema_after_system: the same after a system message, without the blank line between.
         schema_in_system: a JSON schema wherever it stands, beside its text.
+        schema_answer: per answer in the history of a request with a JSON schema.
+        grammar: per custom tool with a grammar, beside its text.
+        hosted: per hosted tool by its type: its own prompt and what it typically adds; rough.
+        answer_chat: what a chat answer costs beside its text, when it ends by itself.
+        answer_responses: the same in responses.
         images: how images are charged; None if the model takes none or the rule isn't known.
         audio: per input audio.
         audio_per_second: of input audio, besides.
@@ -94,6 +99,11 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: int = 7
     schema_after_system: int = 3
     schema_in_system: int = 1
+    schema_answer: int = 4
+    grammar: int = 47
+    hosted: dict[str, int] = {}
+    answer_chat: int = 0
+    answer_responses: int = 1
     images: Images | None = None
     audio: int = 4
     audio_per_second: float = 10.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sentinel_extproc.tokens import typescript
 from sentinel_extproc.tokens.content import count_content
+from sentinel_extproc.tokens.functions import count_functions
 from sentinel_extproc.tokens.model import Confidence, JsonObject
 from sentinel_extproc.tokens.response_format import count_format
 from sentinel_extproc.tokens.tally import Tally, arguments, as_list, as_object
@@ -17,6 +17,7 @@ _SEALED_CHARS: Final = 790
 _TOKENS_PER_SEALED_CHAR: Final = 0.137
 """Encrypted reasoning is base64 of a constant and the text; fitted on reported usage."""
 
+_UNSEEN: Final = frozenset({"id", "call_id", "status", "encrypted_content"})
 _OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
 
 
@@ -49,6 +50,9 @@ def count_responses(tally: Tally, body: JsonObject) -> None:
     _count_tools(tally, body)
     if count_format(tally, as_object(body.get("text")).get("format")):
         tally.add(rules.schema_in_system)
+    if as_object(body.get("reasoning")).get("mode") is not None:
+        # More than one pass over the prompt.
+        tally.lower(Confidence.ROUGH)
     if any(body.get(key) is not None for key in _ELSEWHERE):
         tally.lower(Confidence.ROUGH)
 
@@ -96,22 +100,34 @@ def _count_item(tally: Tally, item: Any, names: dict[str, str], *, open_turn: bo
             _count_encrypted(tally, item)
     elif kind == "compaction":
         _count_encrypted(tally, item)
+    elif kind in ("tool_search_output", "additional_tools"):
+        tally.lower(Confidence.ROUGH)
+        tally.add(rules.message)
+        count_functions(tally, [as_object(tool) for tool in as_list(item.get("tools"))])
     else:
-        tally.unknown({key: value for key, value in item.items() if key != "encrypted_content"})
+        tally.unknown({key: value for key, value in item.items() if key not in _UNSEEN})
 
 
 def _count_tools(tally: Tally, body: JsonObject) -> None:
     rules = tally.rules
+    tools = [tool for tool in as_list(body.get("tools")) if isinstance(tool, dict)]
+    searched = any(tool.get("type") == "tool_search" for tool in tools)
     functions = []
-    for tool in as_list(body.get("tools")):
-        if isinstance(tool, dict) and tool.get("type") == "function":
+    for tool in tools:
+        kind = tool.get("type")
+        if searched and tool.get("defer_loading"):
+            # Not shown before the model searched for it; then it is in a tool_search_output.
+            tally.lower(Confidence.ROUGH)
+        elif kind in ("function", "custom"):
             functions.append(tool)
+        elif isinstance(kind, str) and kind in rules.hosted:
+            # Hosted tools bring texts of their own, and results of what they do.
+            tally.lower(Confidence.ROUGH)
+            tally.add(rules.hosted[kind])
         else:
-            # Hosted tools bring texts of their own that aren't in the request.
             tally.unknown(tool)
     if functions:
-        tally.text(typescript.namespace(functions, legacy=rules.legacy_tools))
-        tally.add(rules.undescribed_tool * sum(not one.get("description") for one in functions))
+        count_functions(tally, functions)
         tally.add(rules.tools_responses)
         _count_choice(tally, body.get("tool_choice"), functions)
 

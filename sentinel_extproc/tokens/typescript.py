@@ -38,6 +38,10 @@ class _Renderer:
 
     def function(self, function: Schema) -> str:
         lines = _comment(_text(function.get("description")).strip())
+        if function.get("type") == "custom":
+            # Only the grammar's length is known to count; its frame is the caller's constant.
+            lines += _comment("\n".join(line.strip() for line in _grammar(function).split("\n")))
+            return "\n".join([*lines, f"type {_text(function.get('name'))} = (FREEFORM) => any;"])
         parameters = function.get("parameters")
         argument = self._argument(parameters) if isinstance(parameters, dict) else ""
         lines.append(f"type {_text(function.get('name'))} = ({argument}) => any;")
@@ -106,6 +110,13 @@ class _Renderer:
         if kind in ("integer", "number"):
             return "number"
         return kind if kind in ("string", "boolean", "null") else "any"
+
+
+def _grammar(tool: Schema) -> str:
+    form = tool.get("format")
+    form = form if isinstance(form, dict) else {}
+    inner = form.get("grammar")
+    return _text((inner if isinstance(inner, dict) else form).get("definition"))
 
 
 def _text(value: Any) -> str:
