@@ -8,7 +8,14 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from ..errors import SentinelError, Unauthenticated, Unavailable
+from ..errors import (
+    InvalidRequest,
+    LimitExceeded,
+    PromptTooLarge,
+    SentinelError,
+    Unauthenticated,
+    Unavailable,
+)
 from .claims import (
     build_claim,
     limit_states,
@@ -18,6 +25,7 @@ from .claims import (
     right_sized,
     seeded,
 )
+from .facts import EmitLimitFact, HoldExhausted, LimitsDecided, emit_nothing
 from .limit import Kind, Limit, OnExhausted, OnOutage
 from .model import (
     NOTHING,
@@ -29,9 +37,17 @@ from .model import (
 )
 from .policy import Policy
 from .settler import Settler
-from .store import Claim, Decision, Store, StoreError, Verdict
+from .store import Claim, Decision, Store, StoreError, StoreUntriedError, Verdict
 
 log = logging.getLogger(__name__)
+
+_OUTCOMES: dict[type[SentinelError], str] = {
+    LimitExceeded: "denied",
+    PromptTooLarge: "too_large",
+    InvalidRequest: "invalid",
+    Unauthenticated: "revoked",
+    Unavailable: "unavailable",
+}
 
 _ATTEMPTS_TO_RIGHT_SIZE = 2
 _GROW_AHEAD = 4
@@ -79,6 +95,7 @@ class StoreLimiter:
         quota_on_outage: OnOutage = OnOutage.LOCAL,
         quota_on_exhausted: OnExhausted = OnExhausted.SETTLE_AS_DEBT,
         quota_right_size: bool = False,
+        emit: EmitLimitFact = emit_nothing,
     ) -> None:
         self._store = store
         self.policy = policy
@@ -87,12 +104,14 @@ class StoreLimiter:
         self._quota_on_outage = quota_on_outage
         self._quota_on_exhausted = quota_on_exhausted
         self._quota_right_size = quota_right_size
-        self._settler = Settler(store)
+        self._emit = emit
+        self._settler = Settler(store, emit=emit)
         self._leased: dict[tuple[str, str], _Hold] = {}
         self._renewer: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to renew leases. No I/O before the first is due."""
+        """Begin what runs behind the requests: leases are renewed, the store looks after itself."""
+        await self._store.start()
         if self._renewer is None:
             self._renewer = asyncio.create_task(self._renew_for_ever(), name="limits-renewer")
 
@@ -107,8 +126,26 @@ class StoreLimiter:
         except StoreError as error:
             raise Unavailable("The limit store does not answer.") from error
 
+    @property
+    def pending_settlements(self) -> int:
+        """How many the store has not taken yet."""
+        return self._settler.pending
+
     async def reserve(self, request: ReserveRequest) -> Reservation:
         """See ``Limiter.reserve``."""
+        try:
+            reservation = await self._reserve(request)
+        except SentinelError as error:
+            limit = error.details.get("limit_name")
+            outcome = _OUTCOMES.get(type(error), "unavailable")
+            rung = error.extra_headers.get("x-sentinel-degraded")
+            self._emit(LimitsDecided(outcome, None if limit is None else str(limit), rung))
+            raise
+        shadowed = tuple(state.name for state in reservation.states if state.exceeded)
+        self._emit(LimitsDecided("admitted", None, reservation.degraded, shadowed))
+        return reservation
+
+    async def _reserve(self, request: ReserveRequest) -> Reservation:
         model = request.subject.model
         limits = self.policy.limits_for(request.subject)
         quotas = tuple((self._limit(quota), seeded(quota)) for quota in request.quotas)
@@ -120,7 +157,7 @@ class StoreLimiter:
         claim = build_claim(request, limits, quotas, held)
         verdict = await self._ask(claim)
         for _ in range(_ATTEMPTS_TO_RIGHT_SIZE):
-            if verdict.decision is not Decision.DENIED:
+            if verdict.decision is not Decision.DENIED or verdict.unsure:
                 break
             smaller = right_sized(claim, verdict, held, model)
             if smaller == held:
@@ -163,11 +200,15 @@ class StoreLimiter:
             if verdict.decision is Decision.ADMITTED:
                 hold.claim, hold.covers = claim, target
                 return Growth.GROWN
-        cut = any(
-            line.limit.on_exhausted is OnExhausted.CUT and not line.limit.shadow and not answer.fits
+        exhausted = [
+            line.limit
             for line, answer in zip(claim.lines, verdict.lines, strict=True)
-        )
+            if not answer.fits and not line.limit.shadow
+        ]
+        cut = any(limit.on_exhausted is OnExhausted.CUT for limit in exhausted)
         hold.growth = Growth.CUT if cut else Growth.DEBT
+        for limit in exhausted:
+            self._emit(HoldExhausted(limit.name, cut))
         return hold.growth
 
     async def settle(self, reservation: Reservation, actual: Quantities) -> None:
@@ -207,7 +248,9 @@ class StoreLimiter:
 
     async def _ask(self, claim: Claim) -> Verdict:
         try:
-            return await self._store.reserve(claim)
+            verdict = await self._store.reserve(claim)
+        except StoreUntriedError as error:
+            raise Unavailable("Limits can't be checked at the moment.") from error
         except StoreError as error:
             self._hand_back(claim)
             raise Unavailable("Limits can't be checked at the moment.") from error
@@ -215,6 +258,9 @@ class StoreLimiter:
             # Cancelled while the store may be taking it, or a fault of ours: nobody would settle.
             self._hand_back(claim)
             raise
+        if verdict.unsure and verdict.decision is not Decision.ADMITTED:
+            self._hand_back(claim)
+        return verdict
 
     def _hand_back(self, claim: Claim) -> None:
         self._settler.submit(retaken(claim, NOTHING, ""))

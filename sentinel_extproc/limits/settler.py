@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from dataclasses import dataclass
 
-from .store import Claim, Store, StoreError
+from .facts import EmitLimitFact, SettlementDropped, emit_nothing
+from .store import Claim, Store, StoreError, StoreUntriedError
 
 log = logging.getLogger(__name__)
 
@@ -16,10 +18,12 @@ _BATCH = 32
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Due:
+    """``tried_s`` is when the store may first have taken it: from then on repeating is bounded."""
+
     claim: Claim
-    since_s: float
+    tried_s: float | None = None
 
 
 class Settler:
@@ -28,21 +32,27 @@ class Settler:
     Args:
         store: takes each one once; repeating is harmless for ``give_up_s``.
         max_pending: beyond it the oldest is dropped: its hold heals by itself, over-counted.
-        give_up_s: how long one is tried; less than the store recognises repetitions.
+        give_up_s: how long one is repeated; less than the store recognises repetitions. One that
+            could not be tried yet waits for as long as it takes.
     """
 
     def __init__(
-        self, store: Store, *, max_pending: int = 100_000, give_up_s: float = 240.0
+        self,
+        store: Store,
+        *,
+        max_pending: int = 100_000,
+        give_up_s: float = 240.0,
+        emit: EmitLimitFact = emit_nothing,
     ) -> None:
         self._store = store
         self._max_pending = max_pending
         self._give_up_s = give_up_s
+        self._emit = emit
         self._due: dict[tuple[str, str], _Due] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
-        self.dropped = 0
 
     @property
     def pending(self) -> int:
@@ -53,8 +63,8 @@ class Settler:
         """Take a settlement over; returns at once. Needs a running event loop."""
         if len(self._due) >= self._max_pending:
             self._due.pop(next(iter(self._due)))
-            self._drop()
-        self._due.setdefault((claim.owner, claim.id), _Due(claim, time.monotonic()))
+            self._drop("too many wait")
+        self._due.setdefault((claim.owner, claim.id), _Due(claim))
         self._idle.clear()
         self._wake.set()
         if self._task is None or self._task.done():
@@ -89,23 +99,27 @@ class Settler:
             self._idle.set()
 
     async def _settle_some(self) -> bool:
-        batch = list(self._due.items())[:_BATCH]
+        batch = list(itertools.islice(self._due.items(), _BATCH))
         results = await asyncio.gather(
             *(self._store.settle(due.claim) for _, due in batch), return_exceptions=True
         )
-        now, all_taken = time.monotonic(), True
+        now_s, some_taken = time.monotonic(), False
         for (key, due), result in zip(batch, results, strict=True):
+            self._due.pop(key, None)
             if result is None:
-                self._due.pop(key, None)
-            elif isinstance(result, StoreError) and now - due.since_s < self._give_up_s:
-                all_taken = False
+                some_taken = True
+                continue
+            if not isinstance(result, StoreUntriedError) and due.tried_s is None:
+                due.tried_s = now_s
+            if due.tried_s is not None and now_s - due.tried_s > self._give_up_s:
+                self._drop(str(result))
+            elif isinstance(result, StoreError):
+                # Last in the queue: what one shard refuses must not hold up the others.
+                self._due[key] = due
             else:
-                if not isinstance(result, StoreError):
-                    log.error("a settlement failed", exc_info=result)
-                self._due.pop(key, None)
-                self._drop()
-        return all_taken
+                self._drop(repr(result))
+        return some_taken
 
-    def _drop(self) -> None:
-        self.dropped += 1
-        log.warning("a settlement was dropped; its hold will lapse by itself")
+    def _drop(self, reason: str) -> None:
+        log.error("a settlement was dropped; its hold will lapse by itself: %s", reason)
+        self._emit(SettlementDropped(reason))

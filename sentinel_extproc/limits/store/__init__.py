@@ -104,16 +104,22 @@ class Verdict:
         at_ms: the store's time.
         lines: one for each of the claim's, in order; none for REVOKED and for OVER when extending.
         degraded: the rung of the ladder that decided, None in normal service.
+        unsure: the claim may also have been taken where no answer came from; settle it in any case.
     """
 
     decision: Decision
     at_ms: int
     lines: tuple[LineVerdict, ...] = ()
     degraded: str | None = None
+    unsure: bool = False
 
 
 class Store(Protocol):
     """Keeps counts. Every method may be repeated with the same claim without further effect."""
+
+    async def start(self) -> None:
+        """Begin what the store does in the background, if anything. Waits for nobody."""
+        ...
 
     async def reserve(self, claim: Claim) -> Verdict:
         """Take every line's amount, or nothing.

@@ -2,34 +2,158 @@
 
 A client that repeats a command by itself charges twice; here a command is repeated by its id, in
 one place (``ladder``).
+
+| URL | |
+|---|---|
+| ``redis://[user:password@]host[:6379][/db]`` | one server; ``rediss://`` over TLS |
+| ``unix://[user:password@]/path[?db=0]`` | one server on a Unix socket |
+| ``redis+sentinel://[user:password@]host[:26379],host…/service[/db]`` | the master of a service |
+| ``redis+cluster://[user:password@]host[:6379],host…`` | a Redis Cluster; ``rediss+…`` over TLS |
 """
 
 from __future__ import annotations
 
-from redis.asyncio import Redis
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from .redis import Client
 
+_PLAIN = frozenset({"redis", "rediss", "unix"})
+_MANY = {
+    "redis+sentinel": ("sentinel", 26_379),
+    "rediss+sentinel": ("sentinel", 26_379),
+    "redis+cluster": ("cluster", 6_379),
+    "rediss+cluster": ("cluster", 6_379),
+}
+_CONNECT_TIMEOUT_S = 1.0
+"""Beyond a request's own budget, which ends waiting earlier: for what connects in between."""
 
-def build_client(url: str, *, timeout_s: float = 0.025, max_connections: int = 64) -> Client:
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Own authority and client certificate, PEM files; the system's authorities when None."""
+
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+def build_client(
+    url: str,
+    *,
+    timeout_s: float = 0.025,
+    max_connections: int = 64,
+    tls: TlsFiles | None = None,
+    sentinel_username: str | None = None,
+    sentinel_password: str | None = None,
+) -> Client:
     """A client that has not connected yet.
 
     Args:
-        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with ``user:password@`` for ACLs.
-        timeout_s: of a read or write; connecting may take up to 1 s, outside of any request.
+        url: see the module's table; user and password percent-encoded.
+        timeout_s: of one read or write.
+        tls: for ``rediss`` URLs only.
+        sentinel_username, sentinel_password: of the sentinels themselves, when they ask.
 
     Raises:
-        ValueError: a URL that names no Redis.
+        ValueError: a URL that names no Redis, or that would weaken TLS. Never contains the URL's
+            password.
     """
-    pool = ConnectionPool.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=max(timeout_s, 1.0),
-        max_connections=max_connections,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
-    return Redis.from_pool(pool)
+    scheme = url.partition("://")[0].lower()
+    _check_query(url)
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": max(timeout_s, _CONNECT_TIMEOUT_S),
+        "max_connections": max_connections,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        **_tls_options(scheme, tls),
+    }
+    if scheme in _PLAIN:
+        if scheme != "unix" and not urlsplit(url).hostname:
+            raise ValueError("a Redis URL must name a host")
+        return Redis.from_pool(ConnectionPool.from_url(url, **options))
+    if scheme not in _MANY:
+        known = ", ".join(sorted(_PLAIN | _MANY.keys()))
+        raise ValueError(f"a Redis URL must begin with one of {known}")
+    kind, port = _MANY[scheme]
+    place = _places(url, port)
+    options |= {"username": place.username, "password": place.password}
+    if scheme.startswith("rediss"):
+        options["ssl"] = True
+    if kind == "cluster":
+        if place.path:
+            raise ValueError("a Redis Cluster has no databases: end the URL after the hosts")
+        nodes = [ClusterNode(host, node_port) for host, node_port in place.hosts]
+        return RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+    service, _, database = place.path.partition("/")
+    if not service or (database and not database.isdigit()):
+        raise ValueError("a Sentinel URL must end in /service or /service/db")
+    sentinel_options = {
+        **{key: value for key, value in options.items() if key != "max_connections"},
+        "username": sentinel_username,
+        "password": sentinel_password,
+    }
+    sentinel = Sentinel(place.hosts, sentinel_kwargs=sentinel_options)
+    client: Redis = sentinel.master_for(service, db=int(database or 0), **options)
+    return client
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    username: str | None
+    password: str | None
+    hosts: list[tuple[str, int]]
+    path: str
+
+
+def _places(url: str, port: int) -> _Places:
+    """Several hosts in one URL, which ``urlsplit`` knows nothing of."""
+    netloc, _, path = url.partition("://")[2].partition("?")[0].partition("/")
+    credentials, _, names = netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    hosts = []
+    for name in names.split(","):
+        split = urlsplit(f"//{name.strip()}")
+        try:
+            host, own_port = split.hostname, split.port
+        except ValueError as error:
+            raise ValueError("a Redis URL has a port that is no port") from error
+        if not host:
+            raise ValueError("a Redis URL has an empty host")
+        hosts.append((host, own_port or port))
+    return _Places(unquote(username) or None, unquote(password) or None, hosts, path.strip("/"))
+
+
+def _check_query(url: str) -> None:
+    weak = {"ssl_cert_reqs", "ssl_check_hostname"}
+    given = {key.lower() for key, _ in parse_qsl(urlsplit(url).query)}
+    if given & weak:
+        raise ValueError("TLS verification can't be changed by a Redis URL; give its own CA file")
+    if any("retry" in key for key in given):
+        raise ValueError("a Redis URL must not ask for retries: they would charge twice")
+
+
+def _tls_options(scheme: str, tls: TlsFiles | None) -> dict[str, Any]:
+    if not scheme.startswith("rediss"):
+        if tls is not None:
+            raise ValueError("TLS files go with a rediss:// URL")
+        return {}
+    files = tls if tls is not None else TlsFiles()
+    if (files.certificate is None) is not (files.key is None):
+        raise ValueError("a client certificate goes with its key")
+    return {
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,
+        "ssl_ca_certs": files.ca,
+        "ssl_certfile": files.certificate,
+        "ssl_keyfile": files.key,
+    }

@@ -46,6 +46,9 @@ class MemoryStore:
         self._expiry: list[tuple[int, bool, tuple[str, str]]] = []
         self._epochs: dict[tuple[str, str], int] = {}
 
+    async def start(self) -> None:
+        """Memory does nothing in the background."""
+
     async def reserve(self, claim: Claim) -> Verdict:
         """See ``Store.reserve``."""
         now = self._clock()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 
 from redis.asyncio import Redis, RedisCluster
@@ -32,6 +33,9 @@ _LAYOUT = "1"
 """In every key: replicas of different releases must not read each other's states."""
 
 _EVERYBODY = "all"
+
+_PATIENCE_S = 1.0
+"""Off the path of requests: connecting to a distant Redis over TLS takes longer than a budget."""
 
 
 class RedisStore:
@@ -82,6 +86,10 @@ class RedisStore:
         self._extend = scripts.load("extend")
         self._settle = scripts.load("settle")
         self._bump = scripts.load("bump")
+        self._beat = scripts.load("beat")
+
+    async def start(self) -> None:
+        """Nothing runs in the background; connections are made when needed."""
 
     async def reserve(self, claim: Claim) -> Verdict:
         """See ``Store.reserve``."""
@@ -149,9 +157,38 @@ class RedisStore:
             keys = [self._everybody_key(tag) for tag in tags[start : start + 64]]
             await asyncio.gather(*(self._run(self._bump, [key], [self._now()]) for key in keys))
 
+    async def beat(self, replica: str, ttl_s: float) -> int:
+        """Say that ``replica`` is there; returns how many said so within ``ttl_s``.
+
+        Raises:
+            StoreError: unknown.
+        """
+        arguments = [self._now(), replica, str(round(ttl_s * 1000))]
+        return int(str(await self._run(self._beat, [f"{self._prefix}:replicas"], arguments)))
+
+    async def complaints(self) -> tuple[str, ...]:
+        """What is wrong with this Redis for keeping limits; empty when nothing is.
+
+        Raises:
+            StoreError: it could not be asked.
+        """
+        async with self._bounded(_PATIENCE_S):
+            answer = cast("Mapping[str, object]", await self.client.info("memory"))
+        nodes = [answer] if "maxmemory_policy" in answer else list(answer.values())
+        policies = {
+            str(node.get("maxmemory_policy", "unknown"))
+            for node in nodes
+            if isinstance(node, Mapping)
+        }
+        return tuple(
+            f"maxmemory-policy is {policy}: Redis may forget limits silently; set noeviction"
+            for policy in sorted(policies - {"noeviction"})
+        )
+
     async def ping(self) -> None:
-        """See ``Store.ping``."""
-        await self._guard(lambda: cast("Awaitable[object]", self.client.ping()))
+        """See ``Store.ping``; connects if need be, which a request has no time for."""
+        async with self._bounded(_PATIENCE_S):
+            await cast("Awaitable[object]", self.client.ping())
 
     async def close(self) -> None:
         """Close the client and its connections."""
@@ -194,16 +231,23 @@ class RedisStore:
     async def _guard(self, call: Callable[[], Awaitable[_T]]) -> _T:
         await self._take_turn()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with self._bounded(self._timeout_s):
                 return await call()
+        finally:
+            self._turns.release()
+
+    @asynccontextmanager
+    async def _bounded(self, seconds: float) -> AsyncIterator[None]:
+        """The seam: a time-out, and redis-py's errors as ours."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
         except NoScriptError:
             raise
         except TimeoutError as error:
             raise StoreError("Redis did not answer in time") from error
         except (RedisError, OSError) as error:
             raise StoreError(f"Redis: {type(error).__name__}: {error}") from error
-        finally:
-            self._turns.release()
 
     async def _take_turn(self) -> None:
         if not self._turns.locked():

@@ -23,7 +23,7 @@ class Script:
 
 
 def load(name: str) -> Script:
-    """The script of one command: ``reserve``, ``extend``, ``settle`` or ``bump``."""
+    """The script of one command: ``reserve``, ``extend``, ``settle``, ``bump`` or ``beat``."""
     folder = resources.files("sentinel_extproc.limits") / "scripts"
     source = "\n".join(
         (folder / file).read_text(encoding="utf-8") for file in (*_COMMON, f"{name}.lua")

@@ -1,0 +1,68 @@
+"""What limits tell about themselves: plain facts for whoever makes logs and metrics of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsDecided:
+    """A claim was decided.
+
+    Attributes:
+        outcome: ``admitted``, ``denied``, ``revoked``, ``too_large``, ``invalid``, ``unavailable``.
+        limit: the limit that denied, None otherwise.
+        rung: None in normal service, else ``local`` or ``allow``.
+        shadowed: names of shadow limits that had no room.
+    """
+
+    outcome: str
+    limit: str | None = None
+    rung: str | None = None
+    shadowed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HoldExhausted:
+    """A running answer outgrew its hold; ``cut`` says whether it must end."""
+
+    limit: str
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLost:
+    """The store is away; from now on limits decide by themselves."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRegained:
+    """The store is back.
+
+    Attributes:
+        after_s: how long it was away.
+        replayed: exchanges still running that were admitted meanwhile.
+    """
+
+    after_s: float
+    replayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementDropped:
+    """A settlement could not be applied in time; its hold lapses by itself."""
+
+    reason: str
+
+
+LimitFact = LimitsDecided | HoldExhausted | StoreLost | StoreRegained | SettlementDropped
+
+EmitLimitFact = Callable[[LimitFact], None]
+"""Takes a fact; must be quick and must not raise."""
+
+
+def emit_nothing(fact: LimitFact) -> None:
+    """For those who don't want to know."""
