@@ -102,7 +102,9 @@ def build_client(
         "username": sentinel_username,
         "password": sentinel_password,
     }
-    sentinel = Sentinel(place.hosts, sentinel_kwargs=sentinel_options)
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        place.hosts, sentinel_kwargs=sentinel_options
+    )
     client: Redis = sentinel.master_for(service, db=int(database or 0), **options)
     return client
 
