@@ -7,6 +7,7 @@ the one running check of a token that all its requests wait for.
 - ``bearer``: pure parsing of ``Authorization`` values: ``parse_bearer(values) -> token``
 - ``expiry``: pure reading of a JWT's ``exp``, only ever to trust it for less time
 - ``cache``: bounded maps with expiry and the periods of freshness, pure; time is an argument
+- ``flight``: one look-up per token at a time; ``gate``: few look-ups of invented tokens
 - ``service``: ``CachedAuthenticator``, the ``Authenticator`` the rest of the program uses
 - ``zion_source``: ``ZionSource``, the default source
 

@@ -19,14 +19,13 @@ class TooManyFlightsError(Exception):
 
 
 class SingleFlight(Generic[K, V]):
-    """Runs at most one piece of work per key, and at most ``max_flights`` in all.
+    """Runs at most one piece of work per key.
 
     Work is expected to return failures as values: a raised exception is passed on to every
     waiter, and that is for faults of our own.
     """
 
-    def __init__(self, max_flights: int) -> None:
-        self._max_flights = max_flights
+    def __init__(self) -> None:
         self._by_key: dict[K, asyncio.Task[V]] = {}
         self._running: set[asyncio.Task[V]] = set()
 
@@ -37,16 +36,18 @@ class SingleFlight(Generic[K, V]):
         """Whether new callers for ``key`` would join a flight."""
         return key in self._by_key
 
-    def start(self, key: K, work: Callable[[], Coroutine[None, None, V]]) -> asyncio.Task[V]:
+    def start(
+        self, key: K, work: Callable[[], Coroutine[None, None, V]], *, max_flights: int
+    ) -> asyncio.Task[V]:
         """Join the flight of ``key`` or start it. Wait for it with ``join``.
 
         Raises:
-            TooManyFlightsError: it would have to be started, and there are too many.
+            TooManyFlightsError: it would have to be started, and ``max_flights`` are running.
         """
         task = self._by_key.get(key)
         if task is not None:
             return task
-        if len(self._running) >= self._max_flights:
+        if len(self._running) >= max_flights:
             raise TooManyFlightsError
         task = asyncio.get_running_loop().create_task(work())
         self._by_key[key] = task
@@ -54,9 +55,11 @@ class SingleFlight(Generic[K, V]):
         task.add_done_callback(lambda done: self._landed(key, done))
         return task
 
-    async def join(self, key: K, work: Callable[[], Coroutine[None, None, V]]) -> V:
+    async def join(
+        self, key: K, work: Callable[[], Coroutine[None, None, V]], *, max_flights: int
+    ) -> V:
         """``start``, then wait for the answer; cancelling the caller doesn't cancel the flight."""
-        return await asyncio.shield(self.start(key, work))
+        return await asyncio.shield(self.start(key, work, max_flights=max_flights))
 
     def part(self, key: K | None = None) -> None:
         """Let nobody else join the running flight of ``key``, or any: who comes next asks anew."""

@@ -10,15 +10,16 @@ import copy
 import hashlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Protocol
 
-from sentinel_extproc.errors import SentinelError, Unauthenticated, Unavailable
+from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated, Unavailable
 from sentinel_extproc.identity.bearer import CHALLENGE_INVALID, MAX_TOKEN_BYTES
 from sentinel_extproc.identity.cache import Entry, Freshness, LruMap, Periods, entry
 from sentinel_extproc.identity.expiry import read_jwt
 from sentinel_extproc.identity.flight import SingleFlight, TooManyFlightsError
+from sentinel_extproc.identity.gate import Gate
 from sentinel_extproc.identity.principal import Principal
 
 EXPIRY_LEEWAY_S = 60.0
@@ -76,7 +77,9 @@ class CachedAuthenticator:
         on_error_s: age up to which it is used when it can't be checked.
         negative_s: how long a token that the source called invalid is refused unasked.
         max_entries, max_denials: bounds of the two caches; an entry is about 1 KiB.
-        max_lookups: concurrent calls to the source; beyond it unknown tokens get a 503.
+        max_lookups: concurrent look-ups of unknown tokens; beyond it they get a 503. As many
+            again are kept for checking known tokens, so that a flood of others can't starve them.
+        gate: bounds how many invented tokens per second reach the source.
         jitter: a number from 0 to 1, for spreading.
     """
 
@@ -92,6 +95,7 @@ class CachedAuthenticator:
         max_entries: int = 10_000,
         max_denials: int = 10_000,
         max_lookups: int = 256,
+        gate: Gate | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -106,7 +110,9 @@ class CachedAuthenticator:
         self._known: LruMap[bytes, Entry[Principal]] = LruMap(max_entries)
         self._denied: LruMap[bytes, _Denial] = LruMap(max_denials)
         self._holds: LruMap[bytes, float] = LruMap(max_entries)
-        self._flights: SingleFlight[bytes, Outcome] = SingleFlight(max_lookups)
+        self._flights: SingleFlight[bytes, Outcome] = SingleFlight()
+        self._max_lookups = max_lookups
+        self._gate = gate or Gate(clock=clock)
         self._era = 0
         self.counters = IdentityCounters()
 
@@ -170,7 +176,7 @@ class CachedAuthenticator:
                 code="identity_unavailable",
             )
         self.counters.looked_up += 1
-        outcome = await self._look_up(key, token)
+        outcome = await self._look_up(key, token, known=False)
         if isinstance(outcome, Principal):
             return outcome
         # Every waiter raises its own copy: one shared exception would collect all tracebacks.
@@ -181,7 +187,7 @@ class CachedAuthenticator:
     ) -> Principal:
         held_until = self._holds.get(key)
         if held_until is None or now >= held_until:
-            outcome = await self._look_up(key, token)
+            outcome = await self._look_up(key, token, known=True)
             if isinstance(outcome, Principal):
                 self.counters.looked_up += 1
                 return outcome
@@ -198,19 +204,36 @@ class CachedAuthenticator:
         if self._flights.flying(key) or (held_until is not None and now < held_until):
             return
         try:
-            self._flights.start(key, lambda: self._ask(key, token))
+            self._flights.start(
+                key, lambda: self._ask(key, token), max_flights=2 * self._max_lookups
+            )
         except TooManyFlightsError:
             self.counters.shed += 1
 
-    async def _look_up(self, key: bytes, token: str) -> Outcome:
+    async def _look_up(self, key: bytes, token: str, *, known: bool) -> Outcome:
+        def work() -> Coroutine[None, None, Outcome]:
+            return self._ask(key, token) if known else self._ask_about_unknown(key, token)
+
         try:
-            return await self._flights.join(key, lambda: self._ask(key, token))
+            return await self._flights.join(
+                key, work, max_flights=self._max_lookups * (2 if known else 1)
+            )
         except TooManyFlightsError:
             self.counters.shed += 1
-            return Unavailable(
-                "Too many API keys are being checked right now; the request was not forwarded.",
-                code="identity_unavailable",
-            )
+            return _too_many()
+
+    async def _ask_about_unknown(self, key: bytes, token: str) -> Outcome:
+        if not await self._gate.enter():
+            self.counters.shed += 1
+            return _too_many()
+        denied = False
+        try:
+            outcome = await self._ask(key, token)
+            denied = isinstance(outcome, Unauthenticated | Forbidden)
+        finally:
+            if not denied:
+                self._gate.give_back()
+        return outcome
 
     async def _ask(self, key: bytes, token: str) -> Outcome:
         era = self._era
@@ -265,6 +288,13 @@ class CachedAuthenticator:
             # Unknown tokens are tried again at once after a mere failure: they have nothing to
             # fall back on, and the breaker protects the source.
             self._holds.put(key, now + MIN_HOLD_S)
+
+
+def _too_many() -> Unavailable:
+    return Unavailable(
+        "Too many API keys are being checked right now; the request was not forwarded.",
+        code="identity_unavailable",
+    )
 
 
 def _key(token: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated, Unavailable
+from sentinel_extproc.identity.gate import Gate
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.service import CachedAuthenticator, SourceBusy
 
@@ -287,7 +288,7 @@ async def test_jwts_have_a_period_of_their_own() -> None:
 
 
 async def test_caches_are_bounded_and_bad_tokens_do_not_displace_good_ones() -> None:
-    bench = make(max_entries=10, max_denials=10)
+    bench = make(max_entries=10, max_denials=10, gate=Gate(burst=1000))
     await bench.service.authenticate("good")
     bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
     for number in range(200):
@@ -310,6 +311,50 @@ async def test_too_many_unknown_tokens_at_once_get_a_503() -> None:
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert answers.count(ALICE) == 5
     assert sum(isinstance(error, Unavailable) for error in answers) == 3
+
+
+async def test_a_flood_of_invented_tokens_barely_reaches_the_source() -> None:
+    clock = Clock()
+    gate = Gate(rate_per_s=40, burst=40, max_wait_s=0, clock=clock)
+    bench = make(clock=clock, wall_clock=clock.wall, gate=gate)
+    await bench.service.authenticate("known")
+    bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
+    refused = 0
+    for tick in range(5000):
+        clock.now = tick / 1000
+        for number in range(2):
+            try:
+                await bench.service.authenticate(f"bad-{tick}-{number}")
+            except Unavailable:
+                refused += 1
+            except Unauthenticated:
+                pass
+        assert await bench.service.authenticate("known") == ALICE
+    calls = len(bench.source.calls) - 1
+    assert 200 <= calls <= 240
+    assert refused == 10_000 - calls
+
+
+async def test_real_tokens_are_not_held_back_by_the_gate() -> None:
+    bench = make(gate=Gate(rate_per_s=1, burst=5, max_wait_s=1, clock=lambda: 0.0))
+    waiting = [asyncio.create_task(bench.service.authenticate(f"t{n}")) for n in range(200)]
+    assert await asyncio.gather(*waiting) == [ALICE] * 200
+    assert len(bench.source.calls) == 200
+
+
+async def test_a_flood_does_not_keep_known_tokens_from_being_checked() -> None:
+    bench = make(max_lookups=5)
+    await bench.service.authenticate("known")
+    bench.source.gate.clear()
+    flood = [asyncio.create_task(bench.service.authenticate(f"t{n}")) for n in range(20)]
+    await asyncio.sleep(0)
+    bench.clock.now = 301
+    known = asyncio.create_task(bench.service.authenticate("known"))
+    await asyncio.sleep(0)
+    bench.source.gate.set()
+    assert await known == ALICE
+    await asyncio.gather(*flood, return_exceptions=True)
+    assert bench.source.calls.count("known") == 2
 
 
 async def test_forgetting_a_token_a_user_and_everything(bench: Bench) -> None:
