@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import sys
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import httpx
 import openai
@@ -11,7 +16,8 @@ import pytest
 
 from sentinel_extproc.demo.hosting import HostedApp, serve_app
 from sentinel_extproc.demo.openai_standin import OpenAIStandIn
-from sentinel_extproc.demo.process import StartError
+from sentinel_extproc.demo.process import ManagedProcess, StartError
+from sentinel_extproc.demo.redis import free_port
 from sentinel_extproc.demo.zion_standin import DEMO_USERS, ZionStandIn
 
 KEY = {"x-api-key": "zion-key"}
@@ -289,3 +295,32 @@ def test_faults_and_users_are_checked(http: httpx.Client) -> None:
 def test_a_port_in_use_is_a_clear_error(zion_app: HostedApp, zion: ZionStandIn) -> None:
     with pytest.raises(StartError, match=r"second could not listen on 127\.0\.0\.1"):
         serve_app(zion.app, name="second", port=zion_app.port)
+
+
+@pytest.mark.parametrize(
+    ("module", "variable", "path"),
+    [
+        ("openai_standin", "OPENAI_API_KEY", "/_standin/served"),
+        ("zion_standin", "ZION_API_KEY", "/_standin/ledger"),
+    ],
+)
+def test_each_runs_as_a_command_of_its_own(
+    tmp_path: Path, module: str, variable: str, path: str
+) -> None:
+    port = free_port()
+    process = ManagedProcess(
+        [sys.executable, "-m", f"sentinel_extproc.demo.{module}", "--port", str(port)],
+        name=module,
+        log_path=tmp_path / "log",
+        env=os.environ | {variable: "key"},
+    )
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    with process:
+        process.wait_until(answers, what="it listened", timeout_s=30)
+        url = f"http://127.0.0.1:{port}{path}"
+        assert httpx.get(url, trust_env=False).status_code == 200
+    assert process.exit_code in {0, -signal.SIGTERM}
