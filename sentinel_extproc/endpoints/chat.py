@@ -8,16 +8,20 @@ times ``n``. Mutated: streamed requests that don't ask for usage get
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from sentinel_extproc.endpoints import json_body
 from sentinel_extproc.endpoints.contract import CounterFactory, CountRequest, Meter, Plan
+from sentinel_extproc.endpoints.cut import openai_error_event
 from sentinel_extproc.endpoints.meters import JsonMeter, StreamMeter
 from sentinel_extproc.errors import InvalidRequest
 
 MAX_CHOICES = 128
 """OpenAI's own bound on ``n``."""
 
+_CAPS = ("max_tokens", "max_completion_tokens")
+_INCLUDE = {"include_usage": True}
 _ASK_USAGE = b'{"stream_options":{"include_usage":true},'
 
 
@@ -40,6 +44,22 @@ class ChatCompletions:
             upstream_body=upstream,
             hide_usage=hide,
         )
+
+    def clamped(self, plan: Plan, output_tokens: int) -> Plan:
+        assert plan.count is not None  # noqa: S101 - this endpoint always counts
+        request = dict(plan.count.body)
+        choices = request.get("n") or 1
+        caps = {name: request[name] for name in _CAPS if request.get(name) is not None}
+        # The newer name is what reasoning models insist on, and others take it too.
+        for name in caps or ("max_completion_tokens",):
+            request[name] = max(1, min(caps.get(name, output_tokens), output_tokens // choices))
+        if plan.hide_usage:
+            request["stream_options"] = (request.get("stream_options") or {}) | _INCLUDE
+        body = json.dumps(request, separators=(",", ":")).encode()
+        return replace(plan, output_cap=output_tokens, upstream_body=body)
+
+    def cut(self, message: str) -> bytes:
+        return openai_error_event(message)
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
         if event_stream:
@@ -67,7 +87,7 @@ def _check_messages(request: dict[str, Any]) -> None:
 def _output_cap(request: dict[str, Any]) -> int | None:
     caps = [
         cap
-        for name in ("max_tokens", "max_completion_tokens")
+        for name in _CAPS
         if (cap := json_body.optional_count(request, name, least=1, most=json_body.MAX_COUNT))
     ]
     choices = json_body.optional_count(request, "n", least=1, most=MAX_CHOICES) or 1
@@ -86,5 +106,5 @@ def _ask_usage(request: dict[str, Any], body: bytes) -> tuple[bytes | None, bool
     if "stream_options" not in request:
         # Spliced in, so that every other byte reaches the provider as the client wrote it.
         return _ASK_USAGE + body.lstrip(b" \t\r\n")[1:], True
-    asked = request | {"stream_options": (options or {}) | {"include_usage": True}}
+    asked = request | {"stream_options": (options or {}) | _INCLUDE}
     return json.dumps(asked, separators=(",", ":")).encode(), True

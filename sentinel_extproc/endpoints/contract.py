@@ -95,6 +95,19 @@ class Meter(Protocol):
         """Bytes taken that the client has yet to get; always empty unless ``rewrites``."""
         ...
 
+    @property
+    def partial(self) -> int:
+        """Bytes at the end of what was given out that are of an event not yet complete."""
+        ...
+
+    @property
+    def volume(self) -> int:
+        """Characters of generated text seen so far; cheap, and only for deciding when to count.
+
+        0 for answers that arrive as a whole, since nothing could be done about them any more.
+        """
+        ...
+
     def reading(self) -> Reading:
         """What is known so far; counting that was put off happens here."""
         ...
@@ -114,6 +127,18 @@ class Endpoint(Protocol):
         Raises:
             InvalidRequest: it must not be forwarded.
         """
+        ...
+
+    def clamped(self, plan: Plan, output_tokens: int) -> Plan:
+        """The same request, made to generate at most ``output_tokens``.
+
+        Returns:
+            ``plan`` itself where the endpoint has no way to say so.
+        """
+        ...
+
+    def cut(self, message: str) -> bytes:
+        """What ends an event stream early, in the endpoint's own form of an error event."""
         ...
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:

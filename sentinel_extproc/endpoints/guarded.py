@@ -23,6 +23,14 @@ class GuardedMeter:
         return self._meter.rewrites
 
     @property
+    def partial(self) -> int:
+        return self._meter.partial
+
+    @property
+    def volume(self) -> int:
+        return self._meter.volume
+
+    @property
     def held(self) -> bytes:
         return self._meter.held
 

@@ -34,6 +34,8 @@ class OpaqueMeter:
     """Only counts bytes: compressed or otherwise unreadable answers."""
 
     rewrites = False
+    volume = 0
+    partial = 0
 
     def __init__(self) -> None:
         self._size = 0
@@ -54,6 +56,8 @@ class JsonMeter:
     """Keeps one JSON answer up to a bound and reads it when asked."""
 
     rewrites = False
+    volume = 0
+    partial = 0
 
     def __init__(
         self, model: str, counters: CounterFactory, *, max_bytes: int = MAX_JSON_BYTES
@@ -109,6 +113,7 @@ class StreamMeter:
         self._served: str | None = None
         self._failed = False
         self._unread_bytes = 0
+        self.volume = 0
 
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
         events = self._scanner.feed(chunk)
@@ -123,6 +128,10 @@ class StreamMeter:
     @property
     def held(self) -> bytes:
         return self._scanner.held if self.rewrites else b""
+
+    @property
+    def partial(self) -> int:
+        return 0 if self.rewrites else len(self._scanner.held)
 
     def reading(self) -> Reading:
         return Reading(
@@ -171,6 +180,7 @@ class StreamMeter:
                     continue
                 counter = self._texts[key] = self._counters(self._model)
             counter.feed(text)
+            self.volume += len(text)
         return chunk
 
 

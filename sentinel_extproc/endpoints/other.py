@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from sentinel_extproc.endpoints.contract import CounterFactory, Meter, Plan
+from sentinel_extproc.endpoints.cut import openai_error_event
 from sentinel_extproc.endpoints.json_body import MAX_COUNT, MAX_MODEL_CHARS
 from sentinel_extproc.endpoints.meters import JsonMeter, StreamMeter
 from sentinel_extproc.endpoints.provider_usage import decode
@@ -34,6 +35,12 @@ class Other:
             input_tokens=math.ceil(len(body) / BYTES_PER_TOKEN),
             output_cap=_cap(known),
         )
+
+    def clamped(self, plan: Plan, output_tokens: int) -> Plan:  # noqa: ARG002
+        return plan
+
+    def cut(self, message: str) -> bytes:
+        return openai_error_event(message)
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
         if event_stream:

@@ -81,6 +81,14 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True)
+class Grow:
+    """Make the reservation cover what has been generated so far; replied to by ``Grown``."""
+
+    reservation: Reservation
+    counted: Quantities
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Replace the reservation by what was used; no reply, off the latency path."""
 
@@ -100,4 +108,4 @@ class Close:
     """End our side of the stream cleanly: the rest of the answer flows without us."""
 
 
-Command = Reply | Respond | Authenticate | Count | Reserve | Settle | Record | Close
+Command = Reply | Respond | Authenticate | Count | Reserve | Grow | Settle | Record | Close

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.limits.model import Reservation
+from sentinel_extproc.limits.model import Growth, Quota, Reservation
 from sentinel_extproc.tokens.model import Estimate
 
 Headers = Sequence[tuple[str, bytes]]
@@ -53,9 +53,14 @@ class Trailers:
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
-    """Reply to ``Authenticate``."""
+    """Reply to ``Authenticate``.
+
+    Attributes:
+        quotas: limits of this caller that another authority keeps.
+    """
 
     principal: Principal
+    quotas: tuple[Quota, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,13 @@ class Reserved:
 
     reservation: Reservation
     answer_headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """Reply to ``Grow``."""
+
+    growth: Growth
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +113,7 @@ Event = (
     | Authenticated
     | Counted
     | Reserved
+    | Grown
     | Recorded
     | Disconnected
     | HandBack

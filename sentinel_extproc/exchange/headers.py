@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from sentinel_extproc.errors import InvalidRequest
 from sentinel_extproc.exchange.events import Headers
 from sentinel_extproc.identity.principal import Principal
 
@@ -43,6 +44,24 @@ def first(headers: Headers, name: str) -> bytes:
 def all_values(headers: Headers, name: str) -> list[bytes]:
     """Every value of ``name``, in order."""
     return [value for key, value in headers if key == name]
+
+
+def refuse_unreadable(headers: Headers) -> None:
+    """Refuse what would pass without being counted.
+
+    Raises:
+        InvalidRequest: a compressed body, or a connection upgrade.
+    """
+    encoding = first(headers, "content-encoding").strip().lower()
+    if encoding not in (b"", b"identity"):
+        raise InvalidRequest(
+            "Compressed request bodies are not supported; send it without Content-Encoding.",
+            code="unsupported_content_encoding",
+        )
+    if first(headers, "upgrade") or first(headers, ":protocol"):
+        raise InvalidRequest(
+            "Connection upgrades are not supported on this path.", code="upgrade_not_supported"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,42 +17,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from enum import Enum, auto
 from typing import Any
 
 from sentinel_extproc.endpoints.contract import CounterFactory, Meter, Plan
 from sentinel_extproc.endpoints.guarded import GuardedMeter
 from sentinel_extproc.endpoints.meters import OpaqueMeter
 from sentinel_extproc.endpoints.table import Match, match
-from sentinel_extproc.errors import InvalidRequest, SentinelError
+from sentinel_extproc.errors import LimitExceeded, SentinelError
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.accounting import access_log, bill, usage_record
-from sentinel_extproc.exchange.headers import Upstream, all_values, first, to_client, to_provider
+from sentinel_extproc.exchange.headers import (
+    Upstream,
+    all_values,
+    first,
+    refuse_unreadable,
+    to_client,
+    to_provider,
+)
+from sentinel_extproc.exchange.states import DECIDED, ProtocolViolation, State
 from sentinel_extproc.identity.bearer import parse_bearer
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.limits.model import Quantities, Reservation, ReserveRequest, Subject
+from sentinel_extproc.limits.model import (
+    Growth,
+    Quantities,
+    Quota,
+    Reservation,
+    ReserveRequest,
+    Subject,
+)
 from sentinel_extproc.usage.record import Outcome
 
 Commands = tuple[do.Command, ...]
 
-
-class State(Enum):
-    """Where an exchange stands."""
-
-    START = auto()
-    AUTHENTICATING = auto()
-    WAITING_FOR_BODY = auto()
-    COUNTING = auto()
-    RESERVING = auto()
-    ADMITTED = auto()
-    ANSWERING = auto()
-    RECORDING = auto()
-    DONE = auto()
-
-
-class ProtocolViolation(Exception):
-    """An event that can't come here. Before admission the driver must abort the stream."""
+GROW_EVERY_CHARS = 256
+"""Generated text between two looks at the reservation: some 60 tokens, the least that it grows by
+being several times that."""
 
 
 class Exchange:
@@ -88,19 +88,24 @@ class Exchange:
         self._request: on.RequestHeaders
         self._match: Match
         self._principal: Principal
+        self._quotas: tuple[Quota, ...]
         self._plan: Plan
         self._predicted: Quantities
         self._reservation: Reservation
         self._answer_headers: tuple[tuple[str, str], ...] = ()
         self._meter = GuardedMeter(OpaqueMeter())
+        self._grow_at = GROW_EVERY_CHARS
+        self._waiting: do.Reply
+        self._shown: bytes
         self._last: Commands = ()
+        self._after = State.DONE
         self._handing_back = False
         self._facts: dict[str, str | int] = {"exchange_id": exchange_id}
 
     @property
     def decided(self) -> bool:
         """Whether the request was let through or answered; only then may the stream end cleanly."""
-        return self.state in _DECIDED
+        return self.state in DECIDED
 
     @property
     def metering_faults(self) -> int:
@@ -147,7 +152,7 @@ class Exchange:
         self._match = match(method, target, prefix=self._prefix)
         self._facts["endpoint"] = self._match.endpoint.name
         token = parse_bearer(all_values(event.headers, "authorization"))
-        _refuse_unreadable(event.headers)
+        refuse_unreadable(event.headers)
         if event.end_of_stream:
             self._plan = self._match.endpoint.plan(None)
         self.state = State.AUTHENTICATING
@@ -156,6 +161,7 @@ class Exchange:
     def authenticated(self, event: on.Authenticated) -> Commands:
         """Let Envoy collect the body, if there is one."""
         self._principal = event.principal
+        self._quotas = event.quotas
         self._facts["user"] = event.principal.external_id
         if self._request.end_of_stream:
             return self._count_or_reserve()
@@ -194,12 +200,25 @@ class Exchange:
             plan=self._principal.plan,
         )
         self.state = State.RESERVING
-        return (do.Reserve(ReserveRequest(self.exchange_id, subject, self._predicted)),)
+        claim = ReserveRequest(
+            self.exchange_id,
+            subject,
+            self._predicted,
+            quotas=self._quotas,
+            epochs=self._principal.epochs,
+        )
+        return (do.Reserve(claim),)
 
     def reserved(self, event: on.Reserved) -> Commands:
         """Let the request through."""
         self._reservation = event.reservation
         self._answer_headers = event.answer_headers
+        granted = event.reservation.held.output_tokens
+        if granted < self._predicted.output_tokens:
+            clamped = self._match.endpoint.clamped(self._plan, granted)
+            if clamped is not self._plan:
+                self._plan = clamped
+                self._answer_headers += (("x-sentinel-max-output-tokens", str(granted)),)
         self._facts["decision"] = "admitted"
         self.state = State.ADMITTED
         if self._request.end_of_stream:
@@ -256,6 +275,7 @@ class Exchange:
     def response_body(self, event: on.ResponseBody) -> Commands:
         """Watch a piece of the answer pass."""
         body = self._meter.feed(event.body, end=event.end_of_stream)
+        self._shown = event.body if body is None else body
         if event.end_of_stream:
             return self._finish(Outcome.COMPLETED, do.Reply(do.Phase.RESPONSE_BODY, body=body))
         if self._handing_back:
@@ -264,7 +284,35 @@ class Exchange:
             return self._finish(
                 Outcome.DRAINED, do.Reply(do.Phase.RESPONSE_BODY, body=body), close=True
             )
-        return (do.Reply(do.Phase.RESPONSE_BODY, body=body),)
+        reply = do.Reply(do.Phase.RESPONSE_BODY, body=body)
+        if self._meter.volume < self._grow_at:
+            return (reply,)
+        self._grow_at = self._meter.volume + GROW_EVERY_CHARS
+        self._waiting = reply
+        self.state = State.GROWING
+        made = self._meter.reading().output_tokens
+        return (do.Grow(self._reservation, replace(self._predicted, output_tokens=made)),)
+
+    def grown(self, event: on.Grown) -> Commands:
+        """Go on, or end the answer because a limit ran out under it."""
+        self.state = State.ANSWERING
+        if event.growth is not Growth.CUT:
+            return (self._waiting,)
+        shown, partial = self._shown, self._meter.partial
+        if partial > len(shown):
+            # The client has the first half of an event: cut after it, not inside of it.
+            self._grow_at = 0
+            return (self._waiting,)
+        end = self._match.endpoint.cut("A limit was exhausted while this answer was generated.")
+        body = shown[: len(shown) - partial] + end
+        return self._finish(Outcome.CUT, replace(self._waiting, body=body), after=State.CUT)
+
+    def after_cut(self, event: on.ResponseBody) -> Commands:
+        """The client has its last event; stop the provider at the first sign of life."""
+        self.state = State.DONE
+        if event.end_of_stream:
+            return (do.Reply(do.Phase.RESPONSE_BODY, body=b""),)
+        return (do.Respond(LimitExceeded("A limit was exhausted."), None),)
 
     def trailers(self, event: on.Trailers) -> Commands:
         """Trailers end the body that they follow."""
@@ -275,7 +323,12 @@ class Exchange:
     # The end
 
     def _finish(
-        self, outcome: Outcome, reply: do.Reply | None = None, *, close: bool = False
+        self,
+        outcome: Outcome,
+        reply: do.Reply | None = None,
+        *,
+        close: bool = False,
+        after: State = State.DONE,
     ) -> Commands:
         reading = self._meter.reading()
         if reading.failed and outcome is Outcome.COMPLETED:
@@ -287,6 +340,7 @@ class Exchange:
         if close:
             last.append(do.Close())
         self._last = tuple(last)
+        self._after = after
         self.state = State.RECORDING
         record = usage_record(
             final,
@@ -300,7 +354,7 @@ class Exchange:
 
     def recorded(self, event: on.Recorded) -> Commands:  # noqa: ARG002
         """Let the client see the end."""
-        self.state = State.DONE
+        self.state = self._after
         return self._last
 
     def lost(self, event: on.Disconnected) -> Commands:  # noqa: ARG002
@@ -309,7 +363,7 @@ class Exchange:
 
     def left_early(self, event: on.Disconnected) -> Commands:  # noqa: ARG002
         """Nothing was admitted. The driver hands back a reservation that was on its way."""
-        if self.state is not State.RECORDING:
+        if self.state not in (State.RECORDING, State.CUT):
             self.state = State.DONE
         return ()
 
@@ -341,22 +395,6 @@ def _phase(event: on.Event) -> do.Phase:
             raise ProtocolViolation(f"{type(event).__name__} is not a message")
 
 
-def _refuse_unreadable(headers: on.Headers) -> None:
-    """Refuse what would pass without being counted."""
-    encoding = first(headers, "content-encoding").strip().lower()
-    if encoding not in (b"", b"identity"):
-        raise InvalidRequest(
-            "Compressed request bodies are not supported; send it without Content-Encoding.",
-            code="unsupported_content_encoding",
-        )
-    if first(headers, "upgrade") or first(headers, ":protocol"):
-        raise InvalidRequest(
-            "Connection upgrades are not supported on this path.", code="upgrade_not_supported"
-        )
-
-
-_DECIDED = frozenset({State.ADMITTED, State.ANSWERING, State.RECORDING, State.DONE})
-
 Step = Callable[[Exchange, Any], Commands]
 
 _STEPS: dict[tuple[State, type[on.Event]], Step] = {
@@ -372,6 +410,9 @@ _STEPS: dict[tuple[State, type[on.Event]], Step] = {
     (State.ADMITTED, on.Disconnected): Exchange.lost,
     (State.ANSWERING, on.ResponseBody): Exchange.response_body,
     (State.ANSWERING, on.Disconnected): Exchange.lost,
+    (State.GROWING, on.Grown): Exchange.grown,
+    (State.GROWING, on.Disconnected): Exchange.lost,
+    (State.CUT, on.ResponseBody): Exchange.after_cut,
     (State.RECORDING, on.Recorded): Exchange.recorded,
     (State.DONE, on.ResponseHeaders): Exchange.nothing_more,
     (State.DONE, on.ResponseBody): Exchange.nothing_more,

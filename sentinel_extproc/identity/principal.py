@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from sentinel_extproc.limits.model import Epoch, Quota
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -15,12 +17,15 @@ class Principal:
         user_id: the identity source's own id.
         email: what Zion bills by; may be empty for sources that have none.
         plan: subscription plan, for matching policies; None when unknown.
+        epochs: how far revocation had come when the credential was checked; the reservation
+            fails when it has moved since.
     """
 
     external_id: str
     user_id: str
     email: str
     plan: str | None = None
+    epochs: tuple[Epoch, ...] = ()
 
 
 class Authenticator(Protocol):
@@ -33,5 +38,18 @@ class Authenticator(Protocol):
             Unauthenticated: the identity source says the token is invalid.
             Forbidden: the token is valid but unusable (no external id, account refused).
             Unavailable: it could not be checked; never a 401 in that case.
+        """
+        ...
+
+
+class QuotaSource(Protocol):
+    """Knows the quotas that another authority keeps for a caller."""
+
+    async def quotas(self, principal: Principal) -> tuple[Quota, ...]:
+        """The caller's quotas, as last reported.
+
+        Raises:
+            Forbidden: the authority doesn't know the caller.
+            Unavailable: they can't be known now, and what was known is too old.
         """
         ...

@@ -20,10 +20,11 @@ from sentinel_extproc.endpoints.contract import CountRequest
 from sentinel_extproc.errors import SentinelError, Unavailable
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
-from sentinel_extproc.exchange.machine import Exchange, State
-from sentinel_extproc.identity.principal import Authenticator
+from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.states import State
+from sentinel_extproc.identity.principal import Authenticator, QuotaSource
 from sentinel_extproc.limits.headers import limit_headers
-from sentinel_extproc.limits.model import NOTHING, Limiter, Reservation, ReserveRequest
+from sentinel_extproc.limits.model import NOTHING, GrowingLimiter, Reservation, ReserveRequest
 from sentinel_extproc.telemetry.facts import (
     Emit,
     ExchangeFinished,
@@ -63,6 +64,7 @@ class Driver:
         new_exchange: makes a machine from an exchange id and a start in ms since the epoch.
         decision_timeout_s: for all that one message asks for (authentication, or counting and
             reservation); below Envoy's ``message_timeout``, whose expiry would be a bare 504.
+        quotas: knows the callers' quotas; None when there are only our own limits.
         pool: where large bodies are counted.
         emit: takes facts.
     """
@@ -73,16 +75,18 @@ class Driver:
         new_exchange: Callable[[str, int], Exchange],
         authenticator: Authenticator,
         estimator: RequestEstimator,
-        limiter: Limiter,
+        limiter: GrowingLimiter,
         ledger: Ledger,
         pool: Executor,
         emit: Emit,
+        quotas: QuotaSource | None = None,
         decision_timeout_s: float = 1.8,
     ) -> None:
         self._new_exchange = new_exchange
         self._authenticator = authenticator
         self._estimator = estimator
         self._limiter = limiter
+        self._quotas = quotas
         self._ledger = ledger
         self._pool = pool
         self._emit = emit
@@ -156,6 +160,9 @@ class Driver:
                     await self._store(record)
                     self._emit(ExchangeFinished(record, exchange.metering_faults))
                     todo.extend(exchange.handle(on.Recorded()))
+                case do.Grow(reservation, counted):
+                    growth = await self._limiter.grow(reservation, counted)
+                    todo.extend(exchange.handle(on.Grown(growth)))
                 case do.Close():
                     return True
                 case do.Authenticate() | do.Count() | do.Reserve() as question:
@@ -180,7 +187,10 @@ class Driver:
     async def _ask(self, question: do.Authenticate | do.Count | do.Reserve) -> on.Event:
         match question:
             case do.Authenticate(token):
-                return on.Authenticated(await self._authenticator.authenticate(token))
+                principal = await self._authenticator.authenticate(token)
+                if self._quotas is None:
+                    return on.Authenticated(principal)
+                return on.Authenticated(principal, await self._quotas.quotas(principal))
             case do.Count(request):
                 return on.Counted(await self._count(request))
             case do.Reserve(request):
@@ -214,7 +224,7 @@ class Driver:
 
     def _end(self, exchange: Exchange) -> None:
         """Account for an exchange whose stream is over; does nothing after a normal end."""
-        if exchange.state in (State.RECORDING, State.DONE):
+        if exchange.state in (State.RECORDING, State.CUT, State.DONE):
             return
         try:
             for command in exchange.handle(on.Disconnected()):

@@ -15,7 +15,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
-from sentinel_extproc.exchange.machine import ProtocolViolation
+from sentinel_extproc.exchange.states import ProtocolViolation
 from sentinel_extproc.transport.codec import METHOD, CodecError
 from sentinel_extproc.transport.driver import Driver, UndecidedEnd
 

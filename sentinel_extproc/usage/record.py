@@ -22,6 +22,8 @@ class Outcome(StrEnum):
     PROVIDER_ERROR = "provider_error"
     DISCONNECTED = "disconnected"
     DRAINED = "drained"
+    CUT = "cut"
+    """Ended by us: a limit ran out under the answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from sentinel_extproc.envoyconf.static import static_bootstrap
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.limits.model import Quantities, Reservation, ReserveRequest
+from sentinel_extproc.limits.model import Growth, Quantities, Reservation, ReserveRequest
 from sentinel_extproc.telemetry.facts import Fact
 from sentinel_extproc.tokens.estimator import TokenEstimator
 from sentinel_extproc.transport.driver import Driver
@@ -68,6 +68,9 @@ class Misbehaving:
         if self.way == "reserve raises":
             raise RuntimeError("bug")
         return Reservation(request, request.predicted)
+
+    async def grow(self, reservation: Reservation, counted: Quantities) -> Growth:
+        return Growth.GROWN
 
     async def settle(self, reservation: Reservation, actual: Quantities) -> None: ...
 

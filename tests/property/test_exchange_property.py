@@ -12,7 +12,8 @@ from sentinel_extproc.errors import LimitExceeded, Unauthenticated
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.headers import Upstream
-from sentinel_extproc.exchange.machine import Exchange, ProtocolViolation
+from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.states import ProtocolViolation
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Reservation
 from sentinel_extproc.tokens.model import Confidence, Estimate

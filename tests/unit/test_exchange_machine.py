@@ -16,9 +16,10 @@ from sentinel_extproc.errors import (
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.headers import Upstream
-from sentinel_extproc.exchange.machine import Exchange, ProtocolViolation, State
+from sentinel_extproc.exchange.machine import GROW_EVERY_CHARS, Exchange
+from sentinel_extproc.exchange.states import ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.limits.model import Quantities, Reservation
+from sentinel_extproc.limits.model import Growth, Quantities, Reservation
 from sentinel_extproc.tokens.model import Confidence, Estimate
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage
 
@@ -408,6 +409,100 @@ class TestStream:
         assert machine.handle(on.Disconnected()) == ()
         machine.handle(on.Recorded())
         assert machine.handle(on.Disconnected()) == ()
+
+
+class TestExhaustion:
+    TEXT = "word " * (GROW_EVERY_CHARS // 5 + 1)
+
+    def start(self, **change: object) -> tuple[Exchange, do.Grow]:
+        machine = exchange()
+        admit(machine, body(stream=True, **change))
+        machine.handle(response_headers(b"200", TestStream.STREAM))
+        assert isinstance(machine.handle(on.ResponseBody(sse(delta("one")), False))[0], do.Reply), (
+            "too little to look at the reservation"
+        )
+        (grow,) = machine.handle(on.ResponseBody(sse(delta(self.TEXT)), False))
+        assert isinstance(grow, do.Grow)
+        return machine, grow
+
+    def test_the_hold_follows_the_answer(self) -> None:
+        machine, grow = self.start()
+        words = len(self.TEXT.split())
+        assert grow.counted == Quantities(1, 9, words, 2)
+        for growth in (Growth.GROWN, Growth.DEBT):
+            (reply,) = machine.handle(on.Grown(growth))
+            assert isinstance(reply, do.Reply)
+            assert reply.body == sse(delta(self.TEXT))
+            machine.handle(on.ResponseBody(sse(delta(self.TEXT)), False))
+
+    def test_a_cut_is_recorded_then_told_then_stops_the_provider(self) -> None:
+        machine, _ = self.start()
+        settle, record = finish(machine, machine.handle(on.Grown(Growth.CUT)))
+        assert settle.actual.output_tokens == len(self.TEXT.split())
+        assert record.record.outcome is Outcome.CUT
+        (reply,) = machine.handle(on.Recorded())
+        assert isinstance(reply, do.Reply)
+        assert reply.body is not None
+        assert reply.body.startswith(sse(delta(self.TEXT)))
+        last = reply.body.removeprefix(sse(delta(self.TEXT)))
+        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "limit_exhausted"
+        (respond,) = machine.handle(on.ResponseBody(sse(delta("more")), False))
+        assert isinstance(respond, do.Respond)
+
+    def test_a_cut_at_the_very_end_just_ends(self) -> None:
+        machine, _ = self.start()
+        machine.handle(on.Grown(Growth.CUT))
+        machine.handle(on.Recorded())
+        assert machine.handle(on.ResponseBody(b"", True)) == (
+            do.Reply(do.Phase.RESPONSE_BODY, body=b""),
+        )
+
+    def test_a_client_that_leaves_after_a_cut_is_not_billed_twice(self) -> None:
+        machine, _ = self.start()
+        machine.handle(on.Grown(Growth.CUT))
+        machine.handle(on.Recorded())
+        assert machine.handle(on.Disconnected()) == ()
+
+    def test_an_event_that_the_client_has_half_of_is_completed_before_the_cut(self) -> None:
+        asks = {"include_usage": True}
+        machine = exchange()
+        admit(machine, body(stream=True, stream_options=asks))
+        machine.handle(response_headers(b"200", TestStream.STREAM))
+        half = sse(delta("half"))
+        machine.handle(on.ResponseBody(sse(delta(self.TEXT)) + half[:9], False))
+        # The tail lies in this very chunk, so it can be held back.
+        machine.handle(on.Grown(Growth.CUT))
+        (reply,) = machine.handle(on.Recorded())
+        assert isinstance(reply, do.Reply)
+        assert reply.body is not None
+        assert reply.body.startswith(sse(delta(self.TEXT)) + b"data: {")
+
+        machine = exchange()
+        admit(machine, body(stream=True, stream_options=asks))
+        machine.handle(response_headers(b"200", TestStream.STREAM))
+        whole = sse(delta(self.TEXT)) + half
+        sent = b""
+        for piece in (whole[:3], whole[3:-9], whole[-9:-5]):
+            commands = machine.handle(on.ResponseBody(piece, False))
+            if isinstance(commands[0], do.Grow):
+                commands = machine.handle(on.Grown(Growth.DEBT))
+            (reply,) = commands
+            assert isinstance(reply, do.Reply)
+            sent += piece if reply.body is None else reply.body
+        assert sent == whole[:-5]
+
+    def test_a_request_is_clamped_to_what_was_granted_and_told_so(self) -> None:
+        machine = exchange()
+        reserve = to_reserve(machine, body(max_tokens=400, n=2))
+        held = Quantities(1, 9, 100, 2)
+        (reply,) = machine.handle(on.Reserved(Reservation(reserve.request, held), ()))
+        assert isinstance(reply, do.Reply)
+        assert reply.body is not None
+        assert json.loads(reply.body) == CHAT | {"max_tokens": 50, "n": 2}
+        assert ("content-length", str(len(reply.body)).encode()) in reply.set_headers
+        (headers,) = machine.handle(response_headers())
+        assert isinstance(headers, do.Reply)
+        assert ("x-sentinel-max-output-tokens", b"100") in headers.set_headers
 
 
 class TestLeavingEarly:

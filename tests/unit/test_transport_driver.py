@@ -11,9 +11,10 @@ import pytest
 
 from sentinel_extproc.errors import LimitExceeded, Unauthenticated, Unavailable
 from sentinel_extproc.exchange.headers import Upstream
-from sentinel_extproc.exchange.machine import Exchange, ProtocolViolation
+from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.states import ProtocolViolation
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.limits.model import NOTHING, Quantities, Reservation, ReserveRequest
+from sentinel_extproc.limits.model import NOTHING, Growth, Quantities, Reservation, ReserveRequest
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeRefused,
@@ -93,6 +94,8 @@ class Parts:
         self.fail: dict[str, Exception] = {}
         self.reserved: list[ReserveRequest] = []
         self.settled: list[Quantities] = []
+        self.grown: list[Quantities] = []
+        self.growth = Growth.GROWN
         self.stored: list[UsageRecord] = []
         self.facts: list[Fact] = []
         self.estimator = TokenEstimator()
@@ -112,6 +115,10 @@ class Parts:
         self.reserved.append(request)
         await self.gate("reserve")
         return Reservation(request, request.predicted)
+
+    async def grow(self, reservation: Reservation, counted: Quantities) -> Growth:
+        self.grown.append(counted)
+        return self.growth
 
     async def settle(self, reservation: Reservation, actual: Quantities) -> None:
         self.settled.append(actual)

@@ -1,0 +1,38 @@
+"""The states of an exchange. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+
+class State(Enum):
+    """Where an exchange stands."""
+
+    START = auto()
+    AUTHENTICATING = auto()
+    WAITING_FOR_BODY = auto()
+    COUNTING = auto()
+    RESERVING = auto()
+    ADMITTED = auto()
+    ANSWERING = auto()
+    GROWING = auto()
+    RECORDING = auto()
+    CUT = auto()
+    DONE = auto()
+
+
+class ProtocolViolation(Exception):
+    """An event that can't come here. Before admission the driver must abort the stream."""
+
+
+DECIDED = frozenset(
+    {
+        State.ADMITTED,
+        State.ANSWERING,
+        State.GROWING,
+        State.RECORDING,
+        State.CUT,
+        State.DONE,
+    }
+)
+"""The request was let through or answered."""
