@@ -28,14 +28,18 @@ the part's log, is a context manager, and dies with its parent)::
     from sentinel_extproc.demo.zion_standin import ZionStandIn, ZionUser
         standin = ZionStandIn(api_key="zion-key", users=[ZionUser(...)], dialect="unified",
                               deduplicate=True)
-        standin.app, standin.ledger(), standin.requests(), standin.set_fault("batch", ...)
+        standin.app, .ledger(), .duplicates, .requests(), .set_fault("batch", "error_500", times=1)
+        .clear_faults(), .put_user(user), .revoke(token)
 
     from sentinel_extproc.demo.sidecar import RunningSidecar, start_sidecar
-        start_sidecar(*, work_dir, environment, workers=1, ready_timeout_s=30.0) -> RunningSidecar
+        start_sidecar(*, work_dir, environment, ready_timeout_s=30.0, stop_timeout_s=30.0)
             runs `python -m sentinel_extproc serve`; waits for grpc.health.v1 to say SERVING
+        .address .is_serving() .process .stop()
 
-    from sentinel_extproc.demo.stack import Stack, start_stack
-        the whole of it, in order; torn down in reverse
+    from sentinel_extproc.demo.stack import Services, Stack, start_stack
+        with start_stack(*, work_dir, settings={"SENTINEL_...": "..."}, ...) as stack:
+            the whole of it, in order; torn down in reverse
+            stack.url .envoy .sidecar .redis .openai .zion .services
 
     from sentinel_extproc.demo.main import run_demo
         run_demo(*, once: bool, port: int = 8080) -> int        # the exit code

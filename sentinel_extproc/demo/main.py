@@ -1,42 +1,23 @@
-"""The ``demo`` command: bring everything up, play the scenario, stay up, tear down in order."""
+"""The ``demo`` command's entry: its folder, its exit code, and what is said at the end.
+
+Everything heavy is imported once there is something to see.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
 import tempfile
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 
-import httpx
 from rich.console import Console
-from rich.status import Status
 
-from sentinel_extproc.demo.billing import BillSource, LedgerBill, UsedBill
-from sentinel_extproc.demo.openai_wire import DATED_MODELS
 from sentinel_extproc.demo.process import StartError
-from sentinel_extproc.demo.scenario import Person, Scenario
-from sentinel_extproc.demo.stack import Services, Stack, start_stack
-from sentinel_extproc.demo.zion_standin import DEMO_USERS
+from sentinel_extproc.demo.signals import Terminated, terminable
 
-REQUEST_LIMIT = 10
-PERIOD_S = 60
-_DEFAULT_MODEL = "gpt-4o-mini"
-_DEFAULT_PROVIDER = "https://api.openai.com"
-_NEEDED = ("OPENAI_API_KEY", "ZION_API_URL", "ZION_API_KEY")
-_WATCH_S = 0.5
 _LONGEST_SOCKET_NAME = 24
 _SOCKET_PATH_MAX = 107
-
-
-class _Terminated(Exception):
-    """SIGTERM arrived."""
 
 
 def run_demo(
@@ -55,23 +36,28 @@ def run_demo(
 
     Returns:
         The exit code: 0 if every step of the scenario held and everything stopped cleanly, 1 if
-        not, 143 if ended by SIGTERM before that was known.
+        not, 130 or 143 if ended by Ctrl-C or SIGTERM before that was known.
     """
     console = console or Console()
     environ = os.environ if environ is None else environ
     code = 1
     work_dir = Path(tempfile.mkdtemp(prefix="sentinel-"))
-    started = time.monotonic()
     try:
-        with _terminable():
-            code = _run(once, port, environ, console, work_dir, started)
+        with terminable():
+            _check_socket_room(work_dir)
+            with console.status("loading"):
+                from sentinel_extproc.demo.session import play
+            code = play(once=once, port=port, environ=environ, console=console, work_dir=work_dir)
+    except ModuleNotFoundError as fault:
+        console.print(f"[red]✗[/red] the demo needs more packages ({fault.name} is missing):")
+        console.print("pip install 'sentinel-extproc[demo]'", markup=False, highlight=False)
     except StartError as fault:
         console.print("[red]✗[/red] ", end="")
         console.print(str(fault), markup=False, highlight=False)
     except KeyboardInterrupt:
         console.print("interrupted; everything has been stopped")
         code = 130
-    except _Terminated:
+    except Terminated:
         console.print("ended by SIGTERM; everything has been stopped")
         code = 143
     if code == 1 and any(work_dir.glob("*.log")):
@@ -79,214 +65,6 @@ def run_demo(
     else:
         shutil.rmtree(work_dir, ignore_errors=True)
     return code
-
-
-def _run(
-    once: bool,
-    port: int,
-    environ: Mapping[str, str],
-    console: Console,
-    work_dir: Path,
-    started: float,
-) -> int:
-    _check_socket_room(work_dir)
-    services, token = _real_services(environ, console)
-    with (
-        _Announcer(console) as announcer,
-        start_stack(
-            work_dir=work_dir,
-            services=services,
-            settings={
-                "SENTINEL_LIMITS__REQUESTS": str(REQUEST_LIMIT),
-                "SENTINEL_LIMITS__PERIOD_SECONDS": str(PERIOD_S),
-            },
-            chunk_delay_s=0.02,
-            listener_port=0 if once else _free_or_any(port),
-            progress=announcer,
-        ) as stack,
-    ):
-        try:
-            announcer.done(time.monotonic() - started)
-            with closing(_scenario(stack, token, environ, console)) as scenario:
-                held = scenario.run()
-            if not once:
-                _stay_up(stack, console, token)
-        finally:
-            _ignore_signals()
-            announcer.stopping()
-    sidecar_code = stack.sidecar.process.exit_code
-    if sidecar_code != 0:
-        console.print(f"[red]✗[/red] the sidecar ended with code {sidecar_code}; its log ends:")
-        console.print(stack.sidecar.process.log_tail(), markup=False, highlight=False)
-        return 1
-    if held:
-        console.print("[green]✓[/green] every step held")
-        return 0
-    console.print("[red]✗[/red] not every step held")
-    return 1
-
-
-def _real_services(
-    environ: Mapping[str, str], console: Console
-) -> tuple[Services | None, str | None]:
-    given = [name for name in _NEEDED if environ.get(name)]
-    if len(given) < len(_NEEDED):
-        if given:
-            missing = ", ".join(sorted(set(_NEEDED) - set(given)))
-            console.print(
-                f"[yellow]![/yellow] {', '.join(given)} set but not {missing}: using the stand-ins"
-            )
-        return None, None
-    token = environ.get("SENTINEL_DEMO_TOKEN")
-    if not token:
-        raise StartError("SENTINEL_DEMO_TOKEN is needed: the token of a user that your Zion knows")
-    url = environ.get("OPENAI_API_URL") or _DEFAULT_PROVIDER
-    console.print(f"using the real services: {url} and {environ['ZION_API_URL']}")
-    services = Services(
-        openai_url=url,
-        openai_key=environ["OPENAI_API_KEY"],
-        zion_url=environ["ZION_API_URL"].rstrip("/"),
-        zion_key=environ["ZION_API_KEY"],
-    )
-    return services, token
-
-
-def _scenario(
-    stack: Stack, token: str | None, environ: Mapping[str, str], console: Console
-) -> Scenario:
-    model = environ.get("SENTINEL_DEMO_MODEL") or _DEFAULT_MODEL
-    billing: BillSource
-    if stack.zion is not None:
-        billing = LedgerBill(stack.zion, aliases=DATED_MODELS)
-        chatting, spending = (Person(user.external_id or "", user.token) for user in DEMO_USERS[:2])
-    else:
-        try:
-            billing = UsedBill(
-                url=stack.services.zion_url, api_key=stack.services.zion_key, token=token or ""
-            )
-        except (httpx.HTTPError, LookupError, ValueError) as fault:
-            raise StartError(f"Zion's limits can't be read: {fault!r}") from fault
-        chatting = spending = Person(billing.external_id, token or "")
-        console.print(
-            "with the real services the stream asks for its usage, one user plays both parts, the\n"
-            "bill is the change of what Zion says was used, and what the provider saw isn't known\n"
-        )
-    return Scenario(
-        console=console,
-        base_url=stack.url,
-        chatting=chatting,
-        spending=spending,
-        request_limit=REQUEST_LIMIT,
-        billing=billing,
-        provider=stack.openai,
-        model=model,
-    )
-
-
-def _stay_up(stack: Stack, console: Console, token: str | None) -> None:
-    user = "$SENTINEL_DEMO_TOKEN" if token else DEMO_USERS[2].token
-    body = '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}'
-    console.rule("[bold]It stays up; Ctrl-C ends it", align="left", style="dim")
-    lines = [
-        f"the gateway      {stack.url}/v1",
-        f"provider         {stack.services.openai_url}",
-        f"Zion             {stack.services.zion_url}",
-    ]
-    if stack.zion is not None:
-        lines += [
-            f"Zion's ledger    {stack.services.zion_url}/_standin/ledger",
-            f"tokens to use    {', '.join(user.token for user in DEMO_USERS)}",
-        ]
-    lines += [
-        f"limit            {REQUEST_LIMIT} requests per {PERIOD_S} s and user",
-        "",
-        f"curl -i {stack.url}/v1/chat/completions -H 'content-type: application/json' \\",
-        f"  -H \"authorization: Bearer {user}\" -d '{body}'",
-    ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    waiting = threading.Event()
-    try:
-        while not waiting.wait(_WATCH_S):
-            for process in stack.processes:
-                if not process.running:
-                    raise StartError(
-                        f"{process.name} ended with code {process.exit_code}; its log ends:\n"
-                        f"{process.log_tail()}"
-                    )
-    except (KeyboardInterrupt, _Terminated):
-        console.print()
-
-
-class _Announcer:
-    """Shows each part as it comes up, with a spinner for the one that is being waited for."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._status = Status("", console=console)
-
-    def starting(self, part: str) -> None:
-        """See `Progress.starting`."""
-        self._status.update(f"starting {part}")
-        self._status.start()
-
-    def started(self, part: str, detail: str) -> None:
-        """See `Progress.started`."""
-        self._console.print(f"[green]✓[/green] {part:<16} {detail}", highlight=False)
-
-    def done(self, seconds: float) -> None:
-        """Everything is up."""
-        self._status.stop()
-        self._console.print(f"everything is up after {seconds:.1f} s\n", highlight=False)
-
-    def stopping(self) -> None:
-        """Everything is about to be stopped."""
-        self._status.update("stopping Envoy, then the sidecar, which drains, then the rest")
-        self._status.start()
-
-    def __enter__(self) -> _Announcer:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._status.stop()
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM as an exception, so that everything is torn down; needs the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(_number: int, _frame: FrameType | None) -> None:
-        _ignore_signals()
-        raise _Terminated
-
-    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def _ignore_signals() -> None:
-    """From here on things are being stopped, each within its time: a second Ctrl-C can't help."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _free_or_any(port: int) -> int:
-    # Without SO_REUSEPORT, so that an Envoy that already listens there is noticed.
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return 0
-    return port
 
 
 def _check_socket_room(work_dir: Path) -> None:

@@ -11,6 +11,7 @@ from openai.types.chat import ChatCompletionChunk
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from sentinel_extproc.demo.billing import Amounts, Bill, BillSource, Line, total
 from sentinel_extproc.demo.openai_standin import OpenAIStandIn
@@ -92,12 +93,12 @@ class Scenario:
         try:
             said = step()
         except (StepFailed, openai.OpenAIError) as fault:
-            self._say("[red]✗[/red]", f"{type(fault).__name__}: {fault}")
+            self._say("✗", "red", f"{type(fault).__name__}: {fault}")
             return False
         except Exception as fault:  # noqa: BLE001 - whatever breaks, the other steps still show
-            self._say("[red]✗[/red]", f"unexpected {type(fault).__name__}: {fault}")
+            self._say("✗", "red", f"unexpected {type(fault).__name__}: {fault}")
             return False
-        self._say("[green]✓[/green]", said)
+        self._say("✓", "green", said)
         return True
 
     def chat(self) -> str:
@@ -274,10 +275,8 @@ class Scenario:
         if missing:
             raise StepFailed(f"the 429 lacks {', '.join(sorted(missing))}")
 
-    def _say(self, mark: str, text: str) -> None:
-        self._console.print(f"{mark} ", end="")
-        self._console.print(text, markup=False, highlight=False)
-        self._console.print()
+    def _say(self, mark: str, style: str, text: str) -> None:
+        self._console.print(Text.assemble((mark, style), " ", text, "\n"))
 
 
 def bill_table(used: Bill, billed: Bill) -> Table:

@@ -131,6 +131,22 @@ def test_it_stays_up_and_ends_clean(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_can_be_ended_while_it_starts(
+    start: Start, shown: Path, tmp_root: Path, number: signal.Signals, code: int
+) -> None:
+    child = start()
+    wait_for(shown, child, "✓ stand-in OpenAI")
+    parts = children(child.pid)
+    child.send_signal(number)
+    assert child.wait(DEADLINE_S) == code, shown.read_text()
+    assert "everything has been stopped" in shown.read_text()
+    assert parts
+    assert_gone(parts)
+    assert list(tmp_root.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_outlives_a_demo_that_is_killed(start: Start, shown: Path) -> None:
     child = start("--port", "0")
     wait_for(shown, child, "curl -i")
