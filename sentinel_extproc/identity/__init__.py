@@ -9,7 +9,10 @@ the one running check of a token that all its requests wait for.
 - ``cache``: bounded maps with expiry and the periods of freshness, pure; time is an argument
 - ``flight``: one look-up per token at a time; ``gate``: few look-ups of invented tokens
 - ``service``: ``CachedAuthenticator``, the ``Authenticator`` the rest of the program uses
+- ``profile``: what every identity's values must be like, pure
 - ``zion_source``: ``ZionSource``, the default source
+- ``jwt_source``, ``jwks_cache``, ``jwks``: ``JwtSource``, JWTs checked here against a key set
+- ``static_keys``: ``StaticKeys``, API keys by hash, for development
 
 Use::
 
@@ -19,6 +22,8 @@ Use::
         jwt_fresh_s=60.0,      # JWT_CACHE_TTL_SECONDS: tokens that look like a JWT
         max_entries=10_000,
     )
+    # or: StaticKeys({digest: Principal(...)})
+    # or: JwtSource(JwksCache(JwksEndpoint(url)), issuer="https://...", audience="...")
     principal = await authenticator.authenticate(parse_bearer([b"Bearer ..."]))
     authenticator.forget_token(sha256) / forget_user(external_id) / forget_all()
     await authenticator.aclose()

@@ -8,6 +8,7 @@ result. The wire contract has two *dialects*, ``unified`` and ``per_metric``.
 - ``batches``: increments to rows and back, both dialects, pure
 - ``answers``: pure mapping of status, headers and faults to ``errors``
 - ``breaker``: pure circuit breaker; time is an argument
+- ``tls``: certificates, always verified
 - ``client``: the only part that does I/O
 
 Use::

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from sentinel_extproc.zion.answers import (
 from sentinel_extproc.zion.batches import RowResult, UsageIncrement
 from sentinel_extproc.zion.breaker import Breaker, Permit, Refusal, State
 from sentinel_extproc.zion.budget import RetryBudget
+from sentinel_extproc.zion.tls import client_context
 from sentinel_extproc.zion.wire import Dialect, Profile, UserLimits
 
 MAX_ANSWER_BYTES = 64 * 1024
@@ -128,7 +128,7 @@ class ZionClient:
         self._retries = RetryBudget()
         self._http = httpx.AsyncClient(
             http2=True,
-            verify=_tls(ca_file, client_cert_file, client_key_file),
+            verify=client_context(ca_file, client_cert_file, client_key_file),
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(report_deadline_s),  # replaced per request
@@ -375,21 +375,3 @@ def _base_url(text: str) -> str:
     if url.query or url.fragment or url.userinfo:
         raise ValueError("the URL of Zion must not have a query, fragment or credentials")
     return str(url).rstrip("/")
-
-
-def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
-    if (cert is None) != (key is None):
-        raise ValueError("a client certificate and its key go together")
-    context = httpx.create_ssl_context(trust_env=False)
-    if ca is not None:
-        try:
-            context = ssl.create_default_context(cafile=ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ValueError(f"can't use the CA file {ca}: {error}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if cert is not None and key is not None:
-        try:
-            context.load_cert_chain(cert, key)
-        except (OSError, ssl.SSLError) as error:
-            raise ValueError(f"can't use the client certificate {cert}: {error}") from None
-    return context
