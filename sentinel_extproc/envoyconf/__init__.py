@@ -15,7 +15,8 @@ Needs the ``render`` extra (``envoy-data-plane``). What others call::
         listener_port=8080,             # 0: the kernel picks one
         admin=None,                     # or "unix:/path", or "127.0.0.1:9901"
         message_timeout_s=2.0,
-        buffer_limit_bytes=32 * 2**20,  # largest request body that is read whole
+        buffer_limit_bytes=16 * 2**20,  # largest request body that is read whole
+        connection_buffer_bytes=2**20,  # held for a client that reads slowly
         max_concurrent=100_000,         # circuit breakers
         stream_idle_timeout_s=300.0,
         health_check_interval_s=5.0,    # grpc.health.v1 on each worker; 0 turns it off

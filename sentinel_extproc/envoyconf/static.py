@@ -67,6 +67,7 @@ def static_bootstrap(
     admin: str | None = None,
     message_timeout_s: float = 2.0,
     buffer_limit_bytes: int = 16 * 2**20,
+    connection_buffer_bytes: int = 2**20,
     max_concurrent: int = 100_000,
     stream_idle_timeout_s: float = 300.0,
     health_check_interval_s: float = 5.0,
@@ -81,8 +82,9 @@ def static_bootstrap(
         admin: ``unix:/path`` or ``host:port`` of the admin interface; None turns it off. It is
             unauthenticated, so never an address that others reach.
         message_timeout_s: for one reply of the sidecar; past it the client gets a 504.
-        buffer_limit_bytes: largest request body that can be read whole; more is a 413. Envoy may
-            hold this much per connection.
+        buffer_limit_bytes: largest request body that can be read whole; more is a 413.
+        connection_buffer_bytes: what Envoy holds for a client that reads slowly; set apart from
+            the bodies' bound, so that raising that doesn't make every slow stream cost as much.
         max_concurrent: circuit breakers of both clusters, and client connections at once.
         stream_idle_timeout_s: longest silence within a response; models that think before they
             answer need minutes.
@@ -96,6 +98,7 @@ def static_bootstrap(
     _check_range("listener_port", listener_port, 0, 65535)
     _check_range("message_timeout_s", message_timeout_s, 0.001, 3600)
     _check_range("buffer_limit_bytes", buffer_limit_bytes, 16 * 2**10, 2**31 - 1)
+    _check_range("connection_buffer_bytes", connection_buffer_bytes, 16 * 2**10, 2**31 - 1)
     _check_range("max_concurrent", max_concurrent, 1, 2**31 - 1)
     _check_range("stream_idle_timeout_s", stream_idle_timeout_s, 1, 86_400)
     _check_range("health_check_interval_s", health_check_interval_s, 0, 3600)
@@ -110,6 +113,7 @@ def static_bootstrap(
     manager = _connection_manager(
         provider_authority=_authority(provider, default_port=443 if provider_tls else 80),
         message_timeout_s=message_timeout_s,
+        buffer_limit_bytes=buffer_limit_bytes,
         stream_idle_timeout=timedelta(seconds=stream_idle_timeout_s),
         envoy_version=envoy_version,
     )
@@ -124,7 +128,7 @@ def static_bootstrap(
                             address=listener_address, port_value=listener_port
                         )
                     ),
-                    per_connection_buffer_limit_bytes=buffer_limit_bytes,
+                    per_connection_buffer_limit_bytes=connection_buffer_bytes,
                     filter_chains=[
                         listener.FilterChain(
                             filters=[
@@ -168,6 +172,7 @@ def _connection_manager(
     *,
     provider_authority: str,
     message_timeout_s: float,
+    buffer_limit_bytes: int,
     stream_idle_timeout: timedelta,
     envoy_version: tuple[int, int],
 ) -> hcm.HttpConnectionManager:
@@ -209,6 +214,7 @@ def _connection_manager(
                                 timeout=timedelta(0),
                                 idle_timeout=stream_idle_timeout,
                             ),
+                            request_body_buffer_limit=buffer_limit_bytes,
                             request_headers_to_remove=list(_CLIENT_ADDRESS_HEADERS),
                         )
                     ],

@@ -88,8 +88,10 @@ def test_names_of_workers_are_resolved(addresses: list[str], kind: str) -> None:
 
 def test_buffers_and_breakers_are_raised() -> None:
     config = built(buffer_limit_bytes=5_000_000, max_concurrent=7000)
+    (host,) = manager(config)["route_config"]["virtual_hosts"]
+    assert host["routes"][0]["request_body_buffer_limit"] == 5_000_000
     (listener,) = config["static_resources"]["listeners"]
-    assert listener["per_connection_buffer_limit_bytes"] == 5_000_000
+    assert listener["per_connection_buffer_limit_bytes"] == 2**20
     for cluster in clusters(config).values():
         (threshold,) = cluster["circuit_breakers"]["thresholds"]
         assert threshold["max_requests"] == threshold["max_connections"] == 7000
@@ -202,6 +204,7 @@ def test_admin_and_health_checks_are_optional() -> None:
         ("message_timeout_s", 0.0),
         ("message_timeout_s", float("nan")),
         ("buffer_limit_bytes", 100),
+        ("connection_buffer_bytes", 2**31),
         ("max_concurrent", 0),
         ("stream_idle_timeout_s", float("inf")),
         ("health_check_interval_s", -1),
