@@ -7,7 +7,7 @@ ARGS   ?=
 SOURCES := sentinel_extproc tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint fmt proto encodings accuracy lock wheel clean
+.PHONY: help docs setup run test lint fmt proto encodings accuracy lock wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ fmt: setup ## format and apply safe fixes
 
 proto: setup ## regenerate the wire types from proto/
 	@sh proto/generate.sh $(BIN)
+
+docs: setup ## write docs/configuration.md from the settings
+	@$(BIN)/python scripts/document_settings.py
 
 encodings: setup ## derive the shipped tokenizer ranks again and check their hashes
 	@$(BIN)/python scripts/make_encodings.py

@@ -1,0 +1,94 @@
+"""Writes docs/configuration.md from the settings' own docstrings. Called by `make docs`."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from sentinel_extproc.config.load import PREDECESSOR
+from sentinel_extproc.config.settings import Settings
+
+PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+
+HEAD = """# Configuration
+
+<!-- Written by `make docs` from sentinel_extproc/config/settings.py; a test keeps it current. -->
+
+Settings come from the environment, as `SENTINEL_<SECTION>__<NAME>` (two underscores between them),
+and from a YAML file that `--config` or `SENTINEL_CONFIG` names, with a mapping per section:
+
+```yaml
+limits:
+  requests: 100
+  period_seconds: 60
+```
+
+The environment wins over the predecessor's names (column "also"), which win over the file.
+`sentinel-extproc check-config` lists every fault at once, with exit code 2, and otherwise prints
+the settings in force, secrets masked. A setting that doesn't exist is a fault too, in the file and
+in the environment.
+"""
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    parts = [HEAD]
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        summary = " ".join((model.__doc__ or "").split())
+        parts += [f"## {section}\n", f"{summary}\n"]
+        parts += ["| Setting | Default | Allowed | Also | |", "|---|---|---|---|---|"]
+        parts += [_row(section, name, info) for name, info in model.model_fields.items()]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _row(section: str, name: str, info: FieldInfo) -> str:
+    also = [f"`{old}`" for old, target in PREDECESSOR.items() if target == (section, name)]
+    text = " ".join((info.description or "").split()).replace("|", "\\|")
+    text = re.sub(r"\s*Also (?:read from )?`[A-Z_]+`\.", "", text)
+    return f"| `{name}` | {_default(info)} | {_allowed(info)} | {' '.join(also)} | {text} |"
+
+
+def _default(info: FieldInfo) -> str:
+    default = info.default
+    if default is PydanticUndefined:
+        return "needed" if info.default_factory is None else "empty"
+    if isinstance(default, Enum):
+        default = default.value
+    if isinstance(default, BaseModel | SecretStr):
+        return "set"
+    if default is None or default == {} or default == ():
+        return "none"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{default}`"
+
+
+def _allowed(info: FieldInfo) -> str:
+    annotation: Any = info.annotation
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return ", ".join(f"`{member.value}`" for member in annotation)
+    if (values := get_args(annotation)) and all(isinstance(value, str) for value in values):
+        return ", ".join(f"`{value}`" for value in values)
+    bounds = {
+        sign: getattr(rule, key)
+        for rule in info.metadata
+        for key, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+        if getattr(rule, key, None) is not None
+    }
+    return " and ".join(f"{sign} {bound}" for sign, bound in bounds.items())
+
+
+if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page())
+    print(f"wrote {PAGE.name}")
