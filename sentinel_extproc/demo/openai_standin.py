@@ -33,9 +33,10 @@ from sentinel_extproc.demo.openai_wire import (
     JsonObject,
     ShippedTokenizer,
     TextTokenizer,
+    answer_headers,
+    answer_text,
     cut_into_deltas,
     error_body,
-    message_texts,
     prompt_tokens,
 )
 
@@ -162,14 +163,14 @@ class OpenAIStandIn:
         if fault is Fault.ERROR_500:
             message = "The server had an error while processing your request."
             return JSONResponse(
-                error_body(message, type_="server_error", code=None), 500, _answer_headers()
+                error_body(message, type_="server_error", code=None), 500, answer_headers()
             )
         if fault is Fault.ERROR_429:
             message = "Rate limit reached for requests"
             return JSONResponse(
                 error_body(message, type_="requests", code="rate_limit_exceeded"),
                 429,
-                _answer_headers() | {"retry-after": "1"},
+                answer_headers() | {"retry-after": "1"},
             )
         if fault is Fault.HANG:
             while (await request.receive())["type"] != "http.disconnect":
@@ -181,7 +182,7 @@ class OpenAIStandIn:
         self, request: Request, asked: JsonObject, messages: list[JsonObject]
     ) -> Completion:
         model: str = asked["model"]
-        pieces = self._tokenizer.pieces(model, _answer_text(messages))
+        pieces = self._tokenizer.pieces(model, answer_text(messages))
         wanted = request.headers.get("x-standin-tokens")
         if wanted is not None and wanted.isdigit():
             count = min(int(wanted), _MAX_ANSWER_TOKENS)
@@ -214,7 +215,7 @@ class OpenAIStandIn:
         content = json.dumps(completion.as_json(with_usage=fault is not Fault.NO_USAGE)).encode()
         if fault is Fault.GARBAGE:
             content = b'{"id": "chatcmpl-\xff\xfe", "choices": [<html>'
-        headers = _answer_headers() | {"content-type": "application/json"}
+        headers = answer_headers() | {"content-type": "application/json"}
         if fault is Fault.DROP_MIDSTREAM:
 
             async def half() -> AsyncIterator[bytes]:
@@ -239,7 +240,7 @@ class OpenAIStandIn:
         fault: Fault | None,
         gzip: bool,
     ) -> Response:
-        headers = _answer_headers() | {"content-type": "text/event-stream; charset=utf-8"}
+        headers = answer_headers() | {"content-type": "text/event-stream; charset=utf-8"}
         events = self._events(request, asked, completion, fault)
         if gzip:
             headers["content-encoding"] = "gzip"
@@ -300,14 +301,14 @@ class OpenAIStandIn:
             {"id": name, "object": "model", "created": 1_715_367_049, "owned_by": "system"}
             for name in models
         ]
-        return JSONResponse({"object": "list", "data": listed}, headers=_answer_headers())
+        return JSONResponse({"object": "list", "data": listed}, headers=answer_headers())
 
     async def _unknown(self, request: Request) -> Response:
         if refusal := self._record(request, await request.body()):
             return refusal
         message = f"Invalid URL ({request.method} {request.url.path})"
         return JSONResponse(
-            error_body(message, type_="invalid_request_error", code=None), 404, _answer_headers()
+            error_body(message, type_="invalid_request_error", code=None), 404, answer_headers()
         )
 
     def _record(self, request: Request, body: bytes) -> Response | None:
@@ -335,7 +336,7 @@ class OpenAIStandIn:
                 code="invalid_api_key",
             ),
             401,
-            _answer_headers(),
+            answer_headers(),
         )
 
     async def _show_requests(self, _request: Request) -> Response:
@@ -357,28 +358,9 @@ def _fault(request: Request, model: str) -> Fault | None:
     return Fault(name) if name in set(Fault) else None
 
 
-def _answer_text(messages: list[JsonObject]) -> str:
-    asked = " ".join(message_texts(messages[-1])) if messages else ""
-    return (
-        f"You asked: “{asked[:400]}”. I am a stand-in, so all I can offer is well-formed text: "
-        "naïve café, 北京, Ελλάδα, 👩🏽‍🚀 — every token of it counted."
-    )
-
-
-def _answer_headers() -> dict[str, str]:
-    return {
-        "openai-organization": "standin",
-        "openai-processing-ms": "7",
-        "openai-version": "2020-10-01",
-        "x-request-id": f"req_{uuid.uuid4().hex}",
-        "x-ratelimit-limit-requests": "10000",
-        "x-ratelimit-remaining-requests": "9999",
-    }
-
-
 def _invalid(message: str, *, param: str | None = None) -> Response:
     content = error_body(message, type_="invalid_request_error", code=None, param=param)
-    return JSONResponse(content, 400, _answer_headers())
+    return JSONResponse(content, 400, answer_headers())
 
 
 async def _gzipped(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

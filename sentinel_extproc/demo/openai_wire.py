@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -205,3 +206,24 @@ def cut_into_deltas(pieces: Sequence[bytes]) -> tuple[tuple[str, ...], tuple[int
             tokens.append(pending)
             pending = 0
     return tuple(deltas), tuple(tokens)
+
+
+def answer_text(messages: Sequence[JsonObject]) -> str:
+    """What the stand-in says to a conversation."""
+    asked = " ".join(message_texts(messages[-1])) if messages else ""
+    return (
+        f"You asked: “{asked[:400]}”. I am a stand-in, so all I can offer is well-formed text: "
+        "naïve café, 北京, Ελλάδα, 👩🏽‍🚀 — every token of it counted."
+    )
+
+
+def answer_headers() -> dict[str, str]:
+    """Headers that the real API puts on every answer, its own limits included."""
+    return {
+        "openai-organization": "standin",
+        "openai-processing-ms": "7",
+        "openai-version": "2020-10-01",
+        "x-request-id": f"req_{uuid.uuid4().hex}",
+        "x-ratelimit-limit-requests": "10000",
+        "x-ratelimit-remaining-requests": "9999",
+    }

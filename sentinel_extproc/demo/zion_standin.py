@@ -8,26 +8,31 @@ Over HTTP, beside the API: ``GET /_standin/ledger``, ``GET /_standin/requests``,
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from email.utils import formatdate
-from enum import StrEnum
 from typing import Any, Literal
 
 import click
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sentinel_extproc.demo.hosting import drop_connection, server_config
+from sentinel_extproc.demo.zion_faults import (
+    FaultKind,
+    ZionCall,
+    ZionFault,
+    failure,
+    faulty_response,
+    mentions,
+    success,
+)
 from sentinel_extproc.demo.zion_state import (
     JsonObject,
     LedgerEntry,
@@ -36,57 +41,20 @@ from sentinel_extproc.demo.zion_state import (
     ZionUser,
 )
 
-__all__ = ["LedgerEntry", "ZionCall", "ZionFault", "ZionRequest", "ZionStandIn", "ZionUser"]
+__all__ = [
+    "FaultKind",
+    "LedgerEntry",
+    "ZionCall",
+    "ZionFault",
+    "ZionRequest",
+    "ZionStandIn",
+    "ZionUser",
+]
 
 Dialect = Literal["unified", "per_metric"]
 
 MAX_BATCH = 1000
 _MAX_RECORDED = 20_000
-_OVERSIZED_BYTES = 8 * 1024 * 1024
-_TRICKLE_LIMIT_S = 120
-
-
-class ZionCall(StrEnum):
-    """The four calls of the contract."""
-
-    ME = "me"
-    LIMITS = "limits"
-    INCREMENT = "increment"
-    BATCH = "batch"
-
-
-class FaultKind(StrEnum):
-    """How a call can be made to fail."""
-
-    UNAUTHORIZED = "unauthorized"
-    FORBIDDEN = "forbidden"
-    RATE_LIMITED = "rate_limited"
-    ERROR_500 = "error_500"
-    HANG = "hang"
-    TRICKLE = "trickle"
-    MALFORMED = "malformed"
-    OVERSIZED = "oversized"
-    DROP = "drop"
-    COMMIT_THEN_DROP = "commit_then_drop"
-    POISON = "poison"
-
-
-@dataclass(slots=True)
-class ZionFault:
-    """A fault that is switched on.
-
-    Attributes:
-        times: how many more calls fail; None for all.
-        retry_after_s: for ``rate_limited``: the header, in seconds from now.
-        retry_after_date: write that header as an HTTP date instead.
-        email: for ``poison``: batches with an item of this user fail whole, others don't.
-    """
-
-    kind: FaultKind
-    times: int | None = None
-    retry_after_s: int = 1
-    retry_after_date: bool = False
-    email: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,20 +163,20 @@ class ZionStandIn:
         with self._lock:
             user = self._state.by_token(token) if scheme.lower() == "bearer" else None
             if user is None:
-                return self._done(ZionCall.ME, _failure(401, "Invalid or expired token"))
-            return self._done(ZionCall.ME, _success(self._state.profile(user)))
+                return self._done(ZionCall.ME, failure(401, "Invalid or expired token"))
+            return self._done(ZionCall.ME, success(self._state.profile(user)))
 
     async def _limits(self, request: Request) -> Response:
         if response := await self._fail(request, ZionCall.LIMITS):
             return response
         if not self._key_fits(request):
-            return self._done(ZionCall.LIMITS, _failure(401, "Invalid API key"))
+            return self._done(ZionCall.LIMITS, failure(401, "Invalid API key"))
         with self._lock:
             user = self._state.by_external_id(request.path_params["external_id"])
             if user is None:
-                return self._done(ZionCall.LIMITS, _failure(404, "User not found"))
+                return self._done(ZionCall.LIMITS, failure(404, "User not found"))
             return self._done(
-                ZionCall.LIMITS, _success(self._state.limits(user, now=datetime.now(UTC)))
+                ZionCall.LIMITS, success(self._state.limits(user, now=datetime.now(UTC)))
             )
 
     async def _increment(self, request: Request) -> Response:
@@ -218,15 +186,15 @@ class ZionStandIn:
         if response := await self._fail(request, call, items=items):
             return response
         if not self._key_fits(request):
-            return self._done(call, _failure(401, "Invalid API key"))
+            return self._done(call, failure(401, "Invalid API key"))
         with self._lock:
             try:
                 user = self._state.apply(item, batch_key=request.headers.get("idempotency-key"))
             except RowError as refused:
                 status = 404 if str(refused) == "User not found" else 400
-                return self._done(call, _failure(status, str(refused)))
+                return self._done(call, failure(status, str(refused)))
             metrics = self._state.metrics(user)
-            response = _success(
+            response = success(
                 {"canUse": all(m["remaining"] > 0 for m in metrics.values())} | metrics
             )
             return self._done(call, response, items=1)
@@ -238,13 +206,13 @@ class ZionStandIn:
         if response := await self._fail(request, call, items=items):
             return response
         if not self._key_fits(request):
-            return self._done(call, _failure(401, "Invalid API key"))
+            return self._done(call, failure(401, "Invalid API key"))
         if not isinstance(items, list) or not items:
-            return self._done(call, _failure(400, "increments must be a list of 1 to 1000"))
+            return self._done(call, failure(400, "increments must be a list of 1 to 1000"))
         if len(items) > MAX_BATCH:
-            return self._done(call, _failure(413, "at most 1000 increments"))
+            return self._done(call, failure(413, "at most 1000 increments"))
         key = request.headers.get("idempotency-key")
-        return self._done(call, _success(self._apply_all(items, key)), items=len(items), key=key)
+        return self._done(call, success(self._apply_all(items, key)), items=len(items), key=key)
 
     def _apply_all(self, items: list[Any], key: str | None) -> JsonObject:
         with self._lock:
@@ -265,14 +233,14 @@ class ZionStandIn:
         if fault.kind is FaultKind.HANG:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
-        return self._done(call, _faulty_response(fault))
+        return self._done(call, faulty_response(fault))
 
     def _take_fault(self, call: ZionCall, items: object) -> ZionFault | None:
         with self._lock:
             fault = self._faults.get(call)
             if fault is None:
                 return None
-            if fault.kind is FaultKind.POISON and not _mentions(items, fault.email):
+            if fault.kind is FaultKind.POISON and not mentions(items, fault.email):
                 return None
             if fault.times is not None:
                 if fault.times <= 0:
@@ -301,7 +269,7 @@ class ZionStandIn:
     async def _put_fault(self, request: Request) -> Response:
         wanted = await _json(request)
         if not isinstance(wanted, dict):
-            return _failure(400, "a fault must be an object")
+            return failure(400, "a fault must be an object")
         try:
             self.set_fault(
                 request.path_params["call"],
@@ -312,7 +280,7 @@ class ZionStandIn:
                 email=wanted.get("email"),
             )
         except ValueError as fault:
-            return _failure(400, str(fault))
+            return failure(400, str(fault))
         return Response(status_code=204)
 
     async def _delete_faults(self, _request: Request) -> Response:
@@ -322,11 +290,11 @@ class ZionStandIn:
     async def _put_user(self, request: Request) -> Response:
         fields = await _json(request)
         if not isinstance(fields, dict):
-            return _failure(400, "a user must be an object")
+            return failure(400, "a user must be an object")
         try:
             self.put_user(ZionUser(**fields))
         except TypeError as fault:
-            return _failure(400, str(fault))
+            return failure(400, str(fault))
         return Response(status_code=204)
 
     async def _delete_user(self, request: Request) -> Response:
@@ -334,51 +302,11 @@ class ZionStandIn:
         return Response(status_code=204)
 
 
-def _faulty_response(fault: ZionFault) -> Response:
-    match fault.kind:
-        case FaultKind.UNAUTHORIZED:
-            return _failure(401, "Invalid or expired token")
-        case FaultKind.FORBIDDEN:
-            return _failure(403, "Forbidden")
-        case FaultKind.RATE_LIMITED:
-            wait = str(fault.retry_after_s)
-            if fault.retry_after_date:
-                wait = formatdate(time.time() + fault.retry_after_s, usegmt=True)
-            return _failure(429, "Too many requests", {"retry-after": wait})
-        case FaultKind.TRICKLE:
-            return StreamingResponse(_trickle(), media_type="application/json")
-        case FaultKind.MALFORMED:
-            return Response(b'{"success": true, "data": [\xff', media_type="application/json")
-        case FaultKind.OVERSIZED:
-            return Response(b" " * _OVERSIZED_BYTES, media_type="application/json")
-        case _:
-            return _failure(500, "Internal server error")
-
-
-async def _trickle() -> AsyncIterator[bytes]:
-    for _ in range(_TRICKLE_LIMIT_S):
-        yield b" "
-        await asyncio.sleep(1)
-
-
-def _mentions(items: object, email: str | None) -> bool:
-    rows = items if isinstance(items, list) else []
-    return any(isinstance(row, dict) and row.get("email") == email for row in rows)
-
-
 async def _json(request: Request) -> object:
     try:
         return json.loads(await request.body())
     except ValueError:
         return None
-
-
-def _success(data: JsonObject) -> Response:
-    return JSONResponse({"success": True, "data": data})
-
-
-def _failure(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"success": False, "error": {"message": message}}, status, headers)
 
 
 DEMO_USERS = (
