@@ -143,7 +143,7 @@ def refusal(claim: Claim, verdict: Verdict) -> LimitExceeded:
         headers["x-should-retry"] = "false"
     return LimitExceeded(
         f"Limit '{limit.name}' allows {_shown(limit, state.limit)} {_window(limit)}; this request "
-        f"needs {_shown(limit, line.amount)} and {_shown(limit, state.remaining)} are left. "
+        f"needs {_number(limit, line.amount):,} and {_number(limit, state.remaining):,} are left. "
         f"{again}",
         code="insufficient_quota" if limit.kind is Kind.CALENDAR else None,
         retry_after_s=wait_s if math.isfinite(wait_s) else None,
