@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from sentinel_extproc.tokens.estimator import RULES, TokenEstimator
 from sentinel_extproc.tokens.model import Confidence, Estimate
+from sentinel_extproc.tokens.models import ModelTable
+from sentinel_extproc.tokens.tally import Tally
 
-ESTIMATOR = TokenEstimator()
+TABLE = ModelTable()
+ESTIMATOR = TokenEstimator(TABLE)
 
 KEYS = st.sampled_from(
     [
@@ -123,21 +126,18 @@ def sound(estimate: Estimate) -> bool:
 
 
 @pytest.mark.parametrize("kind", sorted(RULES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(body=BODIES)
 def test_any_body_is_counted(kind: str, body: dict[str, Any]) -> None:
     assert sound(ESTIMATOR.estimate(kind, body))
 
 
 @pytest.mark.parametrize("kind", sorted(RULES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(body=BODIES)
 def test_the_rules_themselves_do_not_fail(kind: str, body: dict[str, Any]) -> None:
     """Without the safety net, which is for what nobody thought of."""
-    from sentinel_extproc.tokens.models import ModelTable
-    from sentinel_extproc.tokens.tally import Tally
-
-    RULES[kind](Tally(ModelTable().resolve("gpt-5").rules), body)
+    RULES[kind](Tally(TABLE.resolve("gpt-5").rules), body)
 
 
 @pytest.mark.parametrize("key", ["properties", "items", "content", "anyOf"])
