@@ -8,6 +8,8 @@ the one running check of a token that all its requests wait for.
 - ``expiry``: pure reading of a JWT's ``exp``, only ever to trust it for less time
 - ``cache``: bounded maps with expiry and the periods of freshness, pure; time is an argument
 - ``flight``: one look-up per token at a time; ``gate``: few look-ups of invented tokens
+- ``refreshing``: the cache that the next two are made of
+- ``quotas``: ``CachedQuotas``, Zion's quotas of a user
 - ``service``: ``CachedAuthenticator``, the ``Authenticator`` the rest of the program uses
 - ``profile``: what every identity's values must be like, pure
 - ``zion_source``: ``ZionSource``, the default source
@@ -26,5 +28,7 @@ Use::
     # or: JwtSource(JwksCache(JwksEndpoint(url)), issuer="https://...", audience="...")
     principal = await authenticator.authenticate(parse_bearer([b"Bearer ..."]))
     authenticator.forget_token(sha256) / forget_user(external_id) / forget_all()
+    await authenticator.recheck(token)   # after a reservation said ``token_revoked``
     await authenticator.aclose()
+    quotas = CachedQuotas(client, fresh_s=60.0)   # a QuotaSource
 """

@@ -39,7 +39,7 @@ class SingleFlight(Generic[K, V]):
     def start(
         self, key: K, work: Callable[[], Coroutine[None, None, V]], *, max_flights: int
     ) -> asyncio.Task[V]:
-        """Join the flight of ``key`` or start it. Wait for it with ``join``.
+        """Join the flight of ``key`` or start it. Shield the task when waiting for it.
 
         Raises:
             TooManyFlightsError: it would have to be started, and ``max_flights`` are running.
@@ -54,12 +54,6 @@ class SingleFlight(Generic[K, V]):
         self._running.add(task)
         task.add_done_callback(lambda done: self._landed(key, done))
         return task
-
-    async def join(
-        self, key: K, work: Callable[[], Coroutine[None, None, V]], *, max_flights: int
-    ) -> V:
-        """``start``, then wait for the answer; cancelling the caller doesn't cancel the flight."""
-        return await asyncio.shield(self.start(key, work, max_flights=max_flights))
 
     def part(self, key: K | None = None) -> None:
         """Let nobody else join the running flight of ``key``, or any: who comes next asks anew."""

@@ -6,31 +6,28 @@ tokens can be made to share an entry.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import random
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated, Unavailable
 from sentinel_extproc.identity.bearer import CHALLENGE_INVALID, MAX_TOKEN_BYTES
-from sentinel_extproc.identity.cache import Entry, Freshness, LruMap, Periods, entry
-from sentinel_extproc.identity.expiry import read_jwt
-from sentinel_extproc.identity.flight import SingleFlight, TooManyFlightsError
+from sentinel_extproc.identity.cache import LruMap, Periods
+from sentinel_extproc.identity.expiry import JwtClaims, read_jwt
 from sentinel_extproc.identity.gate import Gate
 from sentinel_extproc.identity.principal import Principal
+from sentinel_extproc.identity.refreshing import Loaded, RefreshingCache, SourceBusy
+from sentinel_extproc.limits.model import Epoch
+
+__all__ = ["CachedAuthenticator", "EpochReader", "IdentityCounters", "IdentitySource", "SourceBusy"]
 
 EXPIRY_LEEWAY_S = 60.0
 """How far our clock may be ahead of the issuer's before we call a token expired ourselves."""
 
-MIN_HOLD_S = 1.0
-"""After a failed check of a known token, the least time before the next one."""
-
-
-class SourceBusy(Unavailable):
-    """The source asks not to be asked about this token again for ``retry_after_s``."""
+_BUSY = "The API key can't be checked right now; the request was not forwarded."
 
 
 class IdentitySource(Protocol):
@@ -42,19 +39,30 @@ class IdentitySource(Protocol):
         ...
 
 
+class EpochReader(Protocol):
+    """Knows how far revocation has come."""
+
+    async def epochs(self, external_id: str, token_sha256: bytes) -> tuple[Epoch, ...]:
+        """The epochs that concern this user and token. Never raises, never waits long: an epoch
+        that can't be read counts as 0, which is refused wherever there was a revocation."""
+        ...
+
+
 @dataclass(slots=True)
 class IdentityCounters:
-    """What happened so far; only ever grows. One of the first five per request."""
+    """What happened so far; only ever grows. Exactly one of the first six per request."""
 
     fresh: int = 0
     stale: int = 0
     stale_on_error: int = 0
     denied_from_cache: int = 0
     looked_up: int = 0
+    shed: int = 0
     source_calls: int = 0
     source_denials: int = 0
     source_failures: int = 0
-    shed: int = 0
+    refreshes_shed: int = 0
+    gated: int = 0
     revoked: int = 0
 
 
@@ -62,9 +70,6 @@ class IdentityCounters:
 class _Denial:
     message: str
     until: float
-
-
-Outcome = Principal | SentinelError
 
 
 class CachedAuthenticator:
@@ -80,6 +85,7 @@ class CachedAuthenticator:
         max_lookups: concurrent look-ups of unknown tokens; beyond it they get a 503. As many
             again are kept for checking known tokens, so that a flood of others can't starve them.
         gate: bounds how many invented tokens per second reach the source.
+        epochs: stamps principals with the revocation epochs, for the reservation to check.
         jitter: a number from 0 to 1, for spreading.
     """
 
@@ -96,6 +102,7 @@ class CachedAuthenticator:
         max_denials: int = 10_000,
         max_lookups: int = 256,
         gate: Gate | None = None,
+        epochs: EpochReader | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -104,128 +111,87 @@ class CachedAuthenticator:
         self._periods = Periods(fresh_s, stale_s, on_error_s)
         self._jwt_periods = Periods(jwt_fresh_s, stale_s, on_error_s)
         self._negative_s = negative_s
+        self._gate = gate or Gate(clock=clock)
+        self._epochs = epochs
         self._clock = clock
         self._wall_clock = wall_clock
-        self._jitter = jitter
-        self._known: LruMap[bytes, Entry[Principal]] = LruMap(max_entries)
+        self._known: RefreshingCache[bytes, Principal] = RefreshingCache(
+            max_entries=max_entries,
+            max_loads=max_lookups,
+            busy_message=_BUSY,
+            clock=clock,
+            jitter=jitter,
+        )
         self._denied: LruMap[bytes, _Denial] = LruMap(max_denials)
-        self._holds: LruMap[bytes, float] = LruMap(max_entries)
-        self._flights: SingleFlight[bytes, Outcome] = SingleFlight()
-        self._max_lookups = max_lookups
-        self._gate = gate or Gate(clock=clock)
-        self._era = 0
-        self.counters = IdentityCounters()
+        self._everybody = 0
+        self._counters = IdentityCounters()
+
+    @property
+    def counters(self) -> IdentityCounters:
+        """Counts for telemetry, as they stand."""
+        cache = self._known.counters
+        return replace(
+            self._counters,
+            fresh=cache.fresh,
+            stale=cache.stale,
+            stale_on_error=cache.stale_on_error,
+            looked_up=cache.looked_up,
+            shed=cache.shed,
+            refreshes_shed=cache.refreshes_shed,
+        )
+
+    @property
+    def known_tokens(self) -> int:
+        """Tokens in the cache."""
+        return len(self._known)
 
     async def authenticate(self, token: str) -> Principal:
         """See ``Authenticator``."""
         key = _key(token)
-        now = self._clock()
-        known = self._known.get(key)
-        freshness = known.freshness(now) if known is not None else Freshness.GONE
-        if known is None or freshness is Freshness.GONE:
-            return await self._unknown(key, token, now)
-        if freshness is Freshness.FRESH:
-            self.counters.fresh += 1
-            return known.value
-        if freshness is Freshness.STALE:
-            self.counters.stale += 1
-            self._check_behind(key, token, now)
-            return known.value
-        return await self._last_resort(key, token, known, now)
+        denial = self._denied.get(key)
+        if denial is not None and self._clock() < denial.until:
+            self._counters.denied_from_cache += 1
+            raise Unauthenticated(denial.message, headers=CHALLENGE_INVALID)
+
+        async def load(known: bool) -> Loaded[Principal] | SentinelError:
+            return await (self._ask(key, token) if known else self._ask_gated(key, token))
+
+        return await self._known.get(key, load)
+
+    async def recheck(self, token: str) -> Principal:
+        """Authenticate past everything cached, for when the reservation said ``token_revoked``:
+        the source decides whether the token is still good.
+
+        Raises: as ``authenticate``.
+        """
+        self.forget_token(_key(token))
+        return await self.authenticate(token)
 
     def forget_token(self, token_sha256: bytes) -> None:
         """Check this token anew at its next request."""
-        self._new_era()
-        self._known.remove(token_sha256)
+        self._known.forget(token_sha256)
         self._denied.remove(token_sha256)
-        self.counters.revoked += 1
+        self._counters.revoked += 1
 
     def forget_user(self, external_id: str) -> None:
         """Check all tokens of this user anew."""
-        self._new_era()
-        self._known.remove_where(lambda known: known.value.external_id == external_id)
-        self.counters.revoked += 1
+        self._known.forget_where(lambda principal: principal.external_id == external_id)
+        self._counters.revoked += 1
 
     def forget_all(self) -> None:
         """Check every token anew."""
-        self._new_era()
-        self._known.clear()
+        self._known.forget_all()
         self._denied.clear()
-        self.counters.revoked += 1
+        self._counters.revoked += 1
 
     async def aclose(self) -> None:
         """Cancel look-ups that still run."""
-        await self._flights.aclose()
+        await self._known.aclose()
 
-    def _new_era(self) -> None:
-        # Answers on their way were given before: they must not be cached, nor joined.
-        self._era += 1
-        self._flights.part()
-
-    async def _unknown(self, key: bytes, token: str, now: float) -> Principal:
-        denial = self._denied.get(key)
-        if denial is not None and now < denial.until:
-            self.counters.denied_from_cache += 1
-            raise Unauthenticated(denial.message, headers=CHALLENGE_INVALID)
-        held_until = self._holds.get(key)
-        if held_until is not None and now < held_until:
-            self.counters.shed += 1
-            raise Unavailable(
-                "The API key can't be checked right now; the request was not forwarded.",
-                retry_after_s=held_until - now,
-                code="identity_unavailable",
-            )
-        self.counters.looked_up += 1
-        outcome = await self._look_up(key, token, known=False)
-        if isinstance(outcome, Principal):
-            return outcome
-        # Every waiter raises its own copy: one shared exception would collect all tracebacks.
-        raise copy.copy(outcome)
-
-    async def _last_resort(
-        self, key: bytes, token: str, known: Entry[Principal], now: float
-    ) -> Principal:
-        held_until = self._holds.get(key)
-        if held_until is None or now >= held_until:
-            outcome = await self._look_up(key, token, known=True)
-            if isinstance(outcome, Principal):
-                self.counters.looked_up += 1
-                return outcome
-            # Gone or revoked while we waited: then it is no longer ours to use.
-            usable = self._known.get(key) is known and self._clock() < known.gone_at
-            if not isinstance(outcome, Unavailable) or not usable:
-                self.counters.looked_up += 1
-                raise copy.copy(outcome)
-        self.counters.stale_on_error += 1
-        return known.value
-
-    def _check_behind(self, key: bytes, token: str, now: float) -> None:
-        held_until = self._holds.get(key)
-        if self._flights.flying(key) or (held_until is not None and now < held_until):
-            return
-        try:
-            self._flights.start(
-                key, lambda: self._ask(key, token), max_flights=2 * self._max_lookups
-            )
-        except TooManyFlightsError:
-            self.counters.shed += 1
-
-    async def _look_up(self, key: bytes, token: str, *, known: bool) -> Outcome:
-        def work() -> Coroutine[None, None, Outcome]:
-            return self._ask(key, token) if known else self._ask_about_unknown(key, token)
-
-        try:
-            return await self._flights.join(
-                key, work, max_flights=self._max_lookups * (2 if known else 1)
-            )
-        except TooManyFlightsError:
-            self.counters.shed += 1
-            return _too_many()
-
-    async def _ask_about_unknown(self, key: bytes, token: str) -> Outcome:
+    async def _ask_gated(self, key: bytes, token: str) -> Loaded[Principal] | SentinelError:
         if not await self._gate.enter():
-            self.counters.shed += 1
-            return _too_many()
+            self._counters.gated += 1
+            return Unavailable(_BUSY, code="identity_unavailable")
         denied = False
         try:
             outcome = await self._ask(key, token)
@@ -235,66 +201,56 @@ class CachedAuthenticator:
                 self._gate.give_back()
         return outcome
 
-    async def _ask(self, key: bytes, token: str) -> Outcome:
-        era = self._era
+    async def _ask(self, key: bytes, token: str) -> Loaded[Principal] | SentinelError:
         claims = read_jwt(token)
-        expires_at_s = claims.expires_at_s if claims is not None else None
-        wall_now = self._wall_clock()
-        if expires_at_s is not None and wall_now > expires_at_s + EXPIRY_LEEWAY_S:
-            self._known.remove(key)
+        if claims is not None and self._left_s(claims, default=0.0) < -EXPIRY_LEEWAY_S:
             return Unauthenticated("The API key has expired.", headers=CHALLENGE_INVALID)
+        known = self._known.peek(key)
+        seen = {epoch.name: epoch.seen for epoch in known.epochs} if known is not None else {}
+        seen["all"] = self._everybody
         outcome = await self._call(token)
-        if era != self._era:
-            return outcome
-        now = self._clock()
+        if isinstance(outcome, Principal) and self._epochs is not None:
+            epochs = await self._epochs.epochs(outcome.external_id, key)
+            self._everybody = max([self._everybody, *(e.seen for e in epochs if e.name == "all")])
+            if any(epoch.seen != seen.get(epoch.name, 0) for epoch in epochs):
+                # Revoked at some time that may lie after the source's answer: only an answer to
+                # a question asked after the epochs were read is known to be newer.
+                outcome = await self._call(token)
+            if isinstance(outcome, Principal):
+                outcome = replace(outcome, epochs=epochs)
         if isinstance(outcome, Principal):
-            remaining_s = None if expires_at_s is None else expires_at_s - self._wall_clock()
-            made = entry(
-                outcome,
-                self._periods if claims is None else self._jwt_periods,
-                now=now,
-                jitter=self._jitter(),
-                expires_at=None if remaining_s is None else now + remaining_s,
-            )
-            self._known.put(key, made)
             self._denied.remove(key)
-            self._holds.remove(key)
-        elif isinstance(outcome, Unavailable):
-            self._hold(key, outcome, now)
-        else:
-            self._known.remove(key)
-            if isinstance(outcome, Unauthenticated):
-                self._denied.put(key, _Denial(outcome.message, now + self._negative_s))
+            return self._loaded(outcome, claims)
+        if isinstance(outcome, Unauthenticated):
+            self._denied.put(key, _Denial(outcome.message, self._clock() + self._negative_s))
         return outcome
 
-    async def _call(self, token: str) -> Outcome:
-        self.counters.source_calls += 1
+    def _loaded(self, principal: Principal, claims: JwtClaims | None) -> Loaded[Principal]:
+        if claims is None:
+            return Loaded(principal, self._periods)
+        if claims.expires_at_s is None:
+            return Loaded(principal, self._jwt_periods)
+        expires_at = self._clock() + self._left_s(claims, default=0.0)
+        return Loaded(principal, self._jwt_periods, expires_at=expires_at)
+
+    def _left_s(self, claims: JwtClaims, *, default: float) -> float:
+        if claims.expires_at_s is None:
+            return default
+        return claims.expires_at_s - self._wall_clock()
+
+    async def _call(self, token: str) -> Principal | SentinelError:
+        self._counters.source_calls += 1
         try:
             return await self._source.identify(token)
         except Unauthenticated as error:
-            self.counters.source_denials += 1
+            self._counters.source_denials += 1
             return Unauthenticated(error.message, code=error.code, headers=CHALLENGE_INVALID)
         except SentinelError as error:
             if isinstance(error, Unavailable):
-                self.counters.source_failures += 1
+                self._counters.source_failures += 1
             else:
-                self.counters.source_denials += 1
+                self._counters.source_denials += 1
             return error
-
-    def _hold(self, key: bytes, error: Unavailable, now: float) -> None:
-        if isinstance(error, SourceBusy):
-            self._holds.put(key, now + max(error.retry_after_s or 0.0, MIN_HOLD_S))
-        elif key in self._known:
-            # Unknown tokens are tried again at once after a mere failure: they have nothing to
-            # fall back on, and the breaker protects the source.
-            self._holds.put(key, now + MIN_HOLD_S)
-
-
-def _too_many() -> Unavailable:
-    return Unavailable(
-        "Too many API keys are being checked right now; the request was not forwarded.",
-        code="identity_unavailable",
-    )
 
 
 def _key(token: str) -> bytes:

@@ -16,6 +16,7 @@ from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated, U
 from sentinel_extproc.identity.gate import Gate
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.service import CachedAuthenticator, SourceBusy
+from sentinel_extproc.limits.model import Epoch
 
 WALL = 1_767_225_600.0
 
@@ -65,7 +66,7 @@ class Bench:
     async def settled(self) -> None:
         """Wait until no look-up runs."""
         async with asyncio.timeout(5):
-            while len(self.service._flights):  # noqa: ASYNC110
+            while self.service._known.loading:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
 
@@ -398,7 +399,66 @@ async def test_a_token_over_8_kib_is_refused_unasked(bench: Bench) -> None:
 
 async def test_tokens_are_not_kept(bench: Bench) -> None:
     await bench.service.authenticate("secret-token")
-    assert list(bench.service._known._entries) == [hashlib.sha256(b"secret-token").digest()]
+    assert list(bench.service._known._entries._entries) == [
+        hashlib.sha256(b"secret-token").digest()
+    ]
+
+
+@dataclass
+class Epochs:
+    """Revocation epochs of every user and token alike."""
+
+    seen: dict[str, int] = field(default_factory=lambda: {"all": 0, "user": 0})
+    before: Callable[[], None] = lambda: None
+
+    async def epochs(self, external_id: str, token_sha256: bytes) -> tuple[Epoch, ...]:
+        self.before()
+        return tuple(Epoch(name, seen) for name, seen in self.seen.items())
+
+
+async def test_principals_carry_the_epochs_they_were_checked_at() -> None:
+    epochs = Epochs()
+    bench = make(epochs=epochs)
+    principal = await bench.service.authenticate("t")
+    assert principal.epochs == (Epoch("all", 0), Epoch("user", 0))
+    assert bench.source.calls == ["t"]
+
+
+async def test_an_answer_older_than_the_epochs_is_asked_for_again() -> None:
+    epochs = Epochs()
+    bench = make(epochs=epochs)
+
+    def revoked_meanwhile() -> None:
+        epochs.seen["user"] = 7
+        bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
+
+    epochs.before = revoked_meanwhile
+    with pytest.raises(Unauthenticated):
+        await bench.service.authenticate("t")
+    assert len(bench.source.calls) == 2
+
+
+async def test_epochs_known_from_before_cost_no_second_question() -> None:
+    epochs = Epochs({"all": 3, "user": 0})
+    bench = make(epochs=epochs)
+    await bench.service.authenticate("t")
+    assert len(bench.source.calls) == 2
+    for number in range(5):
+        principal = await bench.service.authenticate(f"t{number}")
+        assert principal.epochs[0] == Epoch("all", 3)
+    assert len(bench.source.calls) == 7
+
+
+async def test_recheck_passes_everything_cached() -> None:
+    epochs = Epochs()
+    bench = make(epochs=epochs)
+    await bench.service.authenticate("t")
+    epochs.seen["user"] = 7
+    principal = await bench.service.recheck("t")
+    assert principal.epochs[1] == Epoch("user", 7)
+    bench.source.answer = unavailable
+    with pytest.raises(Unavailable):  # stale answers end at a revocation
+        await bench.service.recheck("t")
 
 
 async def test_closing_ends_the_look_ups() -> None:
