@@ -17,6 +17,7 @@ class ExchangeRefused:
 
     Attributes:
         user: external id; None before authentication.
+        model: as requested; None before the body was read.
     """
 
     exchange_id: str
@@ -24,6 +25,7 @@ class ExchangeRefused:
     code: str
     endpoint: str | None
     user: str | None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,13 @@ class ExchangeFinished:
 
     Attributes:
         metering_faults: bugs of our own that were kept from the client.
+        predicted_input_tokens: our estimate of the prompt, to be compared with what the provider
+            reported; None when nothing was counted.
     """
 
     record: UsageRecord
     metering_faults: int
+    predicted_input_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +70,13 @@ Fact = ExchangeRefused | ExchangeFinished | RecordNotStored | InternalFault
 
 Emit = Callable[[Fact], None]
 """Takes a fact; must be quick and must not raise."""
+
+
+def to_all(*emits: Emit) -> Emit:
+    """One that hands every fact to all of ``emits``, in order."""
+
+    def emit(fact: Fact) -> None:
+        for each in emits:
+            each(fact)
+
+    return emit

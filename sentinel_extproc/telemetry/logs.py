@@ -12,6 +12,14 @@ import sys
 import time
 from typing import Any, TextIO
 
+from sentinel_extproc.limits.facts import (
+    HoldExhausted,
+    LimitFact,
+    LimitsDecided,
+    SettlementDropped,
+    StoreLost,
+    StoreRegained,
+)
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeRefused,
@@ -125,3 +133,21 @@ def log_fact(fact: Fact) -> None:
                 },
                 exc_info=fact.fault,
             )
+
+
+def log_limit_fact(fact: LimitFact) -> None:
+    """The adapter from limits' facts to the log; single decisions are not worth a line."""
+    match fact:
+        case LimitsDecided():
+            pass
+        case HoldExhausted(limit, cut):
+            log.info("hold_exhausted", extra={"limit": limit, "cut": cut})
+        case StoreLost(reason):
+            log.error("limit_store_lost", extra={"reason": reason})
+        case StoreRegained(after_s, replayed):
+            log.warning(
+                "limit_store_regained",
+                extra={"after_s": round(after_s, 3), "replayed": replayed},
+            )
+        case SettlementDropped(reason):
+            log.error("settlement_dropped", extra={"reason": reason})

@@ -1,0 +1,305 @@
+"""The adapter from facts to Prometheus.
+
+Every label comes from a set that is bounded, whatever clients send; users are never a label. Names
+start with ``sentinel_`` and carry their unit. Numbers that other parts count themselves are added
+as ``readings``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+
+from sentinel_extproc import __version__
+from sentinel_extproc.limits.facts import (
+    HoldExhausted,
+    LimitFact,
+    LimitsDecided,
+    SettlementDropped,
+    StoreLost,
+    StoreRegained,
+)
+from sentinel_extproc.telemetry.facts import (
+    ExchangeFinished,
+    ExchangeRefused,
+    Fact,
+    InternalFault,
+    RecordNotStored,
+)
+from sentinel_extproc.telemetry.label_values import FirstValues
+from sentinel_extproc.telemetry.readings import Reading, Readings
+from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
+
+log = logging.getLogger(__name__)
+
+_RATIOS = (0.5, 0.75, 0.9, 0.95, 0.98, 0.995, 1.005, 1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
+_LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class _Counters:
+    """A counter with labels, that finds the one to count in several times faster than ``labels``,
+    which locks. The labels' values are bounded, and so is what is remembered here."""
+
+    def __init__(
+        self, name: str, text: str, labels: tuple[str, ...], registry: CollectorRegistry
+    ) -> None:
+        self._counter = Counter(name, text, labels, registry=registry)
+        self._children: dict[tuple[str, ...], Counter] = {}
+
+    def add(self, count: float, *labels: str) -> None:
+        """Count."""
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._counter.labels(*labels)
+        child.inc(count)
+
+
+class Metrics:
+    """Takes facts, keeps metrics, writes them out. Facts come from one thread.
+
+    Args:
+        max_models: distinct models that get series of their own; the first ones that a provider
+            has answered for. All others are ``other``.
+        max_codes, max_limits: the same for error codes and names of limits, which are ours.
+    """
+
+    def __init__(
+        self, *, max_models: int = 50, max_codes: int = 100, max_limits: int = 200
+    ) -> None:
+        # Creation times would double the series, and nobody looks at them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._models = FirstValues(max_models)
+        self._codes = FirstValues(max_codes)
+        self._limits = FirstValues(max_limits)
+        self._define_exchanges(self.registry)
+        self._define_limits(self.registry)
+        self.loop_lag = Histogram(
+            "sentinel_event_loop_lag_seconds",
+            "How late the event loop runs what is due.",
+            buckets=_LAGS_S,
+            registry=self.registry,
+        )
+        self._faults = Counter(
+            "sentinel_telemetry_faults",
+            "Facts that could not be turned into metrics: a bug.",
+            registry=self.registry,
+        )
+        Info("sentinel_build", "What is running.", registry=self.registry).info(
+            {"version": __version__}
+        )
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def _define_exchanges(self, registry: CollectorRegistry) -> None:
+        self._exchanges = _Counters(
+            "sentinel_exchanges",
+            "Requests by what we decided, counted when they end; code says why one was refused.",
+            ("decision", "code", "endpoint", "model"),
+            registry,
+        )
+        self._ended = _Counters(
+            "sentinel_exchanges_ended",
+            "Admitted exchanges by how they ended and where their token numbers come from.",
+            ("outcome", "provenance", "endpoint", "model"),
+            registry,
+        )
+        self._tokens = _Counters(
+            "sentinel_tokens",
+            "Tokens billed. The kinds cached_input, reasoning, audio_input and audio_output are "
+            "parts of input and output, not additions to them.",
+            ("kind", "provenance", "model"),
+            registry,
+        )
+        self._estimated = _Counters(
+            "sentinel_estimated_input_tokens",
+            "Our estimates of prompts whose size the provider then reported.",
+            ("model",),
+            registry,
+        )
+        self._reported = _Counters(
+            "sentinel_reported_input_tokens",
+            "What the provider reported for the same prompts.",
+            ("model",),
+            registry,
+        )
+        self._ratio = Histogram(
+            "sentinel_input_estimate_ratio",
+            "Estimated over reported input tokens, one per prompt; 1 is exact.",
+            ("model",),
+            buckets=_RATIOS,
+            registry=registry,
+        )
+        self._metering_faults = _Counters(
+            "sentinel_metering_faults",
+            "Bugs in counting an answer that were kept from the client.",
+            ("endpoint",),
+            registry,
+        )
+        self._not_stored = Counter(
+            "sentinel_records_not_stored",
+            "Usage records that were not durable when they should have been.",
+            registry=registry,
+        )
+        self._internal = _Counters(
+            "sentinel_internal_faults",
+            "Exceptions that nothing should have raised.",
+            ("where", "admitted"),
+            registry,
+        )
+
+    def _define_limits(self, registry: CollectorRegistry) -> None:
+        self._decided = _Counters(
+            "sentinel_limit_decisions",
+            "Claims on limits; rung is normal, or how it was decided without the store.",
+            ("outcome", "rung"),
+            registry,
+        )
+        self._denied = _Counters(
+            "sentinel_limit_denials", "Claims that a limit denied.", ("limit",), registry
+        )
+        self._shadowed = _Counters(
+            "sentinel_limit_shadow_denials",
+            "Claims that a shadow limit would have denied.",
+            ("limit",),
+            registry,
+        )
+        self._exhausted = _Counters(
+            "sentinel_limit_holds_exhausted",
+            "Answers that outgrew what was held: charged as debt, or cut.",
+            ("limit", "action"),
+            registry,
+        )
+        self._lost = Counter(
+            "sentinel_limit_store_outages", "Times the limit store went away.", registry=registry
+        )
+        self._away_s = Counter(
+            "sentinel_limit_store_away_seconds",
+            "How long it was away, counted when it is back.",
+            registry=registry,
+        )
+        self._replayed = Counter(
+            "sentinel_limit_store_replayed_exchanges",
+            "Exchanges admitted without the store and charged to it as debt while still running.",
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "sentinel_limit_settlements_dropped",
+            "Settlements given up; their holds lapse by themselves, over-counted.",
+            registry=registry,
+        )
+
+    def add_readings(self, readings: Iterable[Reading]) -> None:
+        """Serve these too.
+
+        Raises:
+            ValueError: a name is in use already.
+        """
+        self.registry.register(Readings(readings))
+
+    def emit(self, fact: Fact) -> None:
+        """An ``Emit``."""
+        try:
+            self._take(fact)
+        except Exception:
+            log.exception("no metric could be made of %s", type(fact).__name__)
+            self._faults.inc()
+
+    def emit_limits(self, fact: LimitFact) -> None:
+        """An ``EmitLimitFact``."""
+        try:
+            self._take_limits(fact)
+        except Exception:
+            log.exception("no metric could be made of %s", type(fact).__name__)
+            self._faults.inc()
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """All metrics and their content type: text, or OpenMetrics if ``accept`` asks for it.
+
+        Takes some milliseconds for thousands of series; may run in another thread.
+        """
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+        return encode(self.registry), content_type
+
+    def _take(self, fact: Fact) -> None:
+        match fact:
+            case ExchangeFinished():
+                self._finished(fact)
+            case ExchangeRefused():
+                self._exchanges.add(
+                    1,
+                    "refused",
+                    self._codes.label(fact.code),
+                    fact.endpoint or "unknown",
+                    self._models.label(fact.model, may_claim=False),
+                )
+            case RecordNotStored():
+                self._not_stored.inc()
+            case InternalFault():
+                self._internal.add(1, fact.where, "yes" if fact.admitted else "no")
+
+    def _finished(self, fact: ExchangeFinished) -> None:
+        record = fact.record
+        # Only what a provider has answered for is certainly a model, and not an invention.
+        answered = record.outcome is Outcome.COMPLETED or record.model_served is not None
+        model = self._models.label(record.model_requested, may_claim=answered)
+        self._exchanges.add(1, "admitted", "ok", record.endpoint, model)
+        self._ended.add(1, record.outcome.value, record.provenance.value, record.endpoint, model)
+        for kind, count in _by_kind(record.usage):
+            if count > 0:
+                self._tokens.add(count, kind, record.provenance.value, model)
+        if fact.metering_faults > 0:
+            self._metering_faults.add(fact.metering_faults, record.endpoint)
+        self._compare(record, fact.predicted_input_tokens, model)
+
+    def _compare(self, record: UsageRecord, predicted: int | None, model: str) -> None:
+        reported = record.usage.input_tokens
+        if predicted is None or record.provenance is not Provenance.PROVIDER or reported <= 0:
+            return
+        self._estimated.add(predicted, model)
+        self._reported.add(reported, model)
+        self._ratio.labels(model).observe(predicted / reported)
+
+    def _take_limits(self, fact: LimitFact) -> None:
+        match fact:
+            case LimitsDecided():
+                self._decided.add(1, fact.outcome, fact.rung or "normal")
+                if fact.limit is not None:
+                    self._denied.add(1, self._limits.label(fact.limit))
+                for name in fact.shadowed:
+                    self._shadowed.add(1, self._limits.label(name))
+            case HoldExhausted():
+                action = "cut" if fact.cut else "debt"
+                self._exhausted.add(1, self._limits.label(fact.limit), action)
+            case StoreLost():
+                self._lost.inc()
+            case StoreRegained():
+                self._away_s.inc(fact.after_s)
+                self._replayed.inc(fact.replayed)
+            case SettlementDropped():
+                self._dropped.inc()
+
+
+def _by_kind(usage: TokenUsage) -> tuple[tuple[str, int], ...]:
+    return (
+        ("input", usage.input_tokens),
+        ("output", usage.output_tokens),
+        ("cached_input", usage.cached_input_tokens),
+        ("reasoning", usage.reasoning_tokens),
+        ("audio_input", usage.audio_input_tokens),
+        ("audio_output", usage.audio_output_tokens),
+    )
