@@ -9,6 +9,8 @@ the one running check of a token that all its requests wait for.
 - ``cache``: bounded maps with expiry and the periods of freshness, pure; time is an argument
 - ``flight``: one look-up per token at a time; ``gate``: few look-ups of invented tokens
 - ``refreshing``: the cache that the next two are made of
+- ``shared``: ``RedisSharedCache``, the cache's second level
+- ``revocation``: ``Revoker``, ``RevocationFeed``, ``StoreEpochs``
 - ``quotas``: ``CachedQuotas``, Zion's quotas of a user
 - ``service``: ``CachedAuthenticator``, the ``Authenticator`` the rest of the program uses
 - ``profile``: what every identity's values must be like, pure
@@ -23,12 +25,17 @@ Use::
         fresh_s=60.0,          # CACHE_TTL_SECONDS: opaque tokens; jittered down to half
         jwt_fresh_s=60.0,      # JWT_CACHE_TTL_SECONDS: tokens that look like a JWT
         max_entries=10_000,
+        shared=RedisSharedCache(redis_client, prefix="sentinel"),   # optional
+        epochs=StoreEpochs(redis_store),       # optional: the limits' RedisStore
     )
     # or: StaticKeys({digest: Principal(...)})
     # or: JwtSource(JwksCache(JwksEndpoint(url)), issuer="https://...", audience="...")
     principal = await authenticator.authenticate(parse_bearer([b"Bearer ..."]))
     authenticator.forget_token(sha256) / forget_user(external_id) / forget_all()
     await authenticator.recheck(token)   # after a reservation said ``token_revoked``
+    revoker = Revoker(redis_store, redis_client, local=authenticator, shared=shared)
+    await revoker.revoke(Revocation(Kind.USER, external_id="..."))
+    feed = RevocationFeed(client_without_read_timeout, (authenticator,))   # start(), aclose()
     await authenticator.aclose()
     quotas = CachedQuotas(client, fresh_s=60.0)   # a QuotaSource
 """

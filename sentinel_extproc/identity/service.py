@@ -20,6 +20,7 @@ from sentinel_extproc.identity.expiry import JwtClaims, read_jwt
 from sentinel_extproc.identity.gate import Gate
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.refreshing import Loaded, RefreshingCache, SourceBusy
+from sentinel_extproc.identity.shared import SharedCache, SharedEntry
 from sentinel_extproc.limits.model import Epoch
 
 __all__ = ["CachedAuthenticator", "EpochReader", "IdentityCounters", "IdentitySource", "SourceBusy"]
@@ -85,6 +86,7 @@ class CachedAuthenticator:
         max_lookups: concurrent look-ups of unknown tokens; beyond it they get a 503. As many
             again are kept for checking known tokens, so that a flood of others can't starve them.
         gate: bounds how many invented tokens per second reach the source.
+        shared: a second level, shared between replicas.
         epochs: stamps principals with the revocation epochs, for the reservation to check.
         jitter: a number from 0 to 1, for spreading.
     """
@@ -102,6 +104,7 @@ class CachedAuthenticator:
         max_denials: int = 10_000,
         max_lookups: int = 256,
         gate: Gate | None = None,
+        shared: SharedCache | None = None,
         epochs: EpochReader | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -112,6 +115,7 @@ class CachedAuthenticator:
         self._jwt_periods = Periods(jwt_fresh_s, stale_s, on_error_s)
         self._negative_s = negative_s
         self._gate = gate or Gate(clock=clock)
+        self._shared = shared
         self._epochs = epochs
         self._clock = clock
         self._wall_clock = wall_clock
@@ -154,7 +158,7 @@ class CachedAuthenticator:
             raise Unauthenticated(denial.message, headers=CHALLENGE_INVALID)
 
         async def load(known: bool) -> Loaded[Principal] | SentinelError:
-            return await (self._ask(key, token) if known else self._ask_gated(key, token))
+            return await self._load(key, token, known=known)
 
         return await self._known.get(key, load)
 
@@ -164,7 +168,10 @@ class CachedAuthenticator:
 
         Raises: as ``authenticate``.
         """
-        self.forget_token(_key(token))
+        key = _key(token)
+        self.forget_token(key)
+        if self._shared is not None:
+            await self._shared.remove(key)
         return await self.authenticate(token)
 
     def forget_token(self, token_sha256: bytes) -> None:
@@ -188,7 +195,58 @@ class CachedAuthenticator:
         """Cancel look-ups that still run."""
         await self._known.aclose()
 
-    async def _ask_gated(self, key: bytes, token: str) -> Loaded[Principal] | SentinelError:
+    async def _load(
+        self, key: bytes, token: str, *, known: bool
+    ) -> Loaded[Principal] | SentinelError:
+        claims = read_jwt(token)
+        if claims is not None and self._left_s(claims) < -EXPIRY_LEEWAY_S:
+            return Unauthenticated("The API key has expired.", headers=CHALLENGE_INVALID)
+        shared = await self._from_shared(key, claims)
+        # Whoever knows the token already came to have it checked again.
+        enough_s = self._periods_of(claims).fresh_s / 2 if known else self._periods.stale_s
+        if shared is not None and shared.age_s < enough_s:
+            return shared
+        outcome = await (self._ask(key, token) if known else self._ask_gated(key, token))
+        if isinstance(outcome, Principal):
+            self._denied.remove(key)
+            return await self._learned(key, outcome, claims)
+        if isinstance(outcome, Unavailable):
+            return outcome if shared is None or known else shared
+        if self._shared is not None:
+            await self._shared.remove(key)
+        if isinstance(outcome, Unauthenticated):
+            self._denied.put(key, _Denial(outcome.message, self._clock() + self._negative_s))
+        return outcome
+
+    async def _from_shared(self, key: bytes, claims: JwtClaims | None) -> Loaded[Principal] | None:
+        expired = (
+            claims is not None and claims.expires_at_s is not None and self._left_s(claims) <= 0
+        )
+        if self._shared is None or expired:
+            return None
+        entry = await self._shared.get(key)
+        if entry is None:
+            return None
+        if self._epochs is not None:
+            current = await self._epochs.epochs(entry.principal.external_id, key)
+            if current != entry.principal.epochs:  # revoked since
+                return None
+        age_s = max(0.0, self._wall_clock() - entry.checked_at_ms / 1000)
+        loaded = self._loaded(entry.principal, claims, age_s=age_s)
+        return loaded if age_s < loaded.periods.on_error_s else None
+
+    async def _learned(
+        self, key: bytes, principal: Principal, claims: JwtClaims | None
+    ) -> Loaded[Principal]:
+        if self._shared is not None:
+            ttl_s = self._periods.on_error_s
+            if claims is not None and claims.expires_at_s is not None:
+                ttl_s = min(ttl_s, self._left_s(claims))
+            entry = SharedEntry(principal, int(self._wall_clock() * 1000))
+            await self._shared.put(key, entry, ttl_s)
+        return self._loaded(principal, claims)
+
+    async def _ask_gated(self, key: bytes, token: str) -> Principal | SentinelError:
         if not await self._gate.enter():
             self._counters.gated += 1
             return Unavailable(_BUSY, code="identity_unavailable")
@@ -201,41 +259,35 @@ class CachedAuthenticator:
                 self._gate.give_back()
         return outcome
 
-    async def _ask(self, key: bytes, token: str) -> Loaded[Principal] | SentinelError:
-        claims = read_jwt(token)
-        if claims is not None and self._left_s(claims, default=0.0) < -EXPIRY_LEEWAY_S:
-            return Unauthenticated("The API key has expired.", headers=CHALLENGE_INVALID)
+    async def _ask(self, key: bytes, token: str) -> Principal | SentinelError:
         known = self._known.peek(key)
         seen = {epoch.name: epoch.seen for epoch in known.epochs} if known is not None else {}
         seen["all"] = self._everybody
         outcome = await self._call(token)
-        if isinstance(outcome, Principal) and self._epochs is not None:
-            epochs = await self._epochs.epochs(outcome.external_id, key)
-            self._everybody = max([self._everybody, *(e.seen for e in epochs if e.name == "all")])
-            if any(epoch.seen != seen.get(epoch.name, 0) for epoch in epochs):
-                # Revoked at some time that may lie after the source's answer: only an answer to
-                # a question asked after the epochs were read is known to be newer.
-                outcome = await self._call(token)
-            if isinstance(outcome, Principal):
-                outcome = replace(outcome, epochs=epochs)
-        if isinstance(outcome, Principal):
-            self._denied.remove(key)
-            return self._loaded(outcome, claims)
-        if isinstance(outcome, Unauthenticated):
-            self._denied.put(key, _Denial(outcome.message, self._clock() + self._negative_s))
-        return outcome
+        if not isinstance(outcome, Principal) or self._epochs is None:
+            return outcome
+        epochs = await self._epochs.epochs(outcome.external_id, key)
+        self._everybody = max([self._everybody, *(e.seen for e in epochs if e.name == "all")])
+        if any(epoch.seen != seen.get(epoch.name, 0) for epoch in epochs):
+            # Revoked at some time that may lie after the source's answer: only an answer to a
+            # question asked after the epochs were read is known to be newer.
+            outcome = await self._call(token)
+        return replace(outcome, epochs=epochs) if isinstance(outcome, Principal) else outcome
 
-    def _loaded(self, principal: Principal, claims: JwtClaims | None) -> Loaded[Principal]:
-        if claims is None:
-            return Loaded(principal, self._periods)
-        if claims.expires_at_s is None:
-            return Loaded(principal, self._jwt_periods)
-        expires_at = self._clock() + self._left_s(claims, default=0.0)
-        return Loaded(principal, self._jwt_periods, expires_at=expires_at)
+    def _loaded(
+        self, principal: Principal, claims: JwtClaims | None, *, age_s: float = 0.0
+    ) -> Loaded[Principal]:
+        periods = self._periods_of(claims)
+        if claims is None or claims.expires_at_s is None:
+            return Loaded(principal, periods, age_s)
+        return Loaded(principal, periods, age_s, self._clock() + self._left_s(claims))
 
-    def _left_s(self, claims: JwtClaims, *, default: float) -> float:
+    def _periods_of(self, claims: JwtClaims | None) -> Periods:
+        return self._periods if claims is None else self._jwt_periods
+
+    def _left_s(self, claims: JwtClaims) -> float:
         if claims.expires_at_s is None:
-            return default
+            return 0.0
         return claims.expires_at_s - self._wall_clock()
 
     async def _call(self, token: str) -> Principal | SentinelError:

@@ -16,6 +16,7 @@ from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated, U
 from sentinel_extproc.identity.gate import Gate
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.service import CachedAuthenticator, SourceBusy
+from sentinel_extproc.identity.shared import SharedEntry
 from sentinel_extproc.limits.model import Epoch
 
 WALL = 1_767_225_600.0
@@ -469,3 +470,120 @@ async def test_closing_ends_the_look_ups() -> None:
     await bench.service.aclose()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+@dataclass
+class Shared:
+    """A second level that remembers, as another replica would see it."""
+
+    entries: dict[bytes, SharedEntry] = field(default_factory=dict)
+    lives: dict[bytes, float] = field(default_factory=dict)
+
+    async def get(self, token_sha256: bytes) -> SharedEntry | None:
+        return self.entries.get(token_sha256)
+
+    async def put(self, token_sha256: bytes, entry: SharedEntry, ttl_s: float) -> None:
+        self.entries[token_sha256] = entry
+        self.lives[token_sha256] = ttl_s
+
+    async def remove(self, token_sha256: bytes) -> None:
+        self.entries.pop(token_sha256, None)
+
+
+def digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+async def test_what_one_replica_learned_the_other_need_not_ask() -> None:
+    shared = Shared()
+    one, two = make(shared=shared), make(shared=shared)
+    await one.service.authenticate("t")
+    assert await two.service.authenticate("t") == ALICE
+    assert two.source.calls == []
+    assert shared.lives[digest("t")] == 1800
+
+
+async def test_a_shared_answer_is_as_old_as_it_is() -> None:
+    shared = Shared()
+    one, two = make(shared=shared), make(shared=shared)
+    await one.service.authenticate("t")
+    two.clock.now = 100  # stale: used, and checked behind the request
+    await two.service.authenticate("t")
+    await two.settled()
+    assert two.source.calls == []  # within the flight that read it
+    await two.service.authenticate("t")
+    await two.settled()
+    assert two.source.calls == ["t"]
+
+
+async def test_an_old_shared_answer_is_for_when_the_source_fails() -> None:
+    shared = Shared()
+    one, two = make(shared=shared), make(shared=shared)
+    await one.service.authenticate("t")
+    two.clock.now = 1000
+    two.source.answer = unavailable
+    assert await two.service.authenticate("t") == ALICE
+    assert two.source.calls == ["t"]
+    three = make(shared=shared)
+    three.clock.now = 1800
+    three.source.answer = unavailable
+    with pytest.raises(Unavailable):
+        await three.service.authenticate("t")
+
+
+async def test_replicas_share_the_work_of_checking_again() -> None:
+    shared = Shared()
+    one, two = make(shared=shared), make(shared=shared)
+    await one.service.authenticate("t")
+    await two.service.authenticate("t")
+    for bench in (one, two):
+        bench.clock.now = 61
+        await bench.service.authenticate("t")
+        await bench.settled()
+    assert one.source.calls == ["t", "t"]
+    assert two.source.calls == []
+
+
+@pytest.mark.parametrize(
+    "error", [lambda: Unauthenticated("The API key is not valid."), lambda: Forbidden("no")]
+)
+async def test_a_denial_ends_the_shared_answer(error: Callable[[], SentinelError]) -> None:
+    shared = Shared()
+    bench = make(shared=shared)
+    await bench.service.authenticate("t")
+    bench.clock.now = 301
+    bench.source.answer = error
+    with pytest.raises(type(error())):
+        await bench.service.authenticate("t")
+    assert shared.entries == {}
+
+
+async def test_a_shared_answer_from_before_a_revocation_is_not_used() -> None:
+    shared, epochs = Shared(), Epochs()
+    one, two = make(shared=shared, epochs=epochs), make(shared=shared, epochs=epochs)
+    await one.service.authenticate("t")
+    epochs.seen["user"] = 5
+    two.source.answer = lambda: Unauthenticated("The API key is not valid.")
+    with pytest.raises(Unauthenticated):
+        await two.service.authenticate("t")
+
+
+async def test_a_recheck_passes_the_shared_answer_too() -> None:
+    shared = Shared()
+    bench = make(shared=shared)
+    await bench.service.authenticate("t")
+    bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
+    with pytest.raises(Unauthenticated):
+        await bench.service.recheck("t")
+
+
+async def test_a_shared_answer_lives_no_longer_than_its_token() -> None:
+    shared = Shared()
+    token = jwt(WALL + 10)
+    await make(shared=shared).service.authenticate(token)
+    assert shared.lives[digest(token)] == 10
+    late = make(shared=shared)
+    late.clock.now = 10
+    late.source.answer = unavailable
+    with pytest.raises(Unavailable):
+        await late.service.authenticate(token)

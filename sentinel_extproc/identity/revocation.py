@@ -1,0 +1,283 @@
+"""Revocation: of a token, a user, or everybody, at every replica's next request.
+
+Two ways, and the first alone suffices: an epoch in Redis is moved, which the reservation compares
+with the one that the caller's credential was checked at; and a message tells all replicas to
+forget what they cached, which also covers requests that need no reservation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+from redis.exceptions import RedisError
+
+from sentinel_extproc.errors import Unavailable
+from sentinel_extproc.identity.shared import SharedCache
+from sentinel_extproc.limits.model import Epoch
+from sentinel_extproc.limits.store import StoreError
+from sentinel_extproc.limits.store.redis import Client
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 4096
+
+
+class Kind(StrEnum):
+    """What is revoked."""
+
+    TOKEN = "token"  # noqa: S105  a kind of thing, not a secret
+    USER = "user"
+    ALL = "all"
+
+
+class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is revoked.
+
+    Attributes:
+        external_id: the user's; for a token it may be empty, and is then looked up.
+        token: SHA-256 of the token, 64 hex digits; for ``Kind.TOKEN`` only.
+    """
+
+    kind: Kind
+    external_id: str = ""
+    token: str = ""
+
+    def token_sha256(self) -> bytes:
+        """The digest of the token.
+
+        Raises:
+            ValueError: it isn't one.
+        """
+        digest = bytes.fromhex(self.token)
+        if len(digest) != 32:
+            raise ValueError("a token is revoked by the 64 hex digits of its SHA-256")
+        return digest
+
+
+class EpochStore(Protocol):
+    """Where epochs are kept; the limits' ``RedisStore`` is one. All raise StoreError."""
+
+    async def epochs(self, external_id: str, names: tuple[str, ...]) -> tuple[Epoch, ...]: ...
+
+    async def revoke(self, external_id: str, name: str) -> None: ...
+
+    async def revoke_everybody(self) -> None: ...
+
+
+class Forgetter(Protocol):
+    """A cache to be told; ``CachedAuthenticator`` is one."""
+
+    def forget_token(self, token_sha256: bytes) -> None: ...
+
+    def forget_user(self, external_id: str) -> None: ...
+
+    def forget_all(self) -> None: ...
+
+
+def token_epoch(token_sha256: bytes) -> str:
+    """The name of a token's epoch; half of the digest still can't be hit on purpose."""
+    return f"token:{token_sha256.hex()[:32]}"
+
+
+class StoreEpochs:
+    """Implements ``EpochReader`` over an epoch store."""
+
+    def __init__(self, store: EpochStore) -> None:
+        self._store = store
+
+    async def epochs(self, external_id: str, token_sha256: bytes) -> tuple[Epoch, ...]:
+        """See ``EpochReader``."""
+        names = ("all", "user", token_epoch(token_sha256))
+        try:
+            return await self._store.epochs(external_id, names)
+        except StoreError:
+            return tuple(Epoch(name, 0) for name in names)
+
+
+def apply(revocation: Revocation, forgetter: Forgetter) -> None:
+    """Forget what a revocation concerns.
+
+    Raises:
+        ValueError: it isn't well-formed.
+    """
+    match revocation.kind:
+        case Kind.TOKEN:
+            forgetter.forget_token(revocation.token_sha256())
+        case Kind.USER if revocation.external_id:
+            forgetter.forget_user(revocation.external_id)
+        case Kind.ALL:
+            forgetter.forget_all()
+        case _:
+            raise ValueError("a user is revoked by its external id")
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationResult:
+    """What a revocation achieved.
+
+    Attributes:
+        everywhere: an epoch was moved, so it holds at every replica even if messages are lost.
+            False for a token that is in nobody's shared cache and came without its owner.
+        heard_by: replicas that the message reached; None when it could not be sent.
+    """
+
+    everywhere: bool
+    heard_by: int | None
+
+
+class Revoker:
+    """Revokes, for the admin API and the command line.
+
+    Args:
+        local: this process' own caches, told directly.
+        shared: where a token's owner is looked up; and its entry removed.
+        channel: of Redis publish/subscribe.
+    """
+
+    def __init__(
+        self,
+        store: EpochStore,
+        client: Client,
+        *,
+        local: Forgetter,
+        shared: SharedCache | None = None,
+        channel: str = "sentinel:revocations",
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._local = local
+        self._shared = shared
+        self._channel = channel
+
+    async def revoke(self, revocation: Revocation) -> RevocationResult:
+        """Revoke. Repeating it does no harm.
+
+        Raises:
+            ValueError: it isn't well-formed.
+            Unavailable: the epoch could not be moved; this replica has forgotten all the same.
+        """
+        apply(revocation, self._local)
+        everywhere = await self._move(revocation)
+        return RevocationResult(everywhere, await self._tell(revocation))
+
+    async def _move(self, revocation: Revocation) -> bool:
+        try:
+            match revocation.kind:
+                case Kind.ALL:
+                    await self._store.revoke_everybody()
+                case Kind.USER:
+                    await self._store.revoke(revocation.external_id, "user")
+                case Kind.TOKEN:
+                    return await self._move_token(revocation)
+        except StoreError as error:
+            raise Unavailable(
+                "The revocation could not be stored: repeat it.", code="revocation_failed"
+            ) from error
+        return True
+
+    async def _move_token(self, revocation: Revocation) -> bool:
+        digest = revocation.token_sha256()
+        owner = revocation.external_id
+        if self._shared is not None:
+            entry = await self._shared.get(digest)
+            if entry is not None:
+                owner = owner or entry.principal.external_id
+            await self._shared.remove(digest)
+        if not owner:
+            return False
+        await self._store.revoke(owner, token_epoch(digest))
+        return True
+
+    async def _tell(self, revocation: Revocation) -> int | None:
+        try:
+            answer: Any = await self._client.publish(self._channel, msgspec.json.encode(revocation))
+            return int(answer)
+        except (RedisError, OSError, TimeoutError) as error:
+            logger.warning("the revocation was not announced: %s", type(error).__name__)
+            return None
+
+
+class RevocationFeed:
+    """Hears of revocations at other replicas and forgets. One background task.
+
+    Args:
+        client: for this feed alone, without a time-out on reading: a quiet channel is no fault.
+        pause_s: longest pause before subscribing again.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        forgetters: tuple[Forgetter, ...],
+        *,
+        channel: str = "sentinel:revocations",
+        pause_s: float = 5.0,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._client = client
+        self._forgetters = forgetters
+        self._channel = channel
+        self._pause_s = pause_s
+        self._chance = chance
+        self._task: asyncio.Task[None] | None = None
+        self.listening = asyncio.Event()
+        """Set while subscribed."""
+        self.heard = 0
+
+    def start(self) -> None:
+        """Start listening."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="revocation-feed")
+
+    async def aclose(self) -> None:
+        """Stop listening; the client stays open."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError, TimeoutError) as error:
+                logger.warning("the revocation feed broke: %s", type(error).__name__)
+            finally:
+                self.listening.clear()
+            # What was announced meanwhile is lost, and held by the epochs.
+            await asyncio.sleep(self._pause_s * (0.1 + 0.9 * self._chance()))
+
+    async def _listen(self) -> None:
+        feed = self._client.pubsub()
+        try:
+            await feed.subscribe(self._channel)
+            async for message in feed.listen():
+                if message["type"] == "subscribe":
+                    self.listening.set()
+                elif message["type"] == "message":
+                    self._hear(message["data"])
+        finally:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await feed.aclose()  # type: ignore[no-untyped-call]
+
+    def _hear(self, body: object) -> None:
+        try:
+            revocation = _decode(body)
+            for forgetter in self._forgetters:
+                apply(revocation, forgetter)
+        except (ValueError, msgspec.MsgspecError):
+            logger.warning("a message on the revocation channel makes no sense")
+        else:
+            self.heard += 1
+
+
+def _decode(body: object) -> Revocation:
+    if not isinstance(body, bytes) or len(body) > MAX_MESSAGE_BYTES:
+        raise ValueError("not a message of ours")
+    return msgspec.json.decode(body, type=Revocation)
