@@ -10,17 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 from sentinel_extproc import __version__
-from sentinel_extproc.config.settings import Durability, Settings
-from sentinel_extproc.errors import Unavailable
+from sentinel_extproc.config.settings import Durability, RedisSettings, Settings
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.identity.service import CachedAuthenticator
 from sentinel_extproc.identity.zion_source import ZionSource
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.policy import default_policy
-from sentinel_extproc.limits.store.connect import build_client
+from sentinel_extproc.limits.policy_file import load_policy
+from sentinel_extproc.limits.store import StoreError
+from sentinel_extproc.limits.store.connect import TlsFiles, build_client
+from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.redis import RedisStore
-from sentinel_extproc.telemetry.logs import log_fact
+from sentinel_extproc.limits.store.replicas import ReplicaCounter
+from sentinel_extproc.telemetry.logs import log_fact, log_limit_fact
 from sentinel_extproc.tokens.encodings import preload
 from sentinel_extproc.tokens.estimator import TokenEstimator
 from sentinel_extproc.tokens.model import RequestEstimator
@@ -37,11 +40,15 @@ log = logging.getLogger("sentinel.app")
 _SETTLE_DEADLINE_S = 5.0
 
 
+class StartError(Exception):
+    """It can't start as things are; the message says why and what to do."""
+
+
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, then drain.
 
     Raises:
-        ServerError, OutboxError, ValueError: it can't start as configured.
+        StartError, ServerError, OutboxError, ValueError: it can't start as configured.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -107,21 +114,11 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> tuple[Server, Dri
     )
     stack.push_async_callback(authenticator.aclose)
 
-    limiter = StoreLimiter(
-        RedisStore(
-            build_client(settings.redis.url, timeout_s=settings.redis.timeout_seconds),
-            prefix=settings.redis.prefix,
-            timeout_s=settings.redis.timeout_seconds,
-        ),
-        default_policy(requests=settings.limits.requests, period_s=settings.limits.period_seconds),
-    )
+    store = _redis_store(settings)
+    limiter = _limiter(settings, store)
     stack.push_async_callback(limiter.close)
     await limiter.start()
-    try:
-        await limiter.ping()
-    except Unavailable as fault:
-        # Not fatal: Redis may come later, and until then every request is refused with 503.
-        log.warning("redis_unreachable", extra={"reason": str(fault)})
+    await _check_redis(store, fatal=settings.redis.require_noeviction)
 
     estimator = TokenEstimator(ModelTable(aliases=settings.tokens.aliases))
     await warm
@@ -146,6 +143,54 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> tuple[Server, Dri
     )
     await server.start()
     return server, driver
+
+
+def _redis_store(settings: Settings) -> RedisStore:
+    redis = settings.redis
+    return RedisStore(
+        build_client(
+            redis.url,
+            timeout_s=redis.timeout_seconds,
+            tls=_redis_tls(redis),
+        ),
+        prefix=redis.prefix,
+        timeout_s=redis.timeout_seconds,
+    )
+
+
+async def _check_redis(store: RedisStore, *, fatal: bool) -> None:
+    try:
+        complaints = await store.complaints()
+    except StoreError as fault:
+        # Not fatal: Redis may come later, and until then each limit's own rung decides.
+        log.warning("redis_unreachable", extra={"reason": str(fault)})
+        return
+    for complaint in complaints:
+        if fatal:
+            raise StartError(f"redis: {complaint} (or redis.require_noeviction: false)")
+        log.error("redis_unsafe", extra={"reason": complaint})
+
+
+def _limiter(settings: Settings, store: RedisStore) -> StoreLimiter:
+    limits = settings.limits
+    return StoreLimiter(
+        Ladder(store, replicas=ReplicaCounter(store), emit=log_limit_fact),
+        load_policy(limits.policy_file)
+        if limits.policy_file is not None
+        else default_policy(requests=limits.requests, period_s=limits.period_seconds),
+        quota_on_outage=limits.quota_on_outage,
+        quota_on_exhausted=limits.quota_on_exhausted,
+        quota_right_size=limits.quota_right_size,
+        emit=log_limit_fact,
+    )
+
+
+def _redis_tls(redis: RedisSettings) -> TlsFiles | None:
+    files = (redis.ca_file, redis.client_cert_file, redis.client_key_file)
+    if files == (None, None, None):
+        return None
+    ca, certificate, key = (None if file is None else str(file) for file in files)
+    return TlsFiles(ca=ca, certificate=certificate, key=key)
 
 
 def _exchanges(settings: Settings, estimator: RequestEstimator) -> Callable[[str, int], Exchange]:

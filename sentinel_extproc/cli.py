@@ -53,7 +53,7 @@ def serve(config_file: Path | None) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.serve(settings))
-    except (ServerError, OutboxError, ValueError) as error:
+    except (app.StartError, ServerError, OutboxError, ValueError) as error:
         click.echo(f"sentinel-extproc can't start: {error}", err=True)
         sys.exit(EXIT_START)
 

@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from sentinel_extproc.config.settings import Settings
+from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 
 FILE_VARIABLE = "SENTINEL_CONFIG"
 MAX_FILE_BYTES = 1 << 20
@@ -186,13 +187,26 @@ def _cross_checks(settings: Settings) -> list[str]:
     faults = []
     if settings.zion.deadline_seconds >= settings.server.decision_timeout_seconds:
         faults.append("zion.deadline_seconds: must be below server.decision_timeout_seconds")
-    if (settings.zion.client_cert_file is None) != (settings.zion.client_key_file is None):
-        faults.append("zion.client_cert_file: needs zion.client_key_file, and the other way round")
-    faults += [
-        f"zion.{name}: {path} can't be read"
-        for name in ("ca_file", "client_cert_file", "client_key_file")
-        if (path := getattr(settings.zion, name)) is not None and not os.access(path, os.R_OK)
-    ]
+    for section in ("zion", "redis"):
+        values = getattr(settings, section)
+        if (values.client_cert_file is None) != (values.client_key_file is None):
+            faults.append(
+                f"{section}.client_cert_file: needs {section}.client_key_file, and the other way"
+                " round"
+            )
+        faults += [
+            f"{section}.{name}: {path} can't be read"
+            for name in ("ca_file", "client_cert_file", "client_key_file")
+            if (path := getattr(values, name)) is not None and not os.access(path, os.R_OK)
+        ]
+    redis = settings.redis
+    if (redis.ca_file or redis.client_cert_file) and not redis.url.startswith("rediss"):
+        faults.append("redis.url: must be a rediss URL when TLS files are given")
+    if settings.limits.policy_file is not None:
+        try:
+            load_policy(settings.limits.policy_file)
+        except PolicyFileError as error:
+            faults += [f"{settings.limits.policy_file}: {fault}" for fault in error.faults]
     if settings.identity.stale_on_error_seconds < settings.identity.stale_seconds:
         faults.append("identity.stale_on_error_seconds: must not be below identity.stale_seconds")
     return faults

@@ -21,6 +21,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sentinel_extproc.limits.limit import OnExhausted, OnOutage
+from sentinel_extproc.limits.store.connect import build_client
+
 _SECRET = re.compile(r"[\x21-\x7e]+")
 _LISTEN = re.compile(r"unix:(?://)?/[^\0\s]+|(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
 _MAX_SOCKET_PATH = 107  # sockaddr_un of Linux, less the terminator
@@ -39,23 +42,19 @@ def _check_http_url(value: str) -> str:
 
 
 def _check_redis_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("must be a redis://, rediss:// or unix:// URL")
-    if parts.scheme == "unix" and not parts.path:
+    build_client(value)  # connects to nothing; raises ValueError without the password in it
+    if urlsplit(value).scheme == "unix" and not urlsplit(value).path:
         raise ValueError("must name the socket's path")
-    if parts.scheme != "unix" and not parts.hostname:
-        raise ValueError("must name a host")
-    _ = parts.port
     return value
 
 
 def _masked_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.password is None:
+    # By hand: the host part of a Cluster's URL is a list, which urlsplit doesn't know.
+    scheme, _, rest = value.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    if ":" not in credentials:
         return value
-    user, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}:**********@{host}").geturl()
+    return f"{scheme}://{credentials.partition(':')[0]}:**********{at}{place}"
 
 
 def _check_listen(value: str) -> str:
@@ -178,9 +177,18 @@ class RedisSettings(Section):
     """The store of limits."""
 
     url: RedisUrl = "redis://127.0.0.1:6379/0"
-    """Also read from `REDIS_URL`. `rediss://` for TLS, `unix://` for a socket."""
+    """Also read from `REDIS_URL`. `redis://`, `rediss://` (TLS), `unix://`, or `redis+sentinel://`
+    and `redis+cluster://` with a list of hosts."""
+    ca_file: Path | None = None
+    """PEM bundle for `rediss` URLs; the system's authorities when empty."""
+    client_cert_file: Path | None = None
+    """PEM certificate for mutual TLS."""
+    client_key_file: Path | None = None
+    """Its key."""
     timeout_seconds: Seconds = 0.025
     """Budget of one command."""
+    require_noeviction: bool = True
+    """Don't start on a Redis whose `maxmemory-policy` lets it forget limits."""
     prefix: str = Field("sentinel", pattern=r"^[A-Za-z0-9:_.-]{1,64}$")
     """In front of every key, to keep installations apart."""
 
@@ -201,7 +209,18 @@ class IdentitySettings(Section):
 
 
 class LimitSettings(Section):
-    """The default limit, for every user."""
+    """Limits: a policy file, or else one limit for every user."""
+
+    policy_file: Path | None = None
+    """YAML file with limits by path, model, plan and user; it replaces the next two settings."""
+    zion_quotas: bool = True
+    """Enforce the quotas that Zion knows for each user, on top of the policy."""
+    quota_on_outage: OnOutage = OnOutage.LOCAL
+    """Zion's quotas while Redis is away: a bounded `local` share, `deny`, or `allow`."""
+    quota_on_exhausted: OnExhausted = OnExhausted.SETTLE_AS_DEBT
+    """When a quota runs out under a stream: let it end as debt, or `cut` it."""
+    quota_right_size: bool = False
+    """Clamp a request's output to what a quota has left instead of refusing it."""
 
     requests: int = Field(100, ge=1, le=10**9)
     """Requests in any window of `period_seconds`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..errors import InvalidRequest, LimitExceeded, PromptTooLarge
@@ -103,11 +104,20 @@ def right_sized(claim: Claim, verdict: Verdict | None, asked: Quantities, model:
 
     if not bounds or fits(asked.output_tokens) or not fits(LEAST_OUTPUT):
         return asked
-    low, high = LEAST_OUTPUT, asked.output_tokens
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return replace(asked, output_tokens=low)
+    return replace(asked, output_tokens=_most(fits, asked.output_tokens, least=LEAST_OUTPUT))
+
+
+def covered(claim: Claim, held: Quantities, model: str) -> Quantities:
+    """The part of ``held`` that the claim's lines really hold: a line is clamped to its limit's
+    capacity, and what is generated beyond that must be asked for before it can be called held.
+    """
+    lines = [line for line in claim.lines if not line.limit.shadow]
+
+    def fits(output: int) -> bool:
+        smaller = replace(held, output_tokens=output)
+        return all(_amount(line.limit, smaller, model) <= line.amount for line in lines)
+
+    return replace(held, output_tokens=_most(fits, held.output_tokens))
 
 
 def limit_states(claim: Claim, verdict: Verdict) -> tuple[LimitState, ...]:
@@ -193,6 +203,17 @@ def _clamped(limit: Limit, asked: Quantities, model: str) -> int:
     # Output beyond the capacity may never be generated; refusing for it would deny a request that
     # could have been served. What is generated beyond the hold is charged at settlement.
     return limit.room
+
+
+def _most(fits: Callable[[int], bool], wanted: int, *, least: int = 0) -> int:
+    """The largest number from ``least`` to ``wanted`` that fits; ``least`` is not tried."""
+    if wanted <= least or fits(wanted):
+        return wanted
+    low, high = least, wanted
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def _wait_s(answer: LineVerdict) -> float:

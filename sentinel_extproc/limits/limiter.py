@@ -18,6 +18,7 @@ from ..errors import (
 )
 from .claims import (
     build_claim,
+    covered,
     limit_states,
     quota_limit,
     refusal,
@@ -167,7 +168,8 @@ class StoreLimiter:
             verdict = await self._ask(claim)
         self._raise_unless_admitted(claim, verdict)
         now_s = time.monotonic()
-        hold = _Hold(replace(claim, at_ms=verdict.at_ms), held, model, now_s, now_s)
+        covers = covered(claim, held, model)
+        hold = _Hold(replace(claim, at_ms=verdict.at_ms), covers, model, now_s, now_s)
         if any(line.limit.kind is Kind.CALENDAR for line in claim.lines):
             self._leased[claim.owner, claim.id] = hold
         return Reservation(

@@ -9,6 +9,7 @@ import pytest
 from sentinel_extproc.errors import InvalidRequest, PromptTooLarge
 from sentinel_extproc.limits.claims import (
     build_claim,
+    covered,
     limit_states,
     quota_limit,
     refusal,
@@ -257,3 +258,22 @@ def test_a_cost_is_sized_by_its_formula() -> None:
 def test_settling_takes_what_was_used_even_beyond_the_capacity() -> None:
     used = retaken(claim(limit()), Quantities(1, 200, 9_999), "m")
     assert used.lines[0].amount == 10_199
+
+
+@pytest.mark.parametrize(
+    ("limits", "output"),
+    [
+        ((), 800),
+        ((limit(Unit.REQUESTS, 1),), 800),
+        ((limit(Unit.TOTAL, 1_000),), 800),
+        ((limit(Unit.TOTAL, 500),), 300),
+        ((limit(Unit.OUTPUT, 100),), 100),
+        ((limit(Unit.OUTPUT, 100), limit(Unit.TOTAL, 250)), 50),
+        ((limit(Unit.OUTPUT, 100, shadow=True),), 800),
+    ],
+)
+def test_a_clamped_hold_covers_no_more_than_it_holds(
+    limits: tuple[Limit, ...], output: int
+) -> None:
+    asked = REQUEST.predicted
+    assert covered(claim(*limits), asked, "gpt-4o") == replace(asked, output_tokens=output)
