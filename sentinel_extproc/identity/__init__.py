@@ -8,7 +8,7 @@ the one running check of a token that all its requests wait for.
 - ``expiry``: pure reading of a JWT's ``exp``, only ever to trust it for less time
 - ``cache``: bounded maps with expiry and the periods of freshness, pure; time is an argument
 - ``flight``: one look-up per token at a time; ``gate``: few look-ups of invented tokens
-- ``refreshing``: the cache that the next two are made of
+- ``refreshing``: the cache that ``quotas`` and ``service`` are made of
 - ``shared``: ``RedisSharedCache``, the cache's second level
 - ``revocation``: ``Revoker``, ``RevocationFeed``, ``StoreEpochs``
 - ``quotas``: ``CachedQuotas``, Zion's quotas of a user
