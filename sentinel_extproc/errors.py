@@ -117,6 +117,13 @@ class PayloadTooLarge(InvalidRequest):
     default_code = "payload_too_large"
 
 
+class LengthRequired(InvalidRequest):
+    """A body that is decided on by its size, without a size."""
+
+    status = 411
+    default_code = "length_required"
+
+
 class LimitExceeded(SentinelError):
     """A limit has no room for this request now."""
 

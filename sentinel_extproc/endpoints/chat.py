@@ -7,40 +7,45 @@ times ``n``. Mutated: streamed requests that don't ask for usage get
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
-from sentinel_extproc.endpoints import json_body
-from sentinel_extproc.endpoints.contract import CounterFactory, CountRequest, Meter, Plan
-from sentinel_extproc.endpoints.cut import openai_error_event
-from sentinel_extproc.endpoints.meters import JsonMeter, StreamMeter
+from sentinel_extproc.endpoints import generation, json_body
+from sentinel_extproc.endpoints.base import OpenAIEndpoint
+from sentinel_extproc.endpoints.chat_answer import StreamMeter, read_whole
+from sentinel_extproc.endpoints.contract import (
+    NO_HEAD,
+    CounterFactory,
+    CountRequest,
+    Head,
+    Meter,
+    Plan,
+)
+from sentinel_extproc.endpoints.meters import JsonMeter
 from sentinel_extproc.errors import InvalidRequest
 
-MAX_CHOICES = 128
-"""OpenAI's own bound on ``n``."""
-
+# The newer name comes last: reasoning models insist on it, and others take it too.
 _CAPS = ("max_tokens", "max_completion_tokens")
-_INCLUDE = {"include_usage": True}
-_ASK_USAGE = b'{"stream_options":{"include_usage":true},'
 
 
-class ChatCompletions:
+class ChatCompletions(OpenAIEndpoint):
     """Rules for chat completions."""
 
     name = "chat.completions"
 
-    def plan(self, body: bytes | None) -> Plan:
+    def plan(self, body: bytes | None, head: Head = NO_HEAD) -> Plan:  # noqa: ARG002
         request = json_body.parse_object(body)
         assert body is not None  # noqa: S101 - parse_object refuses an absent body
         model = json_body.model_name(request)
         _check_messages(request)
-        upstream, hide = _ask_usage(request, body)
+        cap = generation.largest_cap(request, _CAPS)
+        choices = _choices(request)
+        upstream, hide = generation.ask_usage(request, body)
         return Plan(
             endpoint=self.name,
             model=model,
             count=CountRequest("chat", request, len(body)),
-            output_cap=_output_cap(request),
+            output_cap=None if cap is None else cap * choices,
             upstream_body=upstream,
             hide_usage=hide,
         )
@@ -48,23 +53,15 @@ class ChatCompletions:
     def clamped(self, plan: Plan, output_tokens: int) -> Plan:
         assert plan.count is not None  # noqa: S101 - this endpoint always counts
         request = dict(plan.count.body)
-        choices = request.get("n") or 1
-        caps = {name: request[name] for name in _CAPS if request.get(name) is not None}
-        # The newer name is what reasoning models insist on, and others take it too.
-        for name in caps or ("max_completion_tokens",):
-            request[name] = max(1, min(caps.get(name, output_tokens), output_tokens // choices))
+        request = generation.clamp(request, _CAPS, output_tokens // _choices(request))
         if plan.hide_usage:
-            request["stream_options"] = (request.get("stream_options") or {}) | _INCLUDE
-        body = json.dumps(request, separators=(",", ":")).encode()
-        return replace(plan, output_cap=output_tokens, upstream_body=body)
-
-    def cut(self, message: str) -> bytes:
-        return openai_error_event(message)
+            request = generation.with_usage(request)
+        return replace(plan, output_cap=output_tokens, upstream_body=generation.encode(request))
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
         if event_stream:
             return StreamMeter(plan.model, counters, hide_usage=plan.hide_usage)
-        return JsonMeter(plan.model, counters)
+        return JsonMeter(plan.model, counters, read_whole)
 
 
 def _check_messages(request: dict[str, Any]) -> None:
@@ -84,27 +81,5 @@ def _check_messages(request: dict[str, Any]) -> None:
             )
 
 
-def _output_cap(request: dict[str, Any]) -> int | None:
-    caps = [
-        cap
-        for name in _CAPS
-        if (cap := json_body.optional_count(request, name, least=1, most=json_body.MAX_COUNT))
-    ]
-    choices = json_body.optional_count(request, "n", least=1, most=MAX_CHOICES) or 1
-    return max(caps) * choices if caps else None
-
-
-def _ask_usage(request: dict[str, Any], body: bytes) -> tuple[bytes | None, bool]:
-    """The body that asks for usage, and whether asking was our doing."""
-    options = request.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise InvalidRequest("'stream_options' must be an object.", param="stream_options")
-    if not json_body.optional_bool(request, "stream"):
-        return None, False
-    if options is not None and json_body.optional_bool(options, "include_usage"):
-        return None, False
-    if "stream_options" not in request:
-        # Spliced in, so that every other byte reaches the provider as the client wrote it.
-        return _ASK_USAGE + body.lstrip(b" \t\r\n")[1:], True
-    asked = request | {"stream_options": (options or {}) | _INCLUDE}
-    return json.dumps(asked, separators=(",", ":")).encode(), True
+def _choices(request: dict[str, Any]) -> int:
+    return json_body.optional_count(request, "n", least=1, most=generation.MAX_CHOICES) or 1

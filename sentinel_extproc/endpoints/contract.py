@@ -18,6 +18,32 @@ CounterFactory = Callable[[str], OutputCounter]
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """What a request's headers say, before there is a body.
+
+    Attributes:
+        target: as in ``:path``, query included.
+        content_type: as sent; empty when absent.
+        content_length: bytes of the body; None when the client doesn't say.
+    """
+
+    target: str = ""
+    content_type: str = ""
+    content_length: int | None = None
+
+
+NO_HEAD = Head()
+
+
+class Upload(Protocol):
+    """Watches a request body that flows on to the provider while it is read."""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class CountRequest:
     """Input to be counted.
 
@@ -39,12 +65,14 @@ class Plan:
     Attributes:
         model: as asked for; empty when the request names none.
         count: what to count, or None when ``input_tokens`` is already the estimate.
-        input_tokens: estimate by size, used when ``count`` is None.
+        input_tokens: input that is known by constants or by size, on top of what is counted.
         output_cap: most output tokens that the request allows over all choices; None: no cap
             given, 0: the endpoint generates nothing.
         billed_requests: requests on the usage record; 0 for free calls.
         upstream_body: what to forward instead of the client's body; None: forward as it came.
         hide_usage: the usage chunk was asked for by us, so the client must not see it.
+        unwatched: nothing in the answer's body can change the bill.
+        upload: shall see the request's body pass; only in plans made from the headers.
     """
 
     endpoint: str
@@ -55,6 +83,8 @@ class Plan:
     billed_requests: int = 1
     upstream_body: bytes | None = None
     hide_usage: bool = False
+    unwatched: bool = False
+    upload: Upload | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +92,23 @@ class Reading:
     """What a meter knows of an answer.
 
     Attributes:
-        reported: the provider's own numbers, when it gave them.
+        reported: the provider's own numbers for the whole answer, when it gave them.
+        so_far: the provider's own numbers for a part of it (all input, or what came before the
+            cut); replaces our estimate of the input, and ``output_tokens`` is on top of it.
         output_tokens: our count or estimate of what was generated.
         exact: ``output_tokens`` is a count of all generated text rather than an estimate.
         model_served: the model that the answer names.
         failed: the answer carries the provider's error object.
+        deferred: the provider answers later, elsewhere, so that what was reserved is billed.
     """
 
     reported: TokenUsage | None = None
+    so_far: TokenUsage | None = None
     output_tokens: int = 0
     exact: bool = False
     model_served: str | None = None
     failed: bool = False
+    deferred: bool = False
 
 
 class Meter(Protocol):
@@ -114,11 +149,32 @@ class Meter(Protocol):
 
 
 class Endpoint(Protocol):
-    """One API's rules."""
+    """One API's rules.
+
+    Attributes:
+        upgrades: whether a connection upgrade (WebSocket) is understood.
+        key_header: where this API's clients put their credential when they send no
+            ``authorization``; empty: nowhere else.
+        drop_headers: request headers that must not reach the provider.
+    """
 
     name: str
+    upgrades: bool
+    key_header: str
+    drop_headers: tuple[str, ...]
 
-    def plan(self, body: bytes | None) -> Plan:
+    def plan_head(self, head: Head) -> Plan | None:
+        """Decide from the headers alone; the body then flows on without being kept.
+
+        Returns:
+            None: ``plan`` needs the whole body.
+
+        Raises:
+            InvalidRequest: it must not be forwarded.
+        """
+        ...
+
+    def plan(self, body: bytes | None, head: Head = NO_HEAD) -> Plan:
         """Decide what to do with a request.
 
         Args:
@@ -127,6 +183,10 @@ class Endpoint(Protocol):
         Raises:
             InvalidRequest: it must not be forwarded.
         """
+        ...
+
+    def refined(self, plan: Plan) -> Plan:
+        """``plan`` with what its ``upload`` has seen of the body since; never raises."""
         ...
 
     def clamped(self, plan: Plan, output_tokens: int) -> Plan:

@@ -1,9 +1,40 @@
-"""A meter that can't hurt the answer it watches. Pure."""
+"""Meters that can't hurt the bodies they watch. Pure."""
 
 from __future__ import annotations
 
-from sentinel_extproc.endpoints.contract import Meter, Reading
+from sentinel_extproc.endpoints.contract import Endpoint, Meter, Plan, Reading, Upload
 from sentinel_extproc.endpoints.meters import OpaqueMeter, tokens_by_size
+
+
+class GuardedUpload:
+    """Lets a request's body flow, whatever becomes of who watches it.
+
+    Attributes:
+        faults: as in :class:`GuardedMeter`.
+    """
+
+    def __init__(self, upload: Upload) -> None:
+        self.faults = 0
+        self._upload = upload
+
+    def feed(self, chunk: bytes) -> None:
+        """Show the next bytes, until the first fault."""
+        if self.faults:
+            return
+        try:
+            self._upload.feed(chunk)
+        except Exception:  # noqa: BLE001 - as below
+            self.faults += 1
+
+    def refined(self, endpoint: Endpoint, plan: Plan) -> Plan:
+        """What ``endpoint`` makes of what was seen; ``plan`` itself after a fault."""
+        if self.faults:
+            return plan
+        try:
+            return endpoint.refined(plan)
+        except Exception:  # noqa: BLE001 - as below
+            self.faults += 1
+            return plan
 
 
 class GuardedMeter:

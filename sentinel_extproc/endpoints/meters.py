@@ -1,28 +1,26 @@
-"""Meters for answers: whole JSON, event streams, and bytes that can't be read. Pure."""
+"""Meters for answers that aren't event streams. Pure."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from sentinel_extproc.endpoints.contract import CounterFactory, Reading
-from sentinel_extproc.endpoints.provider_usage import decode, read_usage
-from sentinel_extproc.sse import Event, Scanner
-from sentinel_extproc.tokens.model import OutputCounter
+from sentinel_extproc.endpoints.provider_usage import decode, find_member, read_usage
+from sentinel_extproc.endpoints.texts import Texts
 from sentinel_extproc.usage.record import TokenUsage
 
 MAX_JSON_BYTES = 16 << 20
-"""An unstreamed answer is read whole up to here; image answers in base64 fit."""
+"""An unstreamed answer is kept whole up to here; any text that a model writes fits."""
 
 BYTES_PER_TOKEN = 4
 """English text in UTF-8, for answers that can't be read; such usage is marked as estimated."""
 
-_NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
-_MAX_CHOICES = 256
+EDGE_BYTES = 16 << 10
+"""Kept of an answer's beginning or end to find ``usage`` in. Behind it come at most a ``metadata``
+object of 16 × 576 characters and a few short members."""
 
 
 def tokens_by_size(size: int) -> int:
@@ -30,12 +28,35 @@ def tokens_by_size(size: int) -> int:
     return math.ceil(size / BYTES_PER_TOKEN)
 
 
-class OpaqueMeter:
-    """Only counts bytes: compressed or otherwise unreadable answers."""
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What a JSON answer says, read by its endpoint.
+
+    Attributes:
+        pieces: all generated text, as (which text, piece).
+    """
+
+    reported: TokenUsage | None = None
+    pieces: Iterable[tuple[str, str]] = ()
+    so_far: TokenUsage | None = None
+    exact: bool = True
+    deferred: bool = False
+
+
+class _Unchanging:
+    """The part of a meter that never changes or delays a byte."""
 
     rewrites = False
     volume = 0
     partial = 0
+
+    @property
+    def held(self) -> bytes:
+        return b""
+
+
+class OpaqueMeter(_Unchanging):
+    """Only counts bytes: compressed or otherwise unreadable answers."""
 
     def __init__(self) -> None:
         self._size = 0
@@ -44,194 +65,132 @@ class OpaqueMeter:
         self._size += len(chunk)
         return None
 
-    @property
-    def held(self) -> bytes:
-        return b""
-
     def reading(self) -> Reading:
         return Reading(output_tokens=tokens_by_size(self._size))
 
 
-class JsonMeter:
-    """Keeps one JSON answer up to a bound and reads it when asked."""
+class FixedMeter(_Unchanging):
+    """For answers whose tokens follow from the request.
 
-    rewrites = False
-    volume = 0
-    partial = 0
+    Args:
+        output_tokens: what the whole answer is taken for.
+    """
+
+    def __init__(self, output_tokens: int) -> None:
+        self._output = output_tokens
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes | None:  # noqa: ARG002
+        return None
+
+    def reading(self) -> Reading:
+        return Reading(output_tokens=self._output)
+
+
+class EdgeMeter(_Unchanging):
+    """Keeps both ends of a large JSON answer and looks for ``usage`` and ``model`` there.
+
+    For vectors and images: decoding megabytes of them would stall other exchanges, and there is no
+    text in them to be counted.
+
+    Args:
+        output_tokens: what the answer is taken for when it has no ``usage``.
+    """
+
+    def __init__(self, *, output_tokens: int = 0) -> None:
+        self._output = output_tokens
+        self._head = b""
+        self._tail = Tail()
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes | None:  # noqa: ARG002
+        if len(self._head) < EDGE_BYTES:
+            self._head += chunk[: EDGE_BYTES - len(self._head)]
+        self._tail.add(chunk)
+        return None
+
+    def reading(self) -> Reading:
+        edges = (self._tail.bytes(), self._head)
+        usage = next((u for e in edges if (u := read_usage(find_member(e, "usage")))), None)
+        model = next((m for e in edges if (m := text_of(find_member(e, "model")))), None)
+        return Reading(reported=usage, output_tokens=self._output, model_served=model)
+
+
+class JsonMeter(_Unchanging):
+    """Keeps one JSON answer up to a bound and reads it when asked.
+
+    Args:
+        read: understands the endpoint's answers.
+    """
 
     def __init__(
-        self, model: str, counters: CounterFactory, *, max_bytes: int = MAX_JSON_BYTES
+        self,
+        model: str,
+        counters: CounterFactory,
+        read: Callable[[dict[str, Any]], Whole],
+        *,
+        max_bytes: int = MAX_JSON_BYTES,
     ) -> None:
         self._model = model
         self._counters = counters
+        self._read = read
         self._max = max_bytes
         self._chunks: list[bytes] = []
         self._size = 0
+        self._tail = Tail()
 
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:  # noqa: ARG002
         self._size += len(chunk)
         if self._size <= self._max:
             self._chunks.append(chunk)
-        else:
+            return None
+        if self._chunks:
+            self._tail.add(b"".join(self._chunks)[-EDGE_BYTES:])
             self._chunks.clear()
+        self._tail.add(chunk)
         return None
 
-    @property
-    def held(self) -> bytes:
-        return b""
-
     def reading(self) -> Reading:
-        answer = decode(b"".join(self._chunks)) if self._size <= self._max else None
+        if self._size > self._max:
+            reported = read_usage(find_member(self._tail.bytes(), "usage"))
+            return Reading(reported=reported, output_tokens=tokens_by_size(self._size))
+        answer = decode(b"".join(self._chunks))
         if not isinstance(answer, dict):
             return Reading(output_tokens=tokens_by_size(self._size))
-        reported = read_usage(answer.get("usage"))
-        texts = {} if reported else _collect(_generated(answer, "message"))
+        whole = self._read(answer)
+        texts = Texts(self._model, self._counters)
+        if whole.reported is None:
+            for key, text in whole.pieces:
+                texts.add(key, text)
         return Reading(
-            reported=reported,
-            output_tokens=sum(_count(self._counters, self._model, t) for t in texts.values()),
-            exact=bool(texts),
-            model_served=_text(answer.get("model")) or None,
+            reported=whole.reported,
+            so_far=whole.so_far,
+            output_tokens=texts.total(),
+            exact=whole.exact and bool(texts.volume),
+            model_served=text_of(answer.get("model")) or None,
             failed=isinstance(answer.get("error"), dict),
+            deferred=whole.deferred,
         )
 
 
-class StreamMeter:
-    """Reads an event stream of chat chunks while it flows.
+class Tail:
+    """The last ``EDGE_BYTES`` of what was added."""
 
-    Args:
-        hide_usage: take out the usage chunk, and the null ``usage`` of all other chunks, which
-            are there only because we asked for them.
-    """
+    __slots__ = ("_chunks", "_size")
 
-    def __init__(self, model: str, counters: CounterFactory, *, hide_usage: bool) -> None:
-        self.rewrites = hide_usage
-        self._model = model
-        self._counters = counters
-        self._scanner = Scanner()
-        self._texts: dict[str, OutputCounter] = {}
-        self._reported: TokenUsage | None = None
-        self._served: str | None = None
-        self._failed = False
-        self._unread_bytes = 0
-        self.volume = 0
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._size = 0
 
-    def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
-        events = self._scanner.feed(chunk)
-        if end:
-            events += self._scanner.close()
-        if not self.rewrites:
-            for event in events:
-                self._read(event)
-            return None
-        return b"".join(self._shown(event) for event in events)
+    def add(self, chunk: bytes) -> None:
+        self._chunks.append(chunk[-EDGE_BYTES:])
+        self._size += len(self._chunks[-1])
+        if self._size > 8 * EDGE_BYTES or len(self._chunks) > 1024:
+            self._chunks = [self.bytes()]
+            self._size = len(self._chunks[0])
 
-    @property
-    def held(self) -> bytes:
-        return self._scanner.held if self.rewrites else b""
-
-    @property
-    def partial(self) -> int:
-        return 0 if self.rewrites else len(self._scanner.held)
-
-    def reading(self) -> Reading:
-        return Reading(
-            reported=self._reported,
-            output_tokens=sum(counter.total() for counter in self._texts.values())
-            + tokens_by_size(self._unread_bytes),
-            exact=not self._unread_bytes,
-            model_served=self._served,
-            failed=self._failed,
-        )
-
-    def _shown(self, event: Event) -> bytes:
-        chunk = self._read(event)
-        if chunk is None or "usage" not in chunk or event.data is None:
-            return event.raw
-        if isinstance(chunk["usage"], dict):
-            if not chunk.get("choices"):
-                return b""
-            return _without_usage(chunk)
-        if chunk["usage"] is None:
-            stripped, found = _NULL_USAGE.subn(b"", event.raw)
-            # More than one match can't be told apart cheaply: write the chunk anew instead.
-            return stripped if found == 1 else _without_usage(chunk)
-        return event.raw
-
-    def _read(self, event: Event) -> dict[str, Any] | None:
-        if event.oversized:
-            self._unread_bytes += len(event.raw)
-        if event.data is None or event.data == b"[DONE]":
-            return None
-        chunk = decode(event.data)
-        if not isinstance(chunk, dict):
-            return None
-        usage = chunk.get("usage")
-        if usage is not None:
-            self._reported = read_usage(usage) or self._reported
-        if self._served is None:
-            self._served = _text(chunk.get("model")) or None
-        if isinstance(chunk.get("error"), dict):
-            self._failed = True
-        for key, text in _generated(chunk, "delta"):
-            counter = self._texts.get(key)
-            if counter is None:
-                if len(self._texts) >= _MAX_CHOICES:
-                    self._unread_bytes += len(text)
-                    continue
-                counter = self._texts[key] = self._counters(self._model)
-            counter.feed(text)
-            self.volume += len(text)
-        return chunk
+    def bytes(self) -> bytes:
+        return b"".join(self._chunks)[-EDGE_BYTES:]
 
 
-def _without_usage(chunk: dict[str, Any]) -> bytes:
-    rest = {name: value for name, value in chunk.items() if name != "usage"}
-    return b"data: " + msgspec.json.encode(rest) + b"\n\n"
-
-
-def _generated(answer: dict[str, Any], part: str) -> Iterator[tuple[str, str]]:
-    """All generated text as (which text, piece); ``part`` is ``message`` or ``delta``."""
-    choices = answer.get("choices")
-    if not isinstance(choices, list):
-        return
-    for place, choice in enumerate(choices):
-        if not isinstance(choice, dict):
-            continue
-        index = choice.get("index", place)
-        if text := _text(choice.get("text")):
-            yield f"{index}", text
-        body = choice.get(part)
-        if not isinstance(body, dict):
-            continue
-        for name in ("content", "refusal", "reasoning_content"):
-            if text := _text(body.get(name)):
-                yield f"{index}.{name}", text
-        if isinstance(legacy := body.get("function_call"), dict):
-            yield from _call(f"{index}.f", legacy)
-        calls = body.get("tool_calls")
-        for position, call in enumerate(calls if isinstance(calls, list) else ()):
-            if isinstance(call, dict) and isinstance(function := call.get("function"), dict):
-                yield from _call(f"{index}.{call.get('index', position)}", function)
-
-
-def _call(key: str, function: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in ("name", "arguments"):
-        if text := _text(function.get(name)):
-            yield f"{key}.{name}", text
-
-
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """``value`` if it is a text, else an empty one."""
     return value if isinstance(value, str) else ""
-
-
-def _collect(pieces: Iterator[tuple[str, str]]) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for key, text in pieces:
-        texts[key] = texts.get(key, "") + text
-    return texts
-
-
-def _count(counters: CounterFactory, model: str, text: str) -> int:
-    counter = counters(model)
-    counter.feed(text)
-    return counter.total()

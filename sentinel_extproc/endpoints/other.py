@@ -9,22 +9,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sentinel_extproc.endpoints.contract import CounterFactory, Meter, Plan
-from sentinel_extproc.endpoints.cut import openai_error_event
+from sentinel_extproc.endpoints.base import OpenAIEndpoint
+from sentinel_extproc.endpoints.chat_answer import StreamMeter, read_whole
+from sentinel_extproc.endpoints.contract import NO_HEAD, CounterFactory, Head, Meter, Plan
 from sentinel_extproc.endpoints.json_body import MAX_COUNT, MAX_MODEL_CHARS
-from sentinel_extproc.endpoints.meters import JsonMeter, StreamMeter
+from sentinel_extproc.endpoints.meters import JsonMeter
 from sentinel_extproc.endpoints.provider_usage import decode
 
 BYTES_PER_TOKEN = 3
 _CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
-class Other:
+class Other(OpenAIEndpoint):
     """Rules for endpoints without rules of their own."""
 
     name = "other"
 
-    def plan(self, body: bytes | None) -> Plan:
+    def plan(self, body: bytes | None, head: Head = NO_HEAD) -> Plan:  # noqa: ARG002
         if not body:
             return Plan(endpoint=self.name, model="", output_cap=0)
         request = decode(body) if body.lstrip()[:1] == b"{" else None
@@ -36,16 +37,10 @@ class Other:
             output_cap=_cap(known),
         )
 
-    def clamped(self, plan: Plan, output_tokens: int) -> Plan:  # noqa: ARG002
-        return plan
-
-    def cut(self, message: str) -> bytes:
-        return openai_error_event(message)
-
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
         if event_stream:
             return StreamMeter(plan.model, counters, hide_usage=False)
-        return JsonMeter(plan.model, counters)
+        return JsonMeter(plan.model, counters, read_whole)
 
 
 def _model(request: dict[str, Any]) -> str:

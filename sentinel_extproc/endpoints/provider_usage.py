@@ -1,4 +1,4 @@
-"""The provider's own ``usage`` objects, in either of OpenAI's spellings. Pure.
+"""The provider's own ``usage`` objects, in each of the spellings in use. Pure.
 
 Numbers from outside end up in bills, so each is taken only if it is a whole number that Redis and
 JSON keep exact; an object without sane sums is treated as absent.
@@ -7,6 +7,7 @@ JSON keep exact; an object without sane sums is treated as absent.
 from __future__ import annotations
 
 import json
+from dataclasses import astuple, replace
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ import msgspec
 from sentinel_extproc.usage.record import TokenUsage
 
 _MOST = 2**53 - 1
+_MAX_MEMBERS = 8
+_DECODER = json.JSONDecoder()
 
 
 def decode(data: bytes) -> Any:
@@ -32,16 +35,42 @@ def decode(data: bytes) -> Any:
         return None
 
 
+def find_member(data: bytes, name: str) -> Any:
+    """The last member ``name`` in a stretch of JSON that needn't be whole; None without one.
+
+    For answers too large to be kept: what is wanted stands near their end. Inside of a JSON string
+    the quotes would be escaped, so that text can't pass for a member.
+    """
+    quoted = b'"' + name.encode() + b'"'
+    end = len(data)
+    for _ in range(_MAX_MEMBERS):
+        start = data.rfind(quoted, 0, end)
+        if start < 0:
+            return None
+        value = data[start + len(quoted) :].lstrip()
+        if value[:1] == b":":
+            try:
+                return _DECODER.raw_decode(value[1:].decode("utf-8", "replace").lstrip())[0]
+            except (ValueError, RecursionError):
+                pass
+        end = start
+    return None
+
+
 def read_usage(value: Any) -> TokenUsage | None:
-    """Read a ``usage`` object: chat's ``prompt_tokens`` or the Responses API's ``input_tokens``."""
+    """Read a ``usage`` object: chat's ``prompt_tokens`` or the newer APIs' ``input_tokens``."""
     if not isinstance(value, dict):
         return None
     given = _whole(value.get("prompt_tokens"), value.get("input_tokens"))
     made = _whole(value.get("completion_tokens"), value.get("output_tokens"))
     if given is None and made is None:
         return None
-    given_details = _details(value, "prompt_tokens_details", "input_tokens_details")
-    made_details = _details(value, "completion_tokens_details", "output_tokens_details")
+    given_details = _details(
+        value, "prompt_tokens_details", "input_tokens_details", "input_token_details"
+    )
+    made_details = _details(
+        value, "completion_tokens_details", "output_tokens_details", "output_token_details"
+    )
     return TokenUsage(
         input_tokens=given or 0,
         output_tokens=made or 0,
@@ -49,6 +78,40 @@ def read_usage(value: Any) -> TokenUsage | None:
         reasoning_tokens=_whole(made_details.get("reasoning_tokens")) or 0,
         audio_input_tokens=_whole(given_details.get("audio_tokens")) or 0,
         audio_output_tokens=_whole(made_details.get("audio_tokens")) or 0,
+        image_input_tokens=_whole(given_details.get("image_tokens")) or 0,
+        image_output_tokens=_whole(made_details.get("image_tokens")) or 0,
+        accepted_prediction_tokens=_whole(made_details.get("accepted_prediction_tokens")) or 0,
+        rejected_prediction_tokens=_whole(made_details.get("rejected_prediction_tokens")) or 0,
+    )
+
+
+def read_split_usage(value: Any, before: TokenUsage | None = None) -> TokenUsage | None:
+    """Read an Anthropic ``usage``: what was read from and written to its cache is counted apart.
+
+    Args:
+        before: from an earlier event of the same answer; what this one doesn't repeat is kept.
+    """
+    if not isinstance(value, dict):
+        return before
+    fresh = _whole(value.get("input_tokens"))
+    made = _whole(value.get("output_tokens"))
+    if fresh is None and made is None:
+        return before
+    before = before or TokenUsage()
+    if made is not None:
+        before = replace(before, output_tokens=made)
+    if fresh is None:
+        return before
+    read = _whole(value.get("cache_read_input_tokens")) or 0
+    written = _whole(value.get("cache_creation_input_tokens")) or 0
+    total = min(fresh + read + written, _MOST)
+    return replace(before, input_tokens=total, cached_input_tokens=read)
+
+
+def added(one: TokenUsage, other: TokenUsage) -> TokenUsage:
+    """The sum of both, each part by itself."""
+    return TokenUsage(
+        *(min(a + b, _MOST) for a, b in zip(astuple(one), astuple(other), strict=True))
     )
 
 

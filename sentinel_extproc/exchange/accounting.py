@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sentinel_extproc.endpoints.contract import Plan, Reading
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Quantities
+from sentinel_extproc.tokens.model import Confidence
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 
 
@@ -29,22 +30,42 @@ class Bill:
         )
 
 
-def bill(plan: Plan, predicted: Quantities, reading: Reading, outcome: Outcome) -> Bill:
+def used(plan: Plan, predicted: Quantities, reading: Reading) -> TokenUsage:
+    """The tokens of an exchange as far as they are known."""
+    if reading.reported is not None:
+        return reading.reported
+    made = predicted.output_tokens if reading.deferred else reading.output_tokens
+    if plan.output_cap == 0:
+        made = 0
+    if reading.so_far is not None:
+        return replace(reading.so_far, output_tokens=reading.so_far.output_tokens + made)
+    return TokenUsage(input_tokens=predicted.input_tokens, output_tokens=made)
+
+
+def bill(
+    plan: Plan,
+    predicted: Quantities,
+    reading: Reading,
+    outcome: Outcome,
+    confidence: Confidence = Confidence.ROUGH,
+) -> Bill:
     """Decide what to bill.
 
     The provider's own usage wins, whatever else happened. A refusal by the provider costs no
     tokens, since providers don't charge for them. Anything cut short costs the prompt and what
     was seen of the answer, never nothing: the provider has done that work.
+
+    Args:
+        confidence: how far ``predicted.input_tokens`` can be trusted.
     """
+    usage = used(plan, predicted, reading)
     if reading.reported is not None:
-        return Bill(reading.reported, Provenance.PROVIDER, outcome, reading.model_served)
+        return Bill(usage, Provenance.PROVIDER, outcome, reading.model_served)
     if outcome is Outcome.PROVIDER_ERROR:
         return Bill(TokenUsage(), Provenance.COUNTED, outcome, reading.model_served)
-    usage = TokenUsage(
-        input_tokens=predicted.input_tokens,
-        output_tokens=0 if plan.output_cap == 0 else reading.output_tokens,
-    )
-    counted = reading.exact and plan.count is not None
+    known_input = reading.so_far is not None or confidence is not Confidence.ROUGH
+    known_output = (reading.exact and not reading.deferred) or plan.output_cap == 0
+    counted = known_input and known_output
     provenance = Provenance.COUNTED if counted else Provenance.ESTIMATED
     return Bill(usage, provenance, outcome, reading.model_served)
 

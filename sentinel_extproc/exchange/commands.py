@@ -32,6 +32,7 @@ class Mode(Enum):
     REQUEST_AND_STREAM = "request body buffered, answer streamed"
     HEADERS_ONLY = "no request body, answer's headers only"
     STREAM = "answer streamed"
+    STREAM_BOTH = "request body and answer streamed"
     NOTHING = "nothing more"
 
 

@@ -23,7 +23,7 @@ class RequestHeaders:
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
-    """The whole request body (``BUFFERED``)."""
+    """The whole request body (``BUFFERED``), or a piece of it where we asked for pieces."""
 
     body: bytes
 

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from sentinel_extproc.endpoints.contract import Head
 from sentinel_extproc.errors import InvalidRequest
 from sentinel_extproc.exchange.events import Headers
+from sentinel_extproc.identity.bearer import parse_bearer
 from sentinel_extproc.identity.principal import Principal
 
 OWN_PREFIX = "x-sentinel-"
@@ -18,6 +20,10 @@ _CREDENTIALS = frozenset({"proxy-authorization", "x-api-key", "api-key", "cookie
 _ACCOUNT = frozenset({"openai-organization", "openai-project"})
 # What the provider tells its customer, which is us, about our account with it.
 _PROVIDER_ONLY = frozenset({"openai-organization", "openai-project", "set-cookie"})
+
+SUBPROTOCOLS = "sec-websocket-protocol"
+_KEY_PROTOCOL = b"openai-insecure-api-key."
+_PRIVATE_PROTOCOLS = (_KEY_PROTOCOL, b"openai-organization.", b"openai-project.")
 
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
@@ -46,8 +52,36 @@ def all_values(headers: Headers, name: str) -> list[bytes]:
     return [value for key, value in headers if key == name]
 
 
-def refuse_unreadable(headers: Headers) -> None:
+def read_head(headers: Headers) -> Head:
+    """What an endpoint may decide on before there is a body."""
+    length = first(headers, "content-length")
+    return Head(
+        target=first(headers, ":path").decode("latin-1"),
+        content_type=first(headers, "content-type").decode("latin-1"),
+        content_length=int(length) if length.isdigit() and len(length) < 19 else None,
+    )
+
+
+def caller_token(headers: Headers, key_header: str) -> str:
+    """The user's token: from ``authorization``, or where else the API's clients put it.
+
+    Raises:
+        Unauthenticated: there is none, or more than one.
+    """
+    values = all_values(headers, "authorization")
+    if not values and key_header:
+        keys = all_values(headers, key_header)
+        if key_header == SUBPROTOCOLS:
+            keys = [p[len(_KEY_PROTOCOL) :] for p in _protocols(keys) if _is_key(p)]
+        values = [b"Bearer " + key.strip() for key in keys]
+    return parse_bearer(values)
+
+
+def refuse_unreadable(headers: Headers, *, upgrades: bool = False) -> None:
     """Refuse what would pass without being counted.
+
+    Args:
+        upgrades: a WebSocket can be counted here.
 
     Raises:
         InvalidRequest: a compressed body, or a connection upgrade.
@@ -58,7 +92,7 @@ def refuse_unreadable(headers: Headers) -> None:
             "Compressed request bodies are not supported; send it without Content-Encoding.",
             code="unsupported_content_encoding",
         )
-    if first(headers, "upgrade") or first(headers, ":protocol"):
+    if not upgrades and (first(headers, "upgrade") or first(headers, ":protocol")):
         raise InvalidRequest(
             "Connection upgrades are not supported on this path.", code="upgrade_not_supported"
         )
@@ -83,15 +117,32 @@ class Upstream:
 
 
 def to_provider(
-    headers: Headers, upstream: Upstream, principal: Principal, exchange_id: str
+    headers: Headers,
+    upstream: Upstream,
+    principal: Principal,
+    exchange_id: str,
+    *,
+    drop: Iterable[str] = (),
 ) -> tuple[tuple[tuple[str, bytes], ...], tuple[str, ...]]:
     """What to set and what to remove on a request that goes upstream.
 
     The client's copies of our own headers go, and so does ``accept-encoding``: a compressed answer
     could only be counted by unpacking it.
+
+    Args:
+        drop: further headers that must not go upstream.
     """
     given = {name for name, _ in headers}
     set_headers = list(upstream.credentials)
+    if SUBPROTOCOLS in given:
+        # Browsers can set no other header on a WebSocket, so clients put their key in here.
+        kept_protocols = [
+            p
+            for p in _protocols(all_values(headers, SUBPROTOCOLS))
+            if not p.startswith(_PRIVATE_PROTOCOLS)
+        ]
+        if kept_protocols:
+            set_headers.append((SUBPROTOCOLS, b", ".join(kept_protocols)))
     if upstream.tell_identity:
         set_headers += _identity(principal, exchange_id)
     kept = {name for name, _ in set_headers}
@@ -100,7 +151,7 @@ def to_provider(
         for name in given
         if name.startswith(OWN_PREFIX) or name in _CREDENTIALS or name in _ACCOUNT
     }
-    removed |= {"accept-encoding", "authorization"} & given
+    removed |= {"accept-encoding", "authorization", SUBPROTOCOLS, *drop} & given
     return tuple(set_headers), tuple(sorted(removed - kept))
 
 
@@ -117,6 +168,14 @@ def to_client(
         if name in _PROVIDER_ONLY or name.startswith(("x-ratelimit-", OWN_PREFIX))
     }
     return tuple(set_headers), tuple(sorted(removed - kept))
+
+
+def _protocols(lines: Iterable[bytes]) -> list[bytes]:
+    return [part.strip() for line in lines for part in line.split(b",") if part.strip()]
+
+
+def _is_key(protocol: bytes) -> bool:
+    return protocol.startswith(_KEY_PROTOCOL)
 
 
 def _identity(principal: Principal, exchange_id: str) -> list[tuple[str, bytes]]:

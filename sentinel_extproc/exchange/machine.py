@@ -4,7 +4,8 @@ Invariants, each with tests in tests/unit/test_exchange_machine.py and
 tests/property/test_exchange_property.py:
 
 1. No request reaches the provider before authentication and reservation succeeded: every reply
-   before ``ADMITTED`` leaves Envoy waiting for the body.
+   before ``ADMITTED`` leaves Envoy waiting for the body; a body that is not kept starts to flow
+   with the reply that admits.
 2. Every message gets exactly one reply of its own kind, or the exchange ends.
 3. The user's token never goes upstream; the client's copies of our headers are removed.
 4. Every reservation is settled exactly once.
@@ -20,32 +21,26 @@ from dataclasses import replace
 from typing import Any
 
 from sentinel_extproc.endpoints.contract import CounterFactory, Meter, Plan
-from sentinel_extproc.endpoints.guarded import GuardedMeter
+from sentinel_extproc.endpoints.guarded import GuardedMeter, GuardedUpload
 from sentinel_extproc.endpoints.meters import OpaqueMeter
-from sentinel_extproc.endpoints.table import Match, match
+from sentinel_extproc.endpoints.table import Match
 from sentinel_extproc.errors import LimitExceeded, SentinelError
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
-from sentinel_extproc.exchange.accounting import access_log, bill, usage_record
+from sentinel_extproc.exchange.accounting import access_log, bill, usage_record, used
 from sentinel_extproc.exchange.headers import (
     Upstream,
-    all_values,
     first,
-    refuse_unreadable,
+    read_head,
     to_client,
     to_provider,
 )
+from sentinel_extproc.exchange.intake import claim, find_rules, read_opening
+from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.states import DECIDED, ProtocolViolation, State
-from sentinel_extproc.identity.bearer import parse_bearer
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.limits.model import (
-    Growth,
-    Quantities,
-    Quota,
-    Reservation,
-    ReserveRequest,
-    Subject,
-)
+from sentinel_extproc.limits.model import Growth, Quantities, Quota, Reservation
+from sentinel_extproc.tokens.model import Confidence
 from sentinel_extproc.usage.record import Outcome
 
 Commands = tuple[do.Command, ...]
@@ -90,6 +85,9 @@ class Exchange:
         self._principal: Principal
         self._quotas: tuple[Quota, ...]
         self._plan: Plan
+        self._planned = False
+        self._upload: GuardedUpload | None = None
+        self._confidence = Confidence.ROUGH
         self._predicted: Quantities
         self._reservation: Reservation
         self._answer_headers: tuple[tuple[str, str], ...] = ()
@@ -110,7 +108,7 @@ class Exchange:
     @property
     def metering_faults(self) -> int:
         """Bugs of a meter that were kept from the client."""
-        return self._meter.faults
+        return self._meter.faults + (self._upload.faults if self._upload else 0)
 
     @property
     def held(self) -> bytes:
@@ -146,68 +144,57 @@ class Exchange:
 
     def request_headers(self, event: on.RequestHeaders) -> Commands:
         """Find the rules, take the token."""
-        method = first(event.headers, ":method").decode("latin-1")
-        target = first(event.headers, ":path").decode("latin-1")
         self._request = event
-        self._match = match(method, target, prefix=self._prefix)
+        self._match = find_rules(event.headers, prefix=self._prefix)
         self._facts["endpoint"] = self._match.endpoint.name
-        token = parse_bearer(all_values(event.headers, "authorization"))
-        refuse_unreadable(event.headers)
-        if event.end_of_stream:
-            self._plan = self._match.endpoint.plan(None)
+        opening = read_opening(self._match, event.headers, end_of_stream=event.end_of_stream)
+        if opening.plan is not None:
+            self._plan, self._planned = opening.plan, True
         self.state = State.AUTHENTICATING
-        return (do.Authenticate(token),)
+        return (do.Authenticate(opening.token),)
 
     def authenticated(self, event: on.Authenticated) -> Commands:
-        """Let Envoy collect the body, if there is one."""
+        """Let Envoy collect the body, if it is needed."""
         self._principal = event.principal
         self._quotas = event.quotas
         self._facts["user"] = event.principal.external_id
-        if self._request.end_of_stream:
+        if self._planned:
             return self._count_or_reserve()
         self.state = State.WAITING_FOR_BODY
         return (self._request_reply(do.Mode.REQUEST_AND_STREAM),)
 
     def request_body(self, event: on.RequestBody) -> Commands:
         """Read the request."""
-        self._plan = self._match.endpoint.plan(event.body)
+        self._plan = self._match.endpoint.plan(event.body, read_head(self._request.headers))
         return self._count_or_reserve()
 
     def _count_or_reserve(self) -> Commands:
         self._facts["model"] = self._plan.model
         if self._plan.count is None:
-            return self._reserve(self._plan.input_tokens, characters=0)
+            if not self._plan.input_tokens:
+                self._confidence = Confidence.EXACT
+            return self._reserve(0, characters=0)
         self.state = State.COUNTING
         return (do.Count(self._plan.count),)
 
     def counted(self, event: on.Counted) -> Commands:
         """Reserve what was counted."""
+        self._confidence = event.estimate.confidence
         return self._reserve(event.estimate.input_tokens, characters=event.estimate.characters)
 
     def _reserve(self, input_tokens: int, *, characters: int) -> Commands:
         cap = self._plan.output_cap
         self._predicted = Quantities(
             requests=1,
-            input_tokens=input_tokens,
+            input_tokens=input_tokens + self._plan.input_tokens,
             output_tokens=self._default_output if cap is None else cap,
             characters=characters,
         )
-        subject = Subject(
-            external_id=self._principal.external_id,
-            path=self._match.path,
-            endpoint=self._plan.endpoint,
-            model=self._plan.model,
-            plan=self._principal.plan,
-        )
         self.state = State.RESERVING
-        claim = ReserveRequest(
-            self.exchange_id,
-            subject,
-            self._predicted,
-            quotas=self._quotas,
-            epochs=self._principal.epochs,
+        who = (self._principal, self._quotas)
+        return (
+            do.Reserve(claim(self.exchange_id, self._match, self._plan, *who, self._predicted)),
         )
-        return (do.Reserve(claim),)
 
     def reserved(self, event: on.Reserved) -> Commands:
         """Let the request through."""
@@ -221,9 +208,12 @@ class Exchange:
                 self._answer_headers += (("x-sentinel-max-output-tokens", str(granted)),)
         self._facts["decision"] = "admitted"
         self.state = State.ADMITTED
-        if self._request.end_of_stream:
-            free = self._plan.billed_requests == 0
-            return (self._request_reply(do.Mode.HEADERS_ONLY if free else do.Mode.STREAM),)
+        if self._planned:
+            mode = do.Mode.HEADERS_ONLY if self._plan.unwatched else do.Mode.STREAM
+            if self._plan.upload is not None:
+                self._upload = GuardedUpload(self._plan.upload)
+                mode = do.Mode.STREAM_BOTH
+            return (self._request_reply(mode),)
         body = self._plan.upstream_body
         # A changed body with the old Content-Length would make Envoy answer 500.
         length = () if body is None else (("content-length", b"%d" % len(body)),)
@@ -231,9 +221,20 @@ class Exchange:
 
     def _request_reply(self, mode: do.Mode) -> do.Reply:
         set_headers, removed = to_provider(
-            self._request.headers, self._upstream, self._principal, self.exchange_id
+            self._request.headers,
+            self._upstream,
+            self._principal,
+            self.exchange_id,
+            drop=self._match.endpoint.drop_headers,
         )
         return do.Reply(do.Phase.REQUEST_HEADERS, set_headers, removed, mode=mode)
+
+    def uploaded(self, event: on.RequestBody) -> Commands:
+        """Watch a piece of an admitted request pass; the answer may have begun already."""
+        if self._upload is None:
+            raise ProtocolViolation(f"a second body in state {self.state.name}")
+        self._upload.feed(event.body)
+        return (do.Reply(do.Phase.REQUEST_BODY),)
 
     # The answer
 
@@ -250,7 +251,9 @@ class Exchange:
         reply = do.Reply(do.Phase.RESPONSE_HEADERS, set_headers, removed)
         if event.end_of_stream:
             return self._finish(_outcome(failed=failed), reply)
-        if failed or self._plan.billed_requests == 0:
+        if self._plan.unwatched and not failed:
+            self._meter = GuardedMeter(self._choose_meter(event.headers))
+        if failed or self._plan.unwatched:
             # Nothing in the body can change the bill, so Envoy needn't send it.
             return self._finish(_outcome(failed=failed), replace(reply, mode=do.Mode.NOTHING))
         if self._handing_back:
@@ -290,8 +293,11 @@ class Exchange:
         self._grow_at = self._meter.volume + GROW_EVERY_CHARS
         self._waiting = reply
         self.state = State.GROWING
-        made = self._meter.reading().output_tokens
-        return (do.Grow(self._reservation, replace(self._predicted, output_tokens=made)),)
+        usage = used(self._plan, self._predicted, self._meter.reading())
+        counted = replace(
+            self._predicted, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
+        )
+        return (do.Grow(self._reservation, counted),)
 
     def grown(self, event: on.Grown) -> Commands:
         """Go on, or end the answer because a limit ran out under it."""
@@ -318,7 +324,7 @@ class Exchange:
         """Trailers end the body that they follow."""
         if event.of_response and self.state in (State.ADMITTED, State.ANSWERING):
             return self._finish(Outcome.COMPLETED, do.Reply(do.Phase.RESPONSE_TRAILERS))
-        return (do.Reply(_phase(event)),)
+        return (do.Reply(phase_of(event)),)
 
     # The end
 
@@ -333,7 +339,10 @@ class Exchange:
         reading = self._meter.reading()
         if reading.failed and outcome is Outcome.COMPLETED:
             outcome = Outcome.PROVIDER_ERROR if not reading.output_tokens else outcome
-        final = bill(self._plan, self._predicted, reading, outcome)
+        if self._upload is not None:
+            self._plan = self._upload.refined(self._match.endpoint, self._plan)
+            self._predicted = replace(self._predicted, input_tokens=self._plan.input_tokens)
+        final = bill(self._plan, self._predicted, reading, outcome, self._confidence)
         last: list[do.Command] = []
         if reply is not None:
             last.append(replace(reply, metadata=self._facts | access_log(final)))
@@ -374,25 +383,11 @@ class Exchange:
 
     def nothing_more(self, event: on.Event) -> Commands:
         """Envoy still sends of an answer what it was told not to: let it pass."""
-        return (do.Reply(_phase(event)),)
+        return (do.Reply(phase_of(event)),)
 
 
 def _outcome(*, failed: bool) -> Outcome:
     return Outcome.PROVIDER_ERROR if failed else Outcome.COMPLETED
-
-
-def _phase(event: on.Event) -> do.Phase:
-    match event:
-        case on.ResponseHeaders():
-            return do.Phase.RESPONSE_HEADERS
-        case on.ResponseBody():
-            return do.Phase.RESPONSE_BODY
-        case on.Trailers(of_response=True):
-            return do.Phase.RESPONSE_TRAILERS
-        case on.Trailers():
-            return do.Phase.REQUEST_TRAILERS
-        case _:
-            raise ProtocolViolation(f"{type(event).__name__} is not a message")
 
 
 Step = Callable[[Exchange, Any], Commands]
@@ -406,16 +401,20 @@ _STEPS: dict[tuple[State, type[on.Event]], Step] = {
     (State.WAITING_FOR_BODY, on.ResponseHeaders): Exchange.foreign_answer,
     (State.COUNTING, on.Counted): Exchange.counted,
     (State.RESERVING, on.Reserved): Exchange.reserved,
+    (State.ADMITTED, on.RequestBody): Exchange.uploaded,
     (State.ADMITTED, on.ResponseHeaders): Exchange.response_headers,
     (State.ADMITTED, on.Disconnected): Exchange.lost,
     (State.ANSWERING, on.ResponseBody): Exchange.response_body,
+    (State.ANSWERING, on.RequestBody): Exchange.uploaded,
     (State.ANSWERING, on.Disconnected): Exchange.lost,
     (State.GROWING, on.Grown): Exchange.grown,
     (State.GROWING, on.Disconnected): Exchange.lost,
     (State.CUT, on.ResponseBody): Exchange.after_cut,
+    (State.CUT, on.RequestBody): Exchange.uploaded,
     (State.RECORDING, on.Recorded): Exchange.recorded,
     (State.DONE, on.ResponseHeaders): Exchange.nothing_more,
     (State.DONE, on.ResponseBody): Exchange.nothing_more,
+    (State.DONE, on.RequestBody): Exchange.uploaded,
 }
 
 _ANYWHERE: dict[type[on.Event], Step] = {

@@ -157,6 +157,11 @@ _MODES = {
         response_header_mode=pb.ProcessingMode.SEND,
         response_body_mode=pb.ProcessingMode.STREAMED,
     ),
+    do.Mode.STREAM_BOTH: pb.ProcessingMode(
+        response_header_mode=pb.ProcessingMode.SEND,
+        request_body_mode=pb.ProcessingMode.STREAMED,
+        response_body_mode=pb.ProcessingMode.STREAMED,
+    ),
     do.Mode.NOTHING: pb.ProcessingMode(
         response_header_mode=pb.ProcessingMode.SKIP,
         request_trailer_mode=pb.ProcessingMode.SKIP,

@@ -8,7 +8,8 @@ import pytest
 
 from sentinel_extproc.endpoints.contract import Reading
 from sentinel_extproc.endpoints.guarded import GuardedMeter
-from sentinel_extproc.endpoints.meters import JsonMeter, OpaqueMeter, StreamMeter
+from sentinel_extproc.endpoints.chat_answer import StreamMeter, read_whole
+from sentinel_extproc.endpoints.meters import JsonMeter, OpaqueMeter
 from sentinel_extproc.endpoints.provider_usage import read_usage
 from sentinel_extproc.usage.record import TokenUsage
 
@@ -33,7 +34,7 @@ def stream_meter(*, hide: bool = True) -> StreamMeter:
 
 
 def json_meter(limit: int = 1 << 20) -> JsonMeter:
-    return JsonMeter("m", lambda _: Letters(), max_bytes=limit)
+    return JsonMeter("m", lambda _: Letters(), read_whole, max_bytes=limit)
 
 
 def data(value: object) -> bytes:
@@ -139,7 +140,7 @@ def test_a_whole_answer_is_read_at_its_end() -> None:
     answer = json.dumps({"model": "served", "usage": USAGE}).encode()
     for byte in answer:
         assert meter.feed(bytes([byte]), end=False) is None
-    assert meter.reading() == Reading(TokenUsage(5, 7), 0, False, "served")
+    assert meter.reading() == Reading(TokenUsage(5, 7), model_served="served")
 
 
 def test_an_answer_over_the_bound_is_estimated_and_not_kept() -> None:

@@ -1,0 +1,150 @@
+"""Answers of chat completions and of completions, whole or streamed. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from sentinel_extproc.endpoints.contract import CounterFactory, Reading
+from sentinel_extproc.endpoints.meters import Tail, Whole, text_of, tokens_by_size
+from sentinel_extproc.endpoints.provider_usage import decode, find_member, read_usage
+from sentinel_extproc.endpoints.texts import Texts
+from sentinel_extproc.sse import Event, Scanner
+from sentinel_extproc.usage.record import TokenUsage
+
+_NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
+
+
+def read_whole(answer: dict[str, Any]) -> Whole:
+    """Read an unstreamed answer."""
+    return Whole(read_usage(answer.get("usage")), _generated(answer, "message"))
+
+
+class StreamMeter:
+    """Reads an event stream of chunks while it flows.
+
+    Args:
+        hide_usage: take out the usage chunk, and the null ``usage`` of all other chunks, which
+            are there only because we asked for them.
+        all_seen: whether what is generated is just what is streamed.
+    """
+
+    def __init__(
+        self, model: str, counters: CounterFactory, *, hide_usage: bool, all_seen: bool = True
+    ) -> None:
+        self.rewrites = hide_usage
+        self._all_seen = all_seen
+        self._scanner = Scanner()
+        self._texts = Texts(model, counters)
+        self._reported: TokenUsage | None = None
+        self._served: str | None = None
+        self._failed = False
+        self._unread_bytes = 0
+        self._tail = Tail()
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
+        events = self._scanner.feed(chunk)
+        if end:
+            events += self._scanner.close()
+        if not self.rewrites:
+            for event in events:
+                self._read(event)
+            return None
+        return b"".join(self._shown(event) for event in events)
+
+    @property
+    def held(self) -> bytes:
+        return self._scanner.held if self.rewrites else b""
+
+    @property
+    def partial(self) -> int:
+        return 0 if self.rewrites else len(self._scanner.held)
+
+    @property
+    def volume(self) -> int:
+        return self._texts.volume
+
+    def reading(self) -> Reading:
+        reported = self._reported
+        if reported is None and self._unread_bytes:
+            reported = read_usage(find_member(self._tail.bytes(), "usage"))
+        return Reading(
+            reported=reported,
+            output_tokens=self._texts.total() + tokens_by_size(self._unread_bytes),
+            exact=self._all_seen and self._texts.exact and not self._unread_bytes,
+            model_served=self._served,
+            failed=self._failed,
+        )
+
+    def _shown(self, event: Event) -> bytes:
+        chunk = self._read(event)
+        if chunk is None or "usage" not in chunk or event.data is None:
+            return event.raw
+        if isinstance(chunk["usage"], dict):
+            if not chunk.get("choices"):
+                return b""
+            return _without_usage(chunk)
+        if chunk["usage"] is None:
+            stripped, found = _NULL_USAGE.subn(b"", event.raw)
+            # More than one match can't be told apart cheaply: write the chunk anew instead.
+            return stripped if found == 1 else _without_usage(chunk)
+        return event.raw
+
+    def _read(self, event: Event) -> dict[str, Any] | None:
+        if event.oversized:
+            self._unread_bytes += len(event.raw)
+            self._tail.add(event.raw)
+        if event.data is None or event.data == b"[DONE]":
+            return None
+        chunk = decode(event.data)
+        if not isinstance(chunk, dict):
+            return None
+        usage = chunk.get("usage")
+        if usage is not None:
+            self._reported = read_usage(usage) or self._reported
+        if self._served is None:
+            self._served = text_of(chunk.get("model")) or None
+        if isinstance(chunk.get("error"), dict):
+            self._failed = True
+        for key, text in _generated(chunk, "delta"):
+            self._texts.add(key, text)
+        return chunk
+
+
+def _without_usage(chunk: dict[str, Any]) -> bytes:
+    rest = {name: value for name, value in chunk.items() if name != "usage"}
+    return b"data: " + msgspec.json.encode(rest) + b"\n\n"
+
+
+def _generated(answer: dict[str, Any], part: str) -> Iterator[tuple[str, str]]:
+    """All generated text as (which text, piece); ``part`` is ``message`` or ``delta``."""
+    choices = answer.get("choices")
+    if not isinstance(choices, list):
+        return
+    for place, choice in enumerate(choices):
+        if not isinstance(choice, dict):
+            continue
+        index = choice.get("index", place)
+        if text := text_of(choice.get("text")):
+            yield f"{index}", text
+        body = choice.get(part)
+        if not isinstance(body, dict):
+            continue
+        for name in ("content", "refusal", "reasoning_content"):
+            if text := text_of(body.get(name)):
+                yield f"{index}.{name}", text
+        if isinstance(legacy := body.get("function_call"), dict):
+            yield from _call(f"{index}.f", legacy)
+        calls = body.get("tool_calls")
+        for position, call in enumerate(calls if isinstance(calls, list) else ()):
+            if isinstance(call, dict) and isinstance(function := call.get("function"), dict):
+                yield from _call(f"{index}.{call.get('index', position)}", function)
+
+
+def _call(key: str, function: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in ("name", "arguments"):
+        if text := text_of(function.get(name)):
+            yield f"{key}.{name}", text

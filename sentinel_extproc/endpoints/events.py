@@ -1,0 +1,79 @@
+"""A meter for event streams that pass unchanged. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+from sentinel_extproc.endpoints.contract import Reading
+from sentinel_extproc.endpoints.meters import Tail, tokens_by_size
+from sentinel_extproc.endpoints.provider_usage import decode, find_member, read_usage
+from sentinel_extproc.sse import Scanner
+
+
+class EventReader(Protocol):
+    """Understands the events of one API."""
+
+    @property
+    def volume(self) -> int:
+        """Characters of generated text so far."""
+        ...
+
+    def read(self, event: dict[str, Any]) -> None:
+        """Take the next event."""
+        ...
+
+    def reading(self) -> Reading:
+        """What is known so far."""
+        ...
+
+
+class EventMeter:
+    """Cuts a stream into events and has them read.
+
+    Args:
+        by_size: whether an event too large to be read is taken for text, 4 bytes a token.
+    """
+
+    rewrites = False
+    held = b""
+
+    def __init__(self, reader: EventReader, *, by_size: bool = True) -> None:
+        self._reader = reader
+        self._scanner = Scanner()
+        self._by_size = by_size
+        self._unread = 0
+        self._tail = Tail()
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
+        events = self._scanner.feed(chunk)
+        if end:
+            events += self._scanner.close()
+        for event in events:
+            if event.oversized:
+                self._unread += len(event.raw)
+                self._tail.add(event.raw)
+            elif event.data is not None and event.data != b"[DONE]":
+                value = decode(event.data)
+                if isinstance(value, dict):
+                    self._reader.read(value)
+        return None
+
+    @property
+    def partial(self) -> int:
+        return len(self._scanner.held)
+
+    @property
+    def volume(self) -> int:
+        return self._reader.volume
+
+    def reading(self) -> Reading:
+        reading = self._reader.reading()
+        if not self._unread or reading.reported is not None:
+            return reading
+        # The largest events are those that repeat a whole answer, with its usage at their end.
+        usage = read_usage(find_member(self._tail.bytes(), "usage"))
+        unread = tokens_by_size(self._unread) if self._by_size else 0
+        return replace(
+            reading, reported=usage, output_tokens=reading.output_tokens + unread, exact=False
+        )
