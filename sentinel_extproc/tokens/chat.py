@@ -83,7 +83,11 @@ def _count_calls(tally: Tally, message: dict[str, Any]) -> None:
         tally.function_name(call.get("name"))
         tally.text(arguments(tally.optional_text(call.get("arguments"))))
         tally.text(tally.optional_text(call.get("input")))
-        tally.add(rules.tool_call)
+    if len(calls) > 1 and rules.parallel:
+        tally.add(rules.parallel + rules.parallel_call * len(calls))
+    elif calls:
+        frames = (len(calls) - 1) * (rules.message + rules.assistant)
+        tally.add(rules.tool_call * len(calls) + frames)
     legacy = as_object(message.get("function_call"))
     if legacy:
         tally.text(tally.optional_text(legacy.get("name")))

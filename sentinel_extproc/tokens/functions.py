@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sentinel_extproc.tokens import typescript
 from sentinel_extproc.tokens.model import Confidence
 from sentinel_extproc.tokens.tally import Tally, as_object
+
+_MAX_TOOLS: Final = 1024
+"""Providers refuse more than 128; the rest of a hostile list is only counted as JSON."""
 
 
 def count_functions(tally: Tally, tools: Sequence[dict[str, Any]]) -> None:
@@ -18,6 +21,9 @@ def count_functions(tally: Tally, tools: Sequence[dict[str, Any]]) -> None:
         tools: each ``{name, description?, parameters?}``, or of ``type`` custom with ``format?``.
     """
     rules = tally.rules
+    for tool in tools[_MAX_TOOLS:]:
+        tally.unknown(tool)
+    tools = tools[:_MAX_TOOLS]
     tally.text(typescript.namespace(tools, legacy=rules.legacy_tools))
     for tool in tools:
         if not tool.get("description"):

@@ -51,7 +51,10 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         request: per request.
         assistant: more per assistant message of the history.
         tool_call: per call in the history, beside its name and arguments.
-        responses_call: the same in responses.
+        parallel: for several calls of one chat message, which are shown as one; 0 if each is
+            shown as a message of its own.
+        parallel_call: per call of those, instead of ``tool_call``.
+        responses_call: as ``tool_call``, in responses.
         open_turn: for a responses input that ends with a tool's output.
         function_call: per legacy call in the history, beside its name and arguments.
         function_message: per legacy function result, beside its name.
@@ -84,6 +87,8 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request: int = 3
     assistant: int = 0
     tool_call: int = 5
+    parallel: int = 13
+    parallel_call: int = 7
     responses_call: int = 3
     open_turn: int = 0
     function_call: int = 3

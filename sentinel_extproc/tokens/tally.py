@@ -10,6 +10,7 @@ from sentinel_extproc.tokens import encodings
 from sentinel_extproc.tokens.model import Confidence, Estimate
 from sentinel_extproc.tokens.models import Family
 
+_COMPACT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _RANK: Final = {Confidence.EXACT: 0, Confidence.CLOSE: 1, Confidence.ROUGH: 2}
 
 
@@ -21,12 +22,13 @@ class Tally:
         confidence: the best that the outcome can be.
     """
 
-    __slots__ = ("_confidence", "_tokens", "characters", "rules")
+    __slots__ = ("_confidence", "_tokens", "_unknown", "characters", "rules")
 
     def __init__(self, rules: Family, confidence: Confidence = Confidence.EXACT) -> None:
         self.rules = rules
         self.characters = 0
         self._tokens = 0
+        self._unknown: list[Any] = []
         self._confidence = confidence
 
     def text(self, text: str) -> None:
@@ -55,9 +57,12 @@ class Tally:
             self._confidence = confidence
 
     def unknown(self, value: Any) -> None:
-        """Count what no rule covers as compact JSON, and say so."""
+        """Count what no rule covers as compact JSON, and say so.
+
+        At the end and all at once: thousands of small ones would cost milliseconds.
+        """
         self.lower(Confidence.ROUGH)
-        self.text(value if isinstance(value, str) else compact(value))
+        self._unknown.append(value)
 
     def optional_text(self, value: Any) -> str:
         """``value`` as text if it is one; absent is empty; anything else counts as unknown."""
@@ -69,6 +74,12 @@ class Tally:
 
     def estimate(self) -> Estimate:
         """The outcome so far."""
+        if self._unknown:
+            try:
+                self.text(compact(self._unknown))
+            except (RecursionError, ValueError):
+                self.add(size(self._unknown))
+            self._unknown = []
         tokens = max(0, self._tokens)
         if self.rules.factor != 1.0:
             tokens = math.ceil(tokens * self.rules.factor)
@@ -77,7 +88,7 @@ class Tally:
 
 def compact(value: Any) -> str:
     """``value`` as JSON without blanks, non-ASCII kept as it is."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _COMPACT.encode(value)
 
 
 def arguments(text: str) -> str:
@@ -85,6 +96,8 @@ def arguments(text: str) -> str:
 
     Key order and everything else stays.
     """
+    if not text:
+        return text
     try:
         return compact(json.loads(text))
     except (ValueError, RecursionError):
@@ -99,3 +112,21 @@ def as_list(value: Any) -> list[Any]:
 def as_object(value: Any) -> dict[str, Any]:
     """``value`` if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
+
+
+def size(value: Any) -> int:
+    """Characters of every text inside ``value``, 1 for anything else; without recursion."""
+    total = 0
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            total += len(one)
+        elif isinstance(one, dict):
+            waiting += one.keys()
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+        else:
+            total += 1
+    return total

@@ -16,6 +16,9 @@ _MAX_DEPTH: Final = 32
 """Deeper schemas are written as ``any``: no provider accepts them (OpenAI's bound is 5 to 10
 levels), and recursion stays short."""
 
+_SPACED: Final = json.JSONEncoder(ensure_ascii=False)
+_UNION: Final = json.JSONEncoder(ensure_ascii=False, separators=(" | ", ": "))
+
 Schema = Mapping[str, Any]
 
 
@@ -62,14 +65,15 @@ class _Renderer:
 
     def _object(self, schema: Schema, depth: int) -> str:
         required = schema.get("required")
-        required = required if isinstance(required, list) else []
+        listed = required if isinstance(required, list) else []
+        needed = {name for name in listed if isinstance(name, str)}
         lines: list[str] = []
         commented = False
         for name, given in _properties(schema).items():
             value = given if isinstance(given, dict) else {}
             above = self._comments(value, depth)
             after = f" // default: {_literal(value['default'])}" if "default" in value else ""
-            mark = "" if name in required else "?"
+            mark = "" if name in needed else "?"
             line = f"{name}{mark}: {self._type(value, depth + 1)},{after}"
             commented = commented or bool(above) or bool(after) or "\n" in line
             lines += above
@@ -85,7 +89,7 @@ class _Renderer:
         if not isinstance(schema, dict) or depth > _MAX_DEPTH:
             return "any"
         if isinstance(schema.get("enum"), list) and schema["enum"]:
-            return " | ".join(map(_literal, schema["enum"]))
+            return _UNION.encode(schema["enum"])[1:-1]
         if "const" in schema and not self._legacy:
             return _literal(schema["const"])
         for combination in ("anyOf", "oneOf"):
@@ -94,8 +98,8 @@ class _Renderer:
                 return " | ".join(self._type(variant, depth) for variant in variants)
         kind = schema.get("type")
         if isinstance(kind, list):
-            # A list inside the list is no JSON schema; taking it as absent ends the recursion.
-            kinds = [one for one in kind if isinstance(one, str)]
+            # Each once: repeated at every level, they would multiply.
+            kinds = dict.fromkeys(one for one in kind if isinstance(one, str))
             return " | ".join(self._plain(schema, one, depth) for one in kinds) or "any"
         return self._plain(schema, kind, depth)
 
@@ -133,4 +137,4 @@ def _properties(schema: Schema) -> Mapping[str, Any]:
 
 
 def _literal(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return _SPACED.encode(value)

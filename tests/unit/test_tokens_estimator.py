@@ -173,6 +173,16 @@ def test_a_tool_loop_in_responses() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [("gpt-4o", 12 + 4 + 2 * (2 + 6) + 13 + 2 * 7), ("gpt-5", 11 + 2 * (4 + 2 + 2 + 6 + 9))],
+)
+def test_parallel_calls_are_shown_as_one_or_one_by_one(model: str, expected: int) -> None:
+    calls = CALL | {"tool_calls": CALL["tool_calls"] * 2}  # type: ignore[operator]
+    estimate = ESTIMATOR.estimate("chat", {"model": model, "messages": [USER, calls]})
+    assert (estimate.input_tokens, estimate.confidence) == (expected, Confidence.CLOSE)
+
+
 def test_encrypted_reasoning_of_the_current_turn_is_weighed() -> None:
     item = {"type": "reasoning", "encrypted_content": "x" * 2800}
     estimate = ESTIMATOR.estimate("responses", {"model": "gpt-5", "input": [USER, item]})
@@ -314,9 +324,40 @@ def test_answers_have_a_frame_that_depends_on_the_endpoint() -> None:
     assert frames == [0, 3, 1, 4, 0, 0]
 
 
+def test_a_text_alone_is_counted_without_a_frame() -> None:
+    assert ESTIMATOR.count_text("gpt-4o", "How warm is Oslo?") == 5
+    assert ESTIMATOR.count_text("claude-opus-4", "How warm is Oslo?") == 6
+
+
 def test_the_protocols_are_met() -> None:
     estimator: RequestEstimator = ESTIMATOR
     counter: OutputCounter = estimator.output_counter("gpt-4o")
     counter.feed("How warm ")
     counter.feed("is Oslo?")
     assert counter.total() == 5
+
+
+NESTED: dict[str, Any] = {"type": "string"}
+for _ in range(20):
+    NESTED = {"type": ["object"] * 20, "properties": {"a": NESTED}}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        NESTED,
+        {
+            "type": "object",
+            "properties": {str(number): {} for number in range(20_000)},
+            "required": ["x"] * 20_000,
+        },
+    ],
+)
+def test_no_schema_multiplies(parameters: dict[str, Any]) -> None:
+    """Rendered per repetition, or compared each with each, these would take years or minutes."""
+    body = {
+        "model": "gpt-4o",
+        "messages": [],
+        "functions": [{"name": "f", "parameters": parameters}],
+    }
+    assert 0 < ESTIMATOR.estimate("chat", body).input_tokens < 200_000

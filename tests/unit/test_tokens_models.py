@@ -42,6 +42,9 @@ NAMES = [
     ("meta.llama3-70b-instruct-v1:0", "llama", "o200k_base"),
     ("meta-llama/Llama-3.1-8B-Instruct", "llama", "o200k_base"),
     ("mixtral-8x7b", "mistral", "o200k_base"),
+    ("deepseek/deepseek-r1:free", "qwen", "o200k_base"),
+    ("accounts/fireworks/models/qwen3-coder", "qwen", "o200k_base"),
+    ("xai/grok-4", "others", "o200k_base"),
     ("models/gemini-2.5-flash", "gemini", "o200k_base"),
 ]
 
