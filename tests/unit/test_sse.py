@@ -32,9 +32,7 @@ def scan(chunks: list[bytes], bound: int = 1 << 20) -> list[Event]:
 
 
 @pytest.mark.parametrize(("stream", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
-def test_whole_and_byte_by_byte(
-    stream: bytes, expected: list[tuple[str, bytes | None]]
-) -> None:
+def test_whole_and_byte_by_byte(stream: bytes, expected: list[tuple[str, bytes | None]]) -> None:
     whole = scan([stream])
     assert [(e.name, e.data) for e in whole] == expected
     assert scan([stream[i : i + 1] for i in range(len(stream))]) == whole
