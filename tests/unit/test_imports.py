@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {"identity", "usage"},
     {"config"},
     {"transport"},
+    {"admin"},
     {"app"},
     {"envoyconf"},
     {"demo"},
