@@ -94,6 +94,12 @@ class Unauthenticated(SentinelError):
     default_code = "invalid_api_key"
 
 
+class CredentialRevoked(Unauthenticated):
+    """The credential was good when it was checked, and a revocation came since."""
+
+    default_code = "token_revoked"
+
+
 class Forbidden(SentinelError):
     """The caller is known, or could be, but may not do this."""
 

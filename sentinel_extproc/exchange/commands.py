@@ -62,9 +62,14 @@ class Respond:
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """Check the user's token; replied to by ``Authenticated``, or refused."""
+    """Check the user's token; replied to by ``Authenticated``, or refused.
+
+    Attributes:
+        again: past everything cached, because a revocation came in between.
+    """
 
     token: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sentinel_extproc.errors import SentinelError
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quota, Reservation
 from sentinel_extproc.tokens.model import Estimate
@@ -83,6 +84,17 @@ class Reserved:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoked:
+    """Reply to ``Reserve``: the credential was revoked since it was checked.
+
+    Attributes:
+        error: what to answer if asking again doesn't help.
+    """
+
+    error: SentinelError
+
+
+@dataclass(frozen=True, slots=True)
 class Grown:
     """Reply to ``Grow``."""
 
@@ -113,6 +125,7 @@ Event = (
     | Authenticated
     | Counted
     | Reserved
+    | Revoked
     | Grown
     | Recorded
     | Disconnected

@@ -24,7 +24,7 @@ from sentinel_extproc.endpoints.contract import CounterFactory, Meter, Plan
 from sentinel_extproc.endpoints.guarded import GuardedMeter, GuardedUpload
 from sentinel_extproc.endpoints.meters import OpaqueMeter
 from sentinel_extproc.endpoints.table import Match
-from sentinel_extproc.errors import LimitExceeded, SentinelError
+from sentinel_extproc.errors import LimitExceeded, SentinelError, Unauthenticated
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.accounting import access_log, bill, usage_record, used
@@ -86,6 +86,8 @@ class Exchange:
         self._quotas: tuple[Quota, ...]
         self._plan: Plan
         self._planned = False
+        self._token: str
+        self._asked_again = False
         self._upload: GuardedUpload | None = None
         self._confidence = Confidence.ROUGH
         self._predicted: Quantities
@@ -150,6 +152,7 @@ class Exchange:
         opening = read_opening(self._match, event.headers, end_of_stream=event.end_of_stream)
         if opening.plan is not None:
             self._plan, self._planned = opening.plan, True
+        self._token = opening.token
         self.state = State.AUTHENTICATING
         return (do.Authenticate(opening.token),)
 
@@ -190,11 +193,29 @@ class Exchange:
             output_tokens=self._default_output if cap is None else cap,
             characters=characters,
         )
+        return self._claim()
+
+    def _claim(self) -> Commands:
         self.state = State.RESERVING
         who = (self._principal, self._quotas)
         return (
             do.Reserve(claim(self.exchange_id, self._match, self._plan, *who, self._predicted)),
         )
+
+    def revoked(self, event: on.Revoked) -> Commands:
+        """Ask the identity source itself, once: it may still accept the token."""
+        if self._asked_again:
+            return self.refuse(event.error)
+        self._asked_again = True
+        self.state = State.REAUTHENTICATING
+        return (do.Authenticate(self._token, again=True),)
+
+    def reauthenticated(self, event: on.Authenticated) -> Commands:
+        """Reserve again, if it is still the same caller: the request was prepared for that one."""
+        if event.principal.external_id != self._principal.external_id:
+            raise Unauthenticated("The API key belongs to somebody else now.")
+        self._principal, self._quotas = event.principal, event.quotas
+        return self._claim()
 
     def reserved(self, event: on.Reserved) -> Commands:
         """Let the request through."""
@@ -401,6 +422,8 @@ _STEPS: dict[tuple[State, type[on.Event]], Step] = {
     (State.WAITING_FOR_BODY, on.ResponseHeaders): Exchange.foreign_answer,
     (State.COUNTING, on.Counted): Exchange.counted,
     (State.RESERVING, on.Reserved): Exchange.reserved,
+    (State.RESERVING, on.Revoked): Exchange.revoked,
+    (State.REAUTHENTICATING, on.Authenticated): Exchange.reauthenticated,
     (State.ADMITTED, on.RequestBody): Exchange.uploaded,
     (State.ADMITTED, on.ResponseHeaders): Exchange.response_headers,
     (State.ADMITTED, on.Disconnected): Exchange.lost,

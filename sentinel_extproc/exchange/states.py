@@ -13,6 +13,7 @@ class State(Enum):
     WAITING_FOR_BODY = auto()
     COUNTING = auto()
     RESERVING = auto()
+    REAUTHENTICATING = auto()
     ADMITTED = auto()
     ANSWERING = auto()
     GROWING = auto()

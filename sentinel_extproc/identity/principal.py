@@ -41,6 +41,10 @@ class Authenticator(Protocol):
         """
         ...
 
+    async def recheck(self, token: str) -> Principal:
+        """As ``authenticate``, but ask the source itself, past everything remembered."""
+        ...
+
 
 class QuotaSource(Protocol):
     """Knows the quotas that another authority keeps for a caller."""

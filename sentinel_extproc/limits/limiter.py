@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 
 from ..errors import (
+    CredentialRevoked,
     InvalidRequest,
     LimitExceeded,
     PromptTooLarge,
@@ -272,7 +273,7 @@ class StoreLimiter:
             case Decision.DENIED:
                 raise refusal(claim, verdict)
             case Decision.REVOKED:
-                raise Unauthenticated("This credential was revoked.", code="token_revoked")
+                raise CredentialRevoked("This credential was revoked.")
             case Decision.OVER:
                 raise Unavailable("This exchange is over already.", code="exchange_over")
             case Decision.ADMITTED:

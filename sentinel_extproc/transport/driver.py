@@ -17,7 +17,7 @@ from typing import Protocol
 import uuid_utils
 
 from sentinel_extproc.endpoints.contract import CountRequest
-from sentinel_extproc.errors import SentinelError, Unavailable
+from sentinel_extproc.errors import CredentialRevoked, SentinelError, Unavailable
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.machine import Exchange
@@ -178,6 +178,8 @@ class Driver:
         try:
             async with asyncio.timeout_at(deadline):
                 answer = await self._ask(question)
+        except CredentialRevoked as error:
+            return exchange.handle(on.Revoked(error))
         except SentinelError as error:
             return exchange.refuse(error)
         except TimeoutError:
@@ -186,8 +188,9 @@ class Driver:
 
     async def _ask(self, question: do.Authenticate | do.Count | do.Reserve) -> on.Event:
         match question:
-            case do.Authenticate(token):
-                principal = await self._authenticator.authenticate(token)
+            case do.Authenticate(token, again):
+                check = self._authenticator.recheck if again else self._authenticator.authenticate
+                principal = await check(token)
                 if self._quotas is None:
                     return on.Authenticated(principal)
                 return on.Authenticated(principal, await self._quotas.quotas(principal))

@@ -64,6 +64,9 @@ class Misbehaving:
                 await asyncio.sleep(0)
         return Principal("ext", "id", "mail@example.com")
 
+    async def recheck(self, token: str) -> Principal:
+        return await self.authenticate(token)
+
     async def reserve(self, request: ReserveRequest) -> Reservation:
         if self.way == "reserve raises":
             raise RuntimeError("bug")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sentinel_extproc.errors import LimitExceeded, Unauthenticated, Unavailable
+from sentinel_extproc.errors import CredentialRevoked, LimitExceeded, Unauthenticated, Unavailable
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.states import ProtocolViolation
@@ -96,6 +96,8 @@ class Parts:
         self.settled: list[Quantities] = []
         self.grown: list[Quantities] = []
         self.growth = Growth.GROWN
+        self.revocations = 0
+        self.rechecked = ADA
         self.stored: list[UsageRecord] = []
         self.facts: list[Fact] = []
         self.estimator = TokenEstimator()
@@ -111,8 +113,15 @@ class Parts:
         await self.gate("authenticate")
         return ADA
 
+    async def recheck(self, token: str) -> Principal:
+        await self.gate("recheck")
+        return self.rechecked
+
     async def reserve(self, request: ReserveRequest) -> Reservation:
         self.reserved.append(request)
+        if self.revocations:
+            self.revocations -= 1
+            raise CredentialRevoked("revoked")
         await self.gate("reserve")
         return Reservation(request, request.predicted)
 
@@ -380,3 +389,30 @@ async def test_a_large_body_is_counted_off_the_loop(parts: Parts) -> None:
     stream = Stream(REQUEST_HEADERS, body, RESPONSE_HEADERS, RESPONSE_BODY)
     await run_to_end(parts.driver(), stream)
     assert parts.reserved[0].predicted.input_tokens > 5000
+
+
+async def test_a_revocation_since_the_check_asks_the_source_and_goes_on(parts: Parts) -> None:
+    parts.revocations = 1
+    parts.rechecked = Principal("ext-ada", "u1", "ada@example.org", plan="new")
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
+    await run_to_end(parts.driver(), stream)
+    assert [request.subject.plan for request in parts.reserved] == [None, "new"]
+    assert len(parts.settled) == len(parts.stored) == 1
+
+
+@pytest.mark.parametrize("way", ["refused", "somebody else", "revoked again", "away"])
+async def test_a_revocation_that_the_source_confirms_denies(parts: Parts, way: str) -> None:
+    parts.revocations = 2 if way == "revoked again" else 1
+    if way == "refused":
+        parts.fail["recheck"] = Unauthenticated("no")
+    elif way == "away":
+        parts.fail["recheck"] = Unavailable("zion is away")
+    elif way == "somebody else":
+        parts.rechecked = Principal("ext-bo", "u2", "bo@example.org")
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY)
+    stream.send(None)
+    await parts.driver().run(stream)
+    status = stream.replies[-1].immediate_response.status.code
+    assert status == (503 if way == "away" else 401)
+    assert not parts.settled
+    assert not parts.stored
