@@ -7,9 +7,13 @@ What an attempt can end in, and what follows:
     row not matched         nobody knows: again after a back-off, parked after ``MAX_UNMATCHED``
     batch refused (4xx)     halved until the poisoned items are alone; those become dead letters
     not sent, 429, 503      ready again after a back-off or Retry-After
-    answer lost             nobody knows: ``on_ambiguous``
+    answer lost, 5xx        nobody knows: ``on_ambiguous``
 
-``RETRY`` sends the same batch under the same keys; ``PARK`` keeps the items for a person.
+``RETRY`` sends the same batch under the same keys; ``PARK`` keeps the items for a person. A batch
+that is lost ``SUSPECT_AFTER`` times is *suspect*: something in it may be what Zion fails at. It is
+halved too, takes turns with other batches, and an item is a dead letter once it failed alone
+``STRIKES`` times, others having passed in between. In an outage nothing passes, so nothing is
+buried.
 """
 
 from __future__ import annotations
@@ -37,6 +41,12 @@ SYSTEMIC_REFUSALS = 8
 """Items refused alone, one after the other, with nothing accepted in between: then it isn't the
 items, and burying the whole queue would help nobody."""
 
+
+SUSPECT_AFTER = 8
+"""Lost answers in a row to one batch; with the default back-off that takes about a minute."""
+
+STRIKES = 3
+"""Failures alone, each after something else had passed, that make an item a dead letter."""
 
 MAX_UNMATCHED = 3
 """An item that Zion keeps answering without a row for it may be billed every time."""
@@ -94,10 +104,19 @@ class DrainResult:
 
 @dataclass(slots=True)
 class _Batch:
-    """Claimed items, to be sent in this composition."""
+    """Claimed items, to be sent in this composition.
+
+    Attributes:
+        lost: how many answers to it were lost.
+        passed_before: items acknowledged when it was made, or last failed alone.
+        strikes: times that it failed alone after others had passed.
+    """
 
     items: list[QueuedItem]
     maybe_billed: bool = False
+    lost: int = 0
+    passed_before: int = 0
+    strikes: int = 0
 
     def ids(self) -> tuple[str, ...]:
         return tuple(queued.item.id for queued in self.items)
@@ -137,6 +156,8 @@ class Reporter:
         self._backoff = backoff or Backoff()
         self._chance = chance
         self._batches: deque[_Batch] = deque()
+        self._suspects: deque[_Batch] = deque()
+        self._suspects_turn = False
         self._unsettled: Settlement | None = None
         self._recovered = False
         self._caught_up = True
@@ -178,7 +199,7 @@ class Reporter:
     async def _run(self) -> None:
         while not self._stopping.is_set():
             wait_s = await self._step_safely()
-            if wait_s is None or (wait_s == 0 and self._caught_up):
+            if wait_s is None or (wait_s == 0 and self._caught_up and not self._suspects):
                 # The longer records gather, the fewer items they are sealed into.
                 wait_s = self._interval_s
             with contextlib.suppress(TimeoutError):
@@ -200,13 +221,9 @@ class Reporter:
         await self._settle_rest()
         if not self._recovered:
             await self._recover()
-        if not self._batches:
-            claimed = await self._items.claim(self._batch_size)
-            self._caught_up = len(claimed) < self._batch_size
-            if not claimed:
-                return None
-            self._batches.append(_Batch(claimed))
-        batch = self._batches[0]
+        batch = await self._next()
+        if batch is None:
+            return None
         items = [queued.item for queued in batch.items]
         self.counters.batches += 1
         try:
@@ -215,9 +232,25 @@ class Reporter:
             return await self._refused_whole(batch, error)
         except ZionUnavailable as error:
             return await self._not_delivered(batch, error)
+        except BaseException:
+            self._batches.appendleft(batch)
+            raise
         self._failures = 0
         await self._settle(self._judge(batch, rows))
         return 0.0
+
+    async def _next(self) -> _Batch | None:
+        if self._batches:
+            return self._batches.popleft()
+        if self._suspects and self._suspects_turn:
+            self._suspects_turn = False
+            return self._suspects.popleft()
+        self._suspects_turn = True
+        claimed = await self._items.claim(self._batch_size)
+        self._caught_up = len(claimed) < self._batch_size
+        if claimed:
+            return _Batch(claimed, passed_before=self.counters.acknowledged)
+        return self._suspects.popleft() if self._suspects else None
 
     async def _recover(self) -> None:
         batches = [_Batch(items, maybe_billed=True) for items in await self._items.interrupted()]
@@ -274,7 +307,6 @@ class Reporter:
         self.counters.refused_batches += 1
         middle = len(batch.items) // 2
         if middle:
-            self._batches.popleft()
             self._batches.appendleft(_Batch(batch.items[middle:], batch.maybe_billed))
             self._batches.appendleft(_Batch(batch.items[:middle], batch.maybe_billed))
             self._caught_up = False
@@ -302,18 +334,44 @@ class Reporter:
         if error.ambiguous:
             self.counters.ambiguous += len(batch.items)
             batch.maybe_billed = True
-            if self._on_ambiguous is OnAmbiguous.PARK:
-                self.counters.parked += len(batch.items)
-                await self._settle(Settlement(parked=batch.ids()))
+            batch.lost += 1
+        if error.ambiguous and self._on_ambiguous is OnAmbiguous.PARK:
+            self.counters.parked += len(batch.items)
+            await self._settle(Settlement(parked=batch.ids()))
         elif not batch.maybe_billed:
             # Free to be sent together with what came since; an uncertain one stays as it was, in
             # case Zion knows batches again by their key.
             await self._settle(Settlement(again=batch.ids()))
+        elif batch.lost < SUSPECT_AFTER:
+            self._batches.appendleft(batch)
+        else:
+            await self._suspect(batch, error)
         return self._back_off(error.retry_after_s)
 
+    async def _suspect(self, batch: _Batch, error: ZionUnavailable) -> None:
+        """Go on with a batch that Zion may be failing at: smaller, later, or not at all."""
+        passed = self.counters.acknowledged
+        if not error.ambiguous:  # says nothing about the batch
+            self._suspects.append(batch)
+            return
+        middle = len(batch.items) // 2
+        if middle:
+            self._suspects += [
+                _Batch(half, maybe_billed=True, lost=SUSPECT_AFTER - 1, passed_before=passed)
+                for half in (batch.items[:middle], batch.items[middle:])
+            ]
+            return
+        if passed > batch.passed_before:
+            batch.strikes += 1
+            batch.passed_before = passed
+        if batch.strikes < STRIKES:
+            self._suspects.append(batch)
+            return
+        reason = f"Zion fails at it ({error.reason}, {error.detail})"
+        await self._settle(Settlement(refused=(self._refusal(batch.items[0], reason, last=True),)))
+
     async def _settle(self, settlement: Settlement) -> None:
-        """Settle the first batch, once and for all, even if the store needs another attempt."""
-        self._batches.popleft()
+        """Settle a batch, once and for all, even if the store needs another attempt."""
         self._unsettled = settlement
         await self._settle_rest()
 

@@ -247,6 +247,43 @@ async def test_outages_are_waited_out_under_the_same_keys(outbox: Outbox, ambigu
     assert reporting.counters.ambiguous == (15 if ambiguous else 0)
 
 
+@pytest.mark.parametrize("poisoned", ["a", "h", "cf"])
+async def test_items_that_zion_fails_at_are_found_while_the_others_pass(
+    outbox: Outbox, poisoned: str
+) -> None:
+    def fail(increments: Sequence[UsageIncrement]) -> Sequence[RowResult]:
+        if any(item.external_id[4:] in poisoned for item in increments):
+            raise ZionUnavailable("oops", reason=Reason.STATUS, ambiguous=True, retry_after_s=0)
+        return accept(increments)
+
+    await fill(outbox, "abcdefgh")
+    zion = Zion(always=fail)
+    reporting = reporter(outbox, zion)
+    reporting.start()
+    fresh = iter(range(10_000))
+    async with asyncio.timeout(20):
+        while len(await outbox.held()) < len(poisoned):
+            await fill(outbox, f"{next(fresh)}"[-1])  # usage goes on, and passes
+            await asyncio.sleep(0.005)
+    assert (await reporting.drain(10)).left == 0
+    held = await outbox.held()
+    assert {one.item.external_id[4:] for one in held} == set(poisoned)
+    assert all("fails at it" in one.reason for one in held)
+    assert {f"ext-{user}" for user in "abcdefgh" if user not in poisoned} <= set(zion.tokens)
+    assert set(zion.billed.values()) == {1}
+
+
+async def test_in_an_outage_nothing_is_buried(outbox: Outbox) -> None:
+    await fill(outbox, "abcd")
+    zion = Zion(script=[down(ambiguous=True)] * 200)
+    reporting = reporter(outbox, zion)
+    assert (await reporting.drain(10)).left == 0
+    assert len(zion.batches) > 200
+    assert await outbox.held() == []
+    assert len(zion.billed) == 4
+    assert set(zion.billed.values()) == {1}
+
+
 async def test_an_uncertain_batch_keeps_its_composition_and_a_certain_one_grows(
     outbox: Outbox,
 ) -> None:
