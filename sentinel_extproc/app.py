@@ -13,7 +13,10 @@ from sentinel_extproc import __version__
 from sentinel_extproc.config.settings import Durability, RedisSettings, Settings
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.identity.quotas import CachedQuotas
+from sentinel_extproc.identity.revocation import Forgetter, RevocationFeed, StoreEpochs
 from sentinel_extproc.identity.service import CachedAuthenticator
+from sentinel_extproc.identity.shared import RedisSharedCache
 from sentinel_extproc.identity.zion_source import ZionSource
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.policy import default_policy
@@ -104,17 +107,14 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> tuple[Server, Dri
     stack.push_async_callback(_last_reports, reporter, settings.usage.shutdown_seconds)
     reporter.start()
 
-    authenticator = CachedAuthenticator(
-        ZionSource(zion),
-        fresh_s=settings.identity.fresh_seconds,
-        jwt_fresh_s=settings.identity.jwt_fresh_seconds,
-        stale_s=settings.identity.stale_seconds,
-        on_error_s=settings.identity.stale_on_error_seconds,
-        max_entries=settings.identity.max_entries,
-    )
-    stack.push_async_callback(authenticator.aclose)
-
     store = _redis_store(settings)
+    authenticator = _authenticator(settings, zion, store)
+    stack.push_async_callback(authenticator.aclose)
+    quotas = _quotas(settings, zion)
+    if quotas is not None:
+        stack.push_async_callback(quotas.aclose)
+    await _hear_revocations(settings, (authenticator, *([quotas] if quotas else [])), stack)
+
     limiter = _limiter(settings, store)
     stack.push_async_callback(limiter.close)
     await limiter.start()
@@ -128,6 +128,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> tuple[Server, Dri
         estimator=estimator,
         limiter=limiter,
         ledger=outbox,
+        quotas=quotas,
         pool=pool,
         emit=log_fact,
         decision_timeout_s=settings.server.decision_timeout_seconds,
@@ -145,14 +146,52 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> tuple[Server, Dri
     return server, driver
 
 
+def _authenticator(settings: Settings, zion: ZionClient, store: RedisStore) -> CachedAuthenticator:
+    identity = settings.identity
+    return CachedAuthenticator(
+        ZionSource(zion),
+        fresh_s=identity.fresh_seconds,
+        jwt_fresh_s=identity.jwt_fresh_seconds,
+        stale_s=identity.stale_seconds,
+        on_error_s=identity.stale_on_error_seconds,
+        max_entries=identity.max_entries,
+        shared=RedisSharedCache(
+            store.client, prefix=settings.redis.prefix, budget_s=settings.redis.timeout_seconds
+        ),
+        epochs=StoreEpochs(store),
+    )
+
+
+def _quotas(settings: Settings, zion: ZionClient) -> CachedQuotas | None:
+    if not settings.limits.zion_quotas:
+        return None
+    identity = settings.identity
+    return CachedQuotas(
+        zion,
+        fresh_s=identity.fresh_seconds,
+        stale_s=identity.stale_seconds,
+        on_error_s=identity.stale_on_error_seconds,
+        max_entries=identity.max_entries,
+    )
+
+
+async def _hear_revocations(
+    settings: Settings, forgetters: tuple[Forgetter, ...], stack: AsyncExitStack
+) -> None:
+    # A connection of its own, without a time-out on reading: a quiet channel is no fault.
+    client = build_client(
+        settings.redis.url, timeout_s=None, max_connections=2, tls=_redis_tls(settings.redis)
+    )
+    stack.push_async_callback(client.aclose)
+    feed = RevocationFeed(client, forgetters, channel=f"{settings.redis.prefix}:revocations")
+    stack.push_async_callback(feed.aclose)
+    feed.start()
+
+
 def _redis_store(settings: Settings) -> RedisStore:
     redis = settings.redis
     return RedisStore(
-        build_client(
-            redis.url,
-            timeout_s=redis.timeout_seconds,
-            tls=_redis_tls(redis),
-        ),
+        build_client(redis.url, timeout_s=redis.timeout_seconds, tls=_redis_tls(redis)),
         prefix=redis.prefix,
         timeout_s=redis.timeout_seconds,
     )

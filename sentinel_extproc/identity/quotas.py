@@ -97,6 +97,9 @@ class CachedQuotas:
 
         return await self._known.get(external_id, load)
 
+    def forget_token(self, token_sha256: bytes) -> None:
+        """Quotas are a user's, whatever the token: nothing to forget."""
+
     def forget_user(self, external_id: str) -> None:
         """Ask anew for this user's quotas."""
         self._known.forget(external_id)

@@ -142,10 +142,10 @@ class TestWhatTheClientSees:
         with client(stack) as api:
             raw = api.chat.completions.with_raw_response.create(**CHAT)  # type: ignore[call-overload]
         assert raw.parse().choices[0].message.content
-        limit = int(raw.headers["x-ratelimit-limit"])
-        assert 0 <= int(raw.headers["x-ratelimit-remaining"]) < limit
-        assert "x-ratelimit-reset" in raw.headers
-        assert raw.headers["x-ratelimit-limit-requests"] == str(limit)
+        for unit in ("", "-requests", "-tokens"):
+            limit = int(raw.headers[f"x-ratelimit-limit{unit}"])
+            assert 0 <= int(raw.headers[f"x-ratelimit-remaining{unit}"]) < limit
+            assert f"x-ratelimit-reset{unit}" in raw.headers
         assert "x-sentinel-exchange-id" in raw.headers
 
     @pytest.mark.parametrize(
@@ -420,6 +420,32 @@ class TestLimit:
         for _ in range(5):
             assert call(stack, b"{").status_code == 400
         assert [call(stack).status_code for _ in range(3)] == [200, 200, 429]
+
+
+class TestQuota:
+    def test_zions_quota_is_enforced_with_what_is_in_flight(
+        self, run_stack: Callable[..., Stack]
+    ) -> None:
+        stack = run_stack()
+        zion(stack).put_user(
+            ZionUser("few", "u-few", "ext-few", "few@example.com", requests=3, reset_period="DAILY")
+        )
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: call(stack, token="few"), range(10)))
+        assert sorted(a.status_code for a in answers) == [200] * 3 + [429] * 7
+        refused = next(a for a in answers if a.status_code == 429)
+        assert refused.json()["sentinel"]["limit"] == 3
+        eventually(lambda: billed(stack, "ext-few")[0] == 3)
+
+    def test_a_user_that_zion_has_no_limits_for_is_refused(
+        self, run_stack: Callable[..., Stack]
+    ) -> None:
+        stack = run_stack()
+        zion(stack).set_fault(ZionCall.LIMITS, FaultKind.ERROR_500)
+        answer = call(stack)
+        assert answer.status_code == 503
+        assert "retry-after" in answer.headers
+        assert provider(stack).requests() == []
 
 
 class TestStopping:

@@ -49,7 +49,7 @@ class TlsFiles:
 def build_client(
     url: str,
     *,
-    timeout_s: float = 0.025,
+    timeout_s: float | None = 0.025,
     max_connections: int = 64,
     tls: TlsFiles | None = None,
     sentinel_username: str | None = None,
@@ -59,7 +59,7 @@ def build_client(
 
     Args:
         url: see the module's table; user and password percent-encoded.
-        timeout_s: of one read or write.
+        timeout_s: of one read or write; None for connections that only listen.
         tls: for ``rediss`` URLs only.
         sentinel_username, sentinel_password: of the sentinels themselves, when they ask.
 
@@ -71,7 +71,7 @@ def build_client(
     _check_query(url)
     options: dict[str, Any] = {
         "socket_timeout": timeout_s,
-        "socket_connect_timeout": max(timeout_s, _CONNECT_TIMEOUT_S),
+        "socket_connect_timeout": max(timeout_s or 0.0, _CONNECT_TIMEOUT_S),
         "max_connections": max_connections,
         "retry": Retry(NoBackoff(), 0),
         "health_check_interval": 0,
