@@ -1,0 +1,306 @@
+"""``revoke``, ``invalidate`` and ``status``: the command line's side of the admin port.
+
+Exit codes: 0 done; 1 refused, or not certain everywhere; 2 wrong usage; 3 nobody answered, so it
+isn't known whether it was done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+EXIT_REFUSED = 1
+EXIT_UNREACHABLE = 3
+
+DEFAULT_LISTEN = "127.0.0.1:9180"
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where to call, and how to show what it said."""
+
+    address: str
+    token: str | None
+    tls: tuple[Path | None, Path | None, Path | None]
+    as_json: bool
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The answer; ends the process when there is none."""
+        from sentinel_extproc.admin import client
+
+        try:
+            return client.call(
+                method,
+                path,
+                body,
+                address=self.address,
+                token=self.token,
+                tls=client.TlsOptions(*self.tls),
+            )
+        except client.AdminRefused as error:
+            self._fail(str(error), error.code, EXIT_REFUSED)
+        except client.AdminUnreachable as error:
+            self._fail(f"The admin port can't be reached: {error}", "unreachable", EXIT_UNREACHABLE)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+
+    def _fail(self, message: str, code: str, exit_code: int) -> NoReturn:
+        if self.as_json:
+            click.echo(json.dumps({"error": {"message": message, "code": code}}))
+        else:
+            click.echo(message, err=True)
+        sys.exit(exit_code)
+
+
+def _admin_options(command: _Command) -> _Command:
+    for option in reversed(
+        (
+            click.option(
+                "--admin",
+                "address",
+                metavar="URL",
+                help="The admin port: http://host:port, https://host:port or unix:/path. "
+                f"Default: where SENTINEL_ADMIN__LISTEN says, else {DEFAULT_LISTEN}.",
+            ),
+            click.option(
+                "--token-file",
+                type=_FILE,
+                help="File with the admin token; else SENTINEL_ADMIN__TOKEN or "
+                "SENTINEL_ADMIN__TOKEN_FILE. A Unix socket needs none unless one is configured.",
+            ),
+            click.option("--ca-file", type=_FILE, help="For https: authorities to trust (PEM)."),
+            click.option("--cert-file", type=_FILE, help="For https: our certificate (PEM)."),
+            click.option("--key-file", type=_FILE, help="Its key."),
+            click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _admin(
+    address: str | None,
+    token_file: Path | None,
+    ca_file: Path | None,
+    cert_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> _Target:
+    from sentinel_extproc.admin.client import address_of
+
+    if address is None:
+        address = address_of(os.environ.get("SENTINEL_ADMIN__LISTEN") or DEFAULT_LISTEN)
+    return _Target(address, _admin_token(token_file), (ca_file, cert_file, key_file), as_json)
+
+
+def _admin_token(file: Path | None) -> str | None:
+    if file is None:
+        if token := os.environ.get("SENTINEL_ADMIN__TOKEN"):
+            return _checked(token, "SENTINEL_ADMIN__TOKEN")
+        if not (named := os.environ.get("SENTINEL_ADMIN__TOKEN_FILE")):
+            return None
+        file = Path(named)
+    try:
+        return _checked(file.read_text("utf-8").strip(), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"The admin token can't be read: {error}") from None
+
+
+def _checked(token: str, where: str) -> str:
+    if not token or any(not "!" <= char <= "~" for char in token):
+        raise click.UsageError(f"{where} must have one token of visible ASCII in it.")
+    return token
+
+
+@click.command()
+@click.option("--token-stdin", is_flag=True, help="Revoke the token read from standard input.")
+@click.option("--token-sha256", metavar="HEX", help="Revoke the token with this SHA-256.")
+@click.option("--owner", metavar="ID", help="External id of the token's user, if you know it.")
+@click.option("--user", metavar="ID", help="Revoke all tokens of the user with this external id.")
+@click.option("--everybody", is_flag=True, help="Revoke all tokens of all users.")
+@click.option("--streams", is_flag=True, help="End the answers that are running, too.")
+@click.option("--reason", default="", help="For the log.")
+@click.option("--yes", is_flag=True, help="Don't ask, with --everybody.")
+@_admin_options
+def revoke(
+    token_stdin: bool,
+    token_sha256: str | None,
+    owner: str | None,
+    user: str | None,
+    everybody: bool,
+    streams: bool,
+    reason: str,
+    yes: bool,
+    **admin: Any,
+) -> None:
+    """Refuse a token, a user's tokens or everybody's, from the next request on.
+
+    It holds at every replica. What the identity source says of the credential counts again from
+    then on: a token that is still good there can be used again, so revoke it there first.
+
+    The token itself is never an argument, where others could see it in the list of processes; only
+    its SHA-256 is sent.
+
+    \b
+    Examples:
+      sentinel-extproc revoke --user 4711 --streams --reason "account closed"
+      sentinel-extproc revoke --token-stdin < token.txt
+
+    Exit codes: 0 done, 1 refused or not certain everywhere, 2 wrong usage, 3 nobody answered.
+    """
+    body = _body(token_stdin, token_sha256, user, everybody)
+    if owner is not None:
+        if user is not None or everybody:
+            raise click.UsageError("--owner goes with a token.")
+        body["owner"] = owner
+    target = _admin(**admin)
+    if everybody and not yes:
+        _confirm("Every user's next request will be checked with the identity source anew. Go on?")
+    _show(target, target.call("POST", "/v1/revoke", body | {"streams": streams, "reason": reason}))
+
+
+@click.command()
+@click.option("--token-stdin", is_flag=True, help="Forget the token read from standard input.")
+@click.option("--token-sha256", metavar="HEX", help="Forget the token with this SHA-256.")
+@click.option("--user", metavar="ID", help="Forget the user with this external id.")
+@click.option("--everybody", is_flag=True, help="Forget everybody.")
+@_admin_options
+def invalidate(
+    token_stdin: bool,
+    token_sha256: str | None,
+    user: str | None,
+    everybody: bool,
+    **admin: Any,
+) -> None:
+    """Forget what is cached: identity, plan and quotas are asked for anew.
+
+    Use it when something changed in the user service and should count at once. Nobody is refused
+    by it; to lock somebody out, revoke.
+
+    Exit codes: as for revoke.
+    """
+    body = _body(token_stdin, token_sha256, user, everybody)
+    target = _admin(**admin)
+    _show(target, target.call("POST", "/v1/invalidate", body))
+
+
+@click.command()
+@_admin_options
+def status(**admin: Any) -> None:
+    """Show how a running sidecar is doing: traffic, limits, identity, usage to be billed.
+
+    Exit codes: 0 shown, 1 refused, 2 wrong usage, 3 nobody answered.
+    """
+    target = _admin(**admin)
+    answer = target.call("GET", "/v1/status")
+    if target.as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "", "", title=f"Sentinel at {target.address}", show_header=False)
+    for section, facts in answer.items():
+        rows = facts.items() if isinstance(facts, dict) else [("", facts)]
+        for number, (name, value) in enumerate(rows):
+            table.add_row("" if number else _plain(section), _plain(name), _shown(value))
+        table.add_section()
+    Console().print(table)
+
+
+COMMANDS = [revoke, invalidate, status]
+"""For the command group."""
+
+
+def _body(
+    token_stdin: bool, token_sha256: str | None, user: str | None, everybody: bool
+) -> dict[str, Any]:
+    if sum((token_stdin, token_sha256 is not None, user is not None, everybody)) != 1:
+        raise click.UsageError(
+            "Name exactly one of --token-stdin, --token-sha256, --user and --everybody."
+        )
+    if token_stdin:
+        return {"token_sha256": _digest_of_stdin()}
+    if token_sha256 is not None:
+        return {"token_sha256": token_sha256}
+    return {"everybody": True} if user is None else {"user": user}
+
+
+def _digest_of_stdin() -> str:
+    from sentinel_extproc.admin.control import MAX_TOKEN_CHARS, token_digest
+    from sentinel_extproc.errors import InvalidRequest
+
+    given = sys.stdin.buffer.read(MAX_TOKEN_CHARS + 16).decode("ascii", "replace")
+    try:
+        return token_digest(given.strip()).hex()
+    except InvalidRequest as error:
+        raise click.UsageError(error.message) from None
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("--everybody needs --yes when there is nobody to ask.")
+    click.confirm(question, abort=True)
+
+
+def _show(target: _Target, answer: Mapping[str, Any]) -> None:
+    if target.as_json:
+        click.echo(json.dumps(answer))
+    else:
+        _print_effect(answer)
+    if answer.get("action") == "revoked" and not answer.get("everywhere"):
+        sys.exit(EXIT_REFUSED)
+
+
+def _print_effect(answer: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    about = answer.get("target", {})
+    table = Table("", "", show_header=False)
+    table.add_row(str(answer.get("action", "done")), _plain(" ".join(map(str, about.values()))))
+    everywhere = bool(answer.get("everywhere"))
+    table.add_row("certain everywhere", "yes" if everywhere else "no")
+    replicas = answer.get("replicas")
+    table.add_row("replicas told at once", "unknown" if replicas is None else str(replicas))
+    if answer.get("streams"):
+        table.add_row("streams ended", str(answer["streams"]))
+    Console().print(table)
+    if answer.get("action") == "revoked" and not everywhere:
+        click.echo(
+            "Other replicas may accept it until they check it again. "
+            "If it is a token, name its user with --owner and repeat it.",
+            err=True,
+        )
+
+
+def _plain(text: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(text).replace("_", " "))
+
+
+def _shown(value: object) -> str:
+    from rich.markup import escape
+
+    match value:
+        case None:
+            return "—"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.3f}"
+        case _:
+            return escape(str(value))

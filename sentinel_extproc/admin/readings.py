@@ -1,0 +1,275 @@
+"""What the parts' own numbers are called as metrics. One function a part.
+
+Each counter of a part appears in exactly one table here; a test holds the tables to the parts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from sentinel_extproc.admin.backlog import BacklogSampler
+from sentinel_extproc.identity.refreshing import CacheCounters
+from sentinel_extproc.identity.service import IdentityCounters
+from sentinel_extproc.identity.shared import SharedCounters
+from sentinel_extproc.telemetry.readings import Kind, Reading
+from sentinel_extproc.usage.item_queue import ItemState
+from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.reporter import ReporterCounters
+from sentinel_extproc.zion.breaker import State
+
+_Fields = Mapping[str, str]
+"""From a label's value to the counters' field."""
+
+IDENTITY_ANSWERS: _Fields = {
+    "fresh": "fresh",
+    "stale": "stale",
+    "stale_on_error": "stale_on_error",
+    "denied_from_cache": "denied_from_cache",
+    "looked_up": "looked_up",
+    "shed": "shed",
+}
+IDENTITY_SOURCE: _Fields = {
+    "called": "source_calls",
+    "denied": "source_denials",
+    "failed": "source_failures",
+}
+IDENTITY_HELD_BACK: _Fields = {"refresh": "refreshes_shed", "gate": "gated"}
+IDENTITY_FORGOTTEN: _Fields = {"revoked": "revoked"}
+
+CACHE_ANSWERS: _Fields = {
+    "fresh": "fresh",
+    "stale": "stale",
+    "stale_on_error": "stale_on_error",
+    "looked_up": "looked_up",
+    "shed": "shed",
+}
+CACHE_HELD_BACK: _Fields = {"refresh": "refreshes_shed"}
+
+SHARED_RESULTS: _Fields = {
+    "hit": "hits",
+    "miss": "misses",
+    "failure": "failures",
+    "skipped": "skipped",
+}
+
+OUTBOX_RECORDS: _Fields = {"appended": "appended", "unstorable": "unstorable"}
+OUTBOX_COMMITS: _Fields = {"all": "commits", "failed": "failed_commits"}
+
+REPORT_BATCHES: _Fields = {
+    "sent": "batches",
+    "rate_limited": "rate_limited_batches",
+    "failed": "failed_batches",
+    "refused": "refused_batches",
+}
+REPORT_ITEMS: _Fields = {
+    "acknowledged": "acknowledged",
+    "refused": "refused",
+    "dead_letter": "dead_letters",
+    "ambiguous": "ambiguous",
+    "parked": "parked",
+}
+
+
+def identity_readings(counters: Callable[[], IdentityCounters]) -> list[Reading]:
+    """Of the authenticator."""
+    return [
+        _counters(
+            "sentinel_identity_answers_total",
+            "Credentials checked, by where the answer came from.",
+            "from",
+            counters,
+            IDENTITY_ANSWERS,
+        ),
+        _counters(
+            "sentinel_identity_source_calls_total",
+            "Calls to the identity source: all of them, and those that were denied or failed.",
+            "result",
+            counters,
+            IDENTITY_SOURCE,
+        ),
+        _counters(
+            "sentinel_identity_held_back_total",
+            "Look-ups not made: refreshes because too many ran, and unknown tokens at the gate.",
+            "by",
+            counters,
+            IDENTITY_HELD_BACK,
+        ),
+        _counters(
+            "sentinel_identity_forgotten_total",
+            "Times that cached identities were forgotten on demand.",
+            "why",
+            counters,
+            IDENTITY_FORGOTTEN,
+        ),
+    ]
+
+
+def quota_readings(counters: Callable[[], CacheCounters]) -> list[Reading]:
+    """Of the cache of Zion's quotas."""
+    return [
+        _counters(
+            "sentinel_quota_answers_total",
+            "Quotas asked for, by where the answer came from.",
+            "from",
+            counters,
+            CACHE_ANSWERS,
+        ),
+        _counters(
+            "sentinel_quota_held_back_total",
+            "Refreshes not made because too many ran.",
+            "by",
+            counters,
+            CACHE_HELD_BACK,
+        ),
+    ]
+
+
+def shared_cache_readings(counters: Callable[[], SharedCounters]) -> list[Reading]:
+    """Of the identities shared in Redis."""
+    return [
+        _counters(
+            "sentinel_identity_shared_total",
+            "Look-ups in the cache that replicas share.",
+            "result",
+            counters,
+            SHARED_RESULTS,
+        )
+    ]
+
+
+def outbox_readings(outbox: Outbox, backlog: BacklogSampler) -> list[Reading]:
+    """Of the outbox and what waits in it."""
+
+    def items() -> dict[str, float] | None:
+        last = backlog.last
+        return None if last is None else {s.value: last.items.get(s, 0) for s in ItemState}
+
+    def records() -> float | None:
+        return None if backlog.last is None else backlog.last.records
+
+    def oldest_s() -> float | None:
+        last = backlog.last
+        if last is None:
+            return None
+        return 0.0 if last.oldest_ms is None else max(0.0, time.time() - last.oldest_ms / 1000)
+
+    return [
+        _counters(
+            "sentinel_outbox_records_total",
+            "Usage records made durable, and those that never can be.",
+            "result",
+            lambda: outbox.counters,
+            OUTBOX_RECORDS,
+        ),
+        _counters(
+            "sentinel_outbox_commits_total",
+            "Commits, and those of them that failed.",
+            "result",
+            lambda: outbox.counters,
+            OUTBOX_COMMITS,
+        ),
+        _gauge("sentinel_outbox_used_bytes", "Bytes in use.", lambda: outbox.used_bytes),
+        _gauge(
+            "sentinel_outbox_fill_ratio",
+            "Share of its bound in use; at 1 new metered requests get 503.",
+            lambda: outbox.fill,
+        ),
+        _gauge(
+            "sentinel_outbox_faulty",
+            "1 while records can't be stored.",
+            lambda: 0 if outbox.fault is None else 1,
+        ),
+        _gauge("sentinel_outbox_unsealed_records", "Records not summed up yet.", records),
+        Reading(
+            "sentinel_outbox_items",
+            "Items waiting, by state; parked and dead ones wait for a person.",
+            Kind.GAUGE,
+            items,
+            label="state",
+        ),
+        _gauge(
+            "sentinel_outbox_oldest_age_seconds",
+            "Age of the oldest usage not yet delivered; 0 when there is none.",
+            oldest_s,
+        ),
+    ]
+
+
+def reporter_readings(counters: Callable[[], ReporterCounters]) -> list[Reading]:
+    """Of the reporter."""
+    return [
+        _counters(
+            "sentinel_report_batches_total",
+            "Batches sent to Zion, and those of them that were not taken.",
+            "result",
+            counters,
+            REPORT_BATCHES,
+        ),
+        _counters(
+            "sentinel_report_items_total",
+            "Items by what became of them; ambiguous ones may or may not have been billed.",
+            "result",
+            counters,
+            REPORT_ITEMS,
+        ),
+    ]
+
+
+def breaker_readings(states: Mapping[str, Callable[[], State]]) -> list[Reading]:
+    """Of circuit breakers, by name."""
+    numbers = {State.CLOSED: 0.0, State.HALF_OPEN: 1.0, State.OPEN: 2.0}
+    return [
+        Reading(
+            "sentinel_breaker_state",
+            "Circuit breakers: 0 closed, 1 half open, 2 open.",
+            Kind.GAUGE,
+            lambda: {name: numbers[state()] for name, state in states.items()},
+            label="breaker",
+        )
+    ]
+
+
+def limit_readings(
+    *, down: Callable[[], bool], pending: Callable[[], int], replicas: Callable[[], int]
+) -> list[Reading]:
+    """Of the limiter and its store."""
+    return [
+        _gauge(
+            "sentinel_limit_store_down",
+            "1 while limits decide without the store, each by its own rung.",
+            lambda: 1 if down() else 0,
+        ),
+        _gauge(
+            "sentinel_limit_settlements_pending",
+            "Settlements that the store has not taken yet.",
+            pending,
+        ),
+        _gauge(
+            "sentinel_limit_replicas",
+            "Replicas that share the limits, as this one last heard.",
+            replicas,
+        ),
+    ]
+
+
+def serving_readings(*, live: Callable[[], int], draining: Callable[[], bool]) -> list[Reading]:
+    """Of the main job."""
+    return [
+        _gauge("sentinel_exchanges_live", "Exchanges that have a stream now.", live),
+        _gauge("sentinel_draining", "1 after the signal to end.", lambda: 1 if draining() else 0),
+    ]
+
+
+def _counters(
+    name: str, text: str, label: str, counters: Callable[[], object], fields: _Fields
+) -> Reading:
+    def read() -> dict[str, float]:
+        now = counters()
+        return {value: getattr(now, field) for value, field in fields.items()}
+
+    return Reading(name, text, Kind.COUNTER, read, label=label)
+
+
+def _gauge(name: str, text: str, read: Callable[[], float | None]) -> Reading:
+    return Reading(name, text, Kind.GAUGE, read)

@@ -1,0 +1,153 @@
+"""Every number that a part counts is a metric, with the part's own value."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from sentinel_extproc.admin import readings as named
+from sentinel_extproc.admin.backlog import BacklogSampler
+from sentinel_extproc.errors import Unavailable
+from sentinel_extproc.identity.refreshing import CacheCounters
+from sentinel_extproc.identity.service import IdentityCounters
+from sentinel_extproc.identity.shared import SharedCounters
+from sentinel_extproc.telemetry.prometheus import Metrics
+from sentinel_extproc.telemetry.readings import Kind, Reading
+from sentinel_extproc.usage.item_queue import Backlog, ItemState
+from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.reporter import ReporterCounters
+from sentinel_extproc.usage.writer import WriterCounters
+from sentinel_extproc.zion.breaker import State
+
+TABLES: list[tuple[type, list[Mapping[str, str]]]] = [
+    (
+        IdentityCounters,
+        [
+            named.IDENTITY_ANSWERS,
+            named.IDENTITY_SOURCE,
+            named.IDENTITY_HELD_BACK,
+            named.IDENTITY_FORGOTTEN,
+        ],
+    ),
+    (CacheCounters, [named.CACHE_ANSWERS, named.CACHE_HELD_BACK]),
+    (SharedCounters, [named.SHARED_RESULTS]),
+    (WriterCounters, [named.OUTBOX_RECORDS, named.OUTBOX_COMMITS]),
+    (ReporterCounters, [named.REPORT_BATCHES, named.REPORT_ITEMS]),
+]
+
+
+@pytest.mark.parametrize(("counters", "tables"), TABLES, ids=lambda value: str(value)[:40])
+def test_every_counter_is_shown_once(counters: type, tables: list[Mapping[str, str]]) -> None:
+    shown = [field for table in tables for field in table.values()]
+    assert sorted(shown) == sorted(field.name for field in fields(counters))
+
+
+def values(readings: list[Reading]) -> dict[str, object]:
+    return {reading.name: reading.read() for reading in readings}
+
+
+def test_identity() -> None:
+    counters = IdentityCounters(fresh=3, source_failures=2, gated=1, revoked=4)
+    found = values(named.identity_readings(lambda: counters))
+    answers = found["sentinel_identity_answers_total"]
+    assert isinstance(answers, dict)
+    assert answers["fresh"] == 3
+    assert found["sentinel_identity_forgotten_total"] == {"revoked": 4}
+    counters.fresh = 9
+    again = values(named.identity_readings(lambda: counters))["sentinel_identity_answers_total"]
+    assert isinstance(again, dict)
+    assert again["fresh"] == 9
+
+
+def test_breakers_and_limits() -> None:
+    found = values(
+        named.breaker_readings(
+            {"zion_lookup": lambda: State.OPEN, "zion_report": lambda: State.CLOSED}
+        )
+    )
+    assert found == {"sentinel_breaker_state": {"zion_lookup": 2, "zion_report": 0}}
+    found = values(named.limit_readings(down=lambda: True, pending=lambda: 7, replicas=lambda: 2))
+    assert found == {
+        "sentinel_limit_store_down": 1,
+        "sentinel_limit_settlements_pending": 7,
+        "sentinel_limit_replicas": 2,
+    }
+
+
+async def test_the_outbox_and_its_backlog(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db", max_bytes=1 << 20)
+    outbox.open()
+    backlog = BacklogSampler(outbox.backlog)
+    found = values(named.outbox_readings(outbox, backlog))
+    assert found["sentinel_outbox_items"] is None
+    assert found["sentinel_outbox_oldest_age_seconds"] is None
+    backlog.last = await outbox.backlog()
+    found = values(named.outbox_readings(outbox, backlog))
+    assert found["sentinel_outbox_items"] == {state.value: 0 for state in ItemState}
+    assert found["sentinel_outbox_unsealed_records"] == 0
+    assert found["sentinel_outbox_oldest_age_seconds"] == 0
+    assert found["sentinel_outbox_faulty"] == 0
+    fill = found["sentinel_outbox_fill_ratio"]
+    assert isinstance(fill, float)
+    assert 0 <= fill < 1
+    await outbox.aclose()
+
+
+async def test_the_backlogs_age_is_of_now() -> None:
+    async def count() -> Backlog:
+        return Backlog(3, dict.fromkeys(ItemState, 1), oldest_ms=1000)
+
+    backlog = BacklogSampler(count)
+    backlog.last = await count()
+    outbox = Outbox(Path("unused.db"))
+    found = values(named.outbox_readings(outbox, backlog))
+    age = found["sentinel_outbox_oldest_age_seconds"]
+    assert isinstance(age, float)
+    assert age > 1_000_000_000
+    assert found["sentinel_outbox_unsealed_records"] == 3
+
+
+async def test_a_backlog_that_cannot_be_counted_is_unknown() -> None:
+    faults: list[Exception] = [ValueError("bug"), Unavailable("disk")]
+    counted = asyncio.Event()
+
+    async def count() -> Backlog:
+        if faults:
+            raise faults.pop()
+        counted.set()
+        return Backlog(0, {})
+
+    backlog = BacklogSampler(count, every_s=0.001)
+    backlog.last = Backlog(9, {})
+    backlog.start()
+    async with asyncio.timeout(10):
+        await counted.wait()
+    await backlog.aclose()
+    await backlog.aclose()
+    assert not faults
+
+
+def test_all_of_them_fit_into_one_exposition() -> None:
+    metrics = Metrics()
+    backlog = BacklogSampler(lambda: None)  # type: ignore[arg-type,return-value]
+    readings = [
+        *named.identity_readings(IdentityCounters),
+        *named.quota_readings(CacheCounters),
+        *named.shared_cache_readings(SharedCounters),
+        *named.outbox_readings(Outbox(Path("unused.db")), backlog),
+        *named.reporter_readings(ReporterCounters),
+        *named.breaker_readings({"zion_lookup": lambda: State.CLOSED}),
+        *named.limit_readings(down=lambda: False, pending=lambda: 0, replicas=lambda: 1),
+        *named.serving_readings(live=lambda: 0, draining=lambda: False),
+    ]
+    metrics.add_readings(readings)
+    text = metrics.exposition()[0].decode()
+    assert "sentinel_reading_faults_total{" not in text
+    for reading in readings:
+        assert f"# HELP {reading.name} " in text
+        assert reading.name.startswith("sentinel_")
+        assert reading.name.endswith("_total") == (reading.kind is Kind.COUNTER)
