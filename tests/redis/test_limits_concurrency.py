@@ -86,3 +86,14 @@ async def test_reserves_cancelled_at_any_moment_leave_nothing_behind(redis_clien
                 await limiter.settle(reservation, NOTHING)
     await limiter.flush()
     assert len(await at_once(limiter, "user")) == LIMIT
+
+
+async def test_no_cancellation_gets_lost_in_a_command(redis_client: Client) -> None:
+    store = RedisStore(redis_client, timeout_s=5.0, queue_timeout_s=30.0)
+    for turns in range(200):
+        tasks = [asyncio.create_task(store.beat("replica", 60.0)) for _ in range(4)]
+        for _ in range(turns % 20):
+            await asyncio.sleep(0)
+        was_running = [task for task in tasks if not task.done() and task.cancel()]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(task.cancelled() for task in was_running)

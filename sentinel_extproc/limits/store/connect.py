@@ -34,7 +34,7 @@ _MANY = {
     "rediss+cluster": ("cluster", 6_379),
 }
 _CONNECT_TIMEOUT_S = 1.0
-"""Beyond a request's own budget, which ends waiting earlier: for what connects in between."""
+"""Off the path of requests; a request's own budget ends waiting earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,9 @@ def build_client(
 
     Args:
         url: see the module's table; user and password percent-encoded.
-        timeout_s: of one read or write; None for connections that only listen.
+        timeout_s: of connecting, when longer than a second. Reads and writes have none: redis-py
+            bounds them with ``asyncio.wait_for``, which before Python 3.12 swallows a cancellation
+            that comes as it completes. Bound whole commands with ``asyncio.timeout`` instead.
         tls: for ``rediss`` URLs only.
         sentinel_username, sentinel_password: of the sentinels themselves, when they ask.
 
@@ -70,7 +72,7 @@ def build_client(
     scheme = url.partition("://")[0].lower()
     _check_query(url)
     options: dict[str, Any] = {
-        "socket_timeout": timeout_s,
+        "socket_timeout": None,
         "socket_connect_timeout": max(timeout_s or 0.0, _CONNECT_TIMEOUT_S),
         "max_connections": max_connections,
         "retry": Retry(NoBackoff(), 0),
