@@ -15,7 +15,7 @@ from .store import Claim, Store, StoreError, StoreUntriedError
 log = logging.getLogger(__name__)
 
 _BATCH = 32
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 
 
 @dataclass(slots=True)

@@ -208,7 +208,7 @@ async def test_what_has_ended_meanwhile_is_settled_as_debt_later(bench: Bench) -
     verdict = await bench.ladder.reserve(claim)
     bench.settler.submit(replace(_now(claim, 25), at_ms=verdict.at_ms))
     # At once here, so that others can use what was handed back.
-    await until(lambda: bench.ladder._open["user", claim.id].settled)
+    await until(lambda: bench.ladder._open["user", claim.id].final is not None)
     assert (await bench.reserve((RING, 25))).decision is Decision.ADMITTED
     assert (await bench.reserve((RING, 1))).decision is Decision.DENIED
     assert bench.settler.pending == 1

@@ -40,19 +40,25 @@ _T = TypeVar("_T")
 _Key = tuple[str, str]
 
 _ATTEMPTS = 2
+_REPLAY_AT_ONCE = 16
+_REPLAY_ROUNDS = 10
+"""While one round runs, more is admitted; what is left after the last one is charged when settled.
+"""
 
 
 @dataclass(slots=True)
 class _Admitted:
-    """An exchange that was admitted here: its claim, and the part that is counted locally.
+    """An exchange that was admitted here: what it holds, and the part that is counted locally.
 
-    ``places`` are the indexes of the claim's lines that ``local`` has.
+    ``places`` are the indexes of the claim's lines that ``local`` has; ``final`` is its settlement
+    once it has ended, ``replayed`` whether the primary knows of it.
     """
 
     claim: Claim
     local: Claim
     places: tuple[int, ...]
-    settled: bool = False
+    final: Claim | None = None
+    replayed: bool = False
 
 
 def wall_clock_ms() -> int:
@@ -129,6 +135,8 @@ class Ladder:
         admitted = self._open.get((claim.owner, claim.id))
         if admitted is not None:
             verdict = await self._local.extend(_part(admitted, claim))
+            if verdict.decision is Decision.ADMITTED:
+                admitted.claim = replace(claim, at_ms=admitted.claim.at_ms)
             return _whole(claim, admitted.places, verdict)
         if self._outage.down:
             raise StoreUntriedError("the store is away")
@@ -138,8 +146,8 @@ class Ladder:
         """See ``Store.settle``. What was admitted here is settled here at once, there when it can
         be."""
         admitted = self._open.get((claim.owner, claim.id))
-        if admitted is not None and not admitted.settled:
-            admitted.settled = True
+        if admitted is not None and admitted.final is None:
+            admitted.final = claim
             await self._local.settle(_part(admitted, claim))
         if self._outage.down:
             raise StoreUntriedError("the store is away")
@@ -197,14 +205,17 @@ class Ladder:
             at_least_once = False
             try:
                 await self._probe()
+                replayed = await self._replay()
             except StoreError as error:
                 if self._outage.probe_failed(time.monotonic()):
                     self._lost(error)
                 await asyncio.sleep(self._outage.probe_every_s)
             else:
                 now_s = time.monotonic()
+                after_s = now_s - self._outage.since_s
                 if self._outage.probe_succeeded(now_s):
-                    await self._regained(now_s - self._outage.since_s)
+                    log.warning("the limit store is back after %.1f s", after_s)
+                    self._emit(StoreRegained(after_s, replayed))
 
     async def _probe(self) -> None:
         # First connect, without the budget of a request; then a write, which a read-only or full
@@ -213,21 +224,28 @@ class Ladder:
         owner = f"probe{next(self._probes) % 16}"
         await self._primary.settle(Claim(uuid.uuid4().hex, owner, ()))
 
-    async def _regained(self, after_s: float) -> None:
-        running = [admitted for admitted in self._open.values() if not admitted.settled]
+    async def _replay(self) -> int:
+        """Charge what was admitted here, before the primary decides again; returns how many."""
         replayed = 0
-        for admitted in running:
-            try:
-                await self._primary.extend(_as_debt(admitted.claim))
-            except StoreError:
+        for _ in range(_REPLAY_ROUNDS):
+            waiting = [admitted for admitted in self._open.values() if not admitted.replayed]
+            if not waiting:
                 break
-            replayed += 1
-            # From here on the primary's record is what settlement adjusts.
-            self._open.pop((admitted.claim.owner, admitted.claim.id), None)
+            for start in range(0, len(waiting), _REPLAY_AT_ONCE):
+                batch = waiting[start : start + _REPLAY_AT_ONCE]
+                await asyncio.gather(*(self._replay_one(admitted) for admitted in batch))
+                replayed += len(batch)
+        # From here on the primary's record is what growing and settling adjust.
+        for key in [key for key, admitted in self._open.items() if admitted.replayed]:
+            del self._open[key]
+        return replayed
+
+    async def _replay_one(self, admitted: _Admitted) -> None:
+        if admitted.final is not None:
+            await self._primary.settle(admitted.final)
         else:
-            self._open.clear()
-        log.warning("the limit store is back after %.1f s", after_s)
-        self._emit(StoreRegained(after_s, replayed))
+            await self._primary.extend(_as_debt(admitted.claim))
+        admitted.replayed = True
 
     async def _decide_here(self, claim: Claim, *, tried: bool) -> Verdict:
         error = StoreError if tried else StoreUntriedError
