@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
-    SettingsError,
 )
 
 from sentinel_extproc.config.settings import Settings
@@ -79,12 +80,12 @@ def load(file: Path | None = None) -> Settings:
             cls,
             settings_cls: type[BaseSettings],
             init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            env_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
             dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (
-                env_settings,
+                _Environment(settings_cls),
                 InitSettingsSource(settings_cls, _from_predecessor()),
                 InitSettingsSource(settings_cls, from_file),
                 # So that a missing section is reported by its missing settings.
@@ -95,12 +96,20 @@ def load(file: Path | None = None) -> Settings:
         settings = Sourced()
     except ValidationError as error:
         raise ConfigError(faults + [_fault(item) for item in error.errors()]) from None
-    except SettingsError as error:
-        raise ConfigError([*faults, f"environment: {error}"]) from None
     faults += _cross_checks(settings)
     if faults:
         raise ConfigError(faults)
     return settings
+
+
+class _Environment(EnvSettingsSource):
+    """Leaves text that isn't JSON to validation, which lists all faults, instead of giving up."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
 
 
 def _unknown_names() -> list[str]:
@@ -177,6 +186,8 @@ def _fault(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         message = f"is needed (set it in the file, or as {' or '.join(reversed(names))})"
+    elif error["type"] in ("dict_type", "model_type"):
+        message = "must be a mapping (in the environment a JSON object)"
     elif error["type"] == "extra_forbidden":
         message = "there is no such setting"
     return f"{path}: {message}" + (f" (from {used})" if used else "")

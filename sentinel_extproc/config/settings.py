@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -70,6 +71,15 @@ def _check_listen(value: str) -> str:
     return value
 
 
+def _octal(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return int(value.lower().removeprefix("0o"), 8)
+        except ValueError:
+            raise ValueError("must be an octal number such as 0660") from None
+    return value
+
+
 def _check_secret(value: SecretStr) -> SecretStr:
     secret = value.get_secret_value()
     if not secret:
@@ -89,6 +99,7 @@ HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url), PlainSerializer(_masked_url)]
 Listen = Annotated[str, AfterValidator(_check_listen)]
 Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
+FileMode = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -123,8 +134,8 @@ class ServerSettings(Section):
 
     listen: Listen = "unix:/run/sentinel/sentinel.sock"
     """Address of the ext_proc service: `unix:/path` or `host:port`."""
-    socket_mode: int = Field(0o660, ge=0, le=0o777)
-    """Permissions of the Unix socket, as a number (0o660 is 432)."""
+    socket_mode: FileMode = 0o660
+    """Permissions of the Unix socket; text is read as octal, so `0660` (which is 432)."""
     max_message_bytes: int = Field(64 << 20, ge=64 << 10, le=1 << 30)
     """Largest message from Envoy; above Envoy's own buffer limit, which answers 413."""
     max_streams: int = Field(10_000, ge=1, le=1_000_000)
@@ -260,7 +271,8 @@ class TokenSettings(Section):
     """Counting."""
 
     aliases: dict[str, str] = {}
-    """Other names of models (Azure deployments, nicknames) to the names they stand for."""
+    """Other names of models (Azure deployments, nicknames) to the names they stand for; in the
+    environment a JSON object."""
     threads: int = Field(2, ge=1, le=64)
     """For counting large bodies."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ def scan(chunks: list[bytes], bound: int) -> list[Event]:
 
 def cut(stream: bytes, points: list[int]) -> list[bytes]:
     edges = [0, *sorted(p % (len(stream) + 1) for p in points), len(stream)]
-    return [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [stream[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @given(STREAMS, st.lists(st.integers(0, 10_000), max_size=20))

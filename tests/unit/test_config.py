@@ -116,7 +116,11 @@ def test_what_is_missing_is_named_setting_by_setting() -> None:
         ("SENTINEL_ZION__CLIENT_CERT_FILE", "/nonexistent/c.pem", "zion.client_cert_file"),
         ("SENTINEL_SERVER__NO_SUCH", "1", "server.no_such"),
         ("SENTINEL_NO_SUCH__THING", "1", "SENTINEL_NO_SUCH__THING"),
-        ("SENTINEL_TOKENS__ALIASES", "{", "environment"),
+        ("SENTINEL_TOKENS__ALIASES", "{", "tokens.aliases"),
+        ("SENTINEL_TOKENS__ALIASES", "a=b", "SENTINEL_TOKENS__ALIASES"),
+        ("SENTINEL_SERVER", "a=b", "server"),
+        ("SENTINEL_SERVER__SOCKET_MODE", "0888", "octal"),
+        ("SENTINEL_SERVER__SOCKET_MODE", "1777", "server.socket_mode"),
     ],
 )
 def test_a_faulty_setting_is_named_and_its_value_is_not_shown(
@@ -129,11 +133,32 @@ def test_a_faulty_setting_is_named_and_its_value_is_not_shown(
         assert secret not in "\n".join(found)
 
 
+@pytest.mark.parametrize(
+    ("text", "mode"), [("0660", 0o660), ("0o600", 0o600), ("777", 0o777), ('"0660"', 0o660)]
+)
+def test_permissions_are_octal_as_everywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, mode: int
+) -> None:
+    given(monkeypatch)
+    if text != "777":  # a bare number in YAML is a number, not text
+        file = tmp_path / "s.yaml"
+        file.write_text(f"server: {{socket_mode: {text}}}")
+        assert load(file).server.socket_mode == mode
+    monkeypatch.setenv("SENTINEL_SERVER__SOCKET_MODE", text.strip('"'))
+    assert load().server.socket_mode == mode
+
+
 def test_every_fault_is_listed_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given(monkeypatch, ZION_API_URL="x", SENTINEL_ODD="1", CACHE_TTL_SECONDS="-1")
+    given(
+        monkeypatch,
+        ZION_API_URL="x",
+        SENTINEL_ODD="1",
+        CACHE_TTL_SECONDS="-1",
+        SENTINEL_TOKENS__ALIASES="a=b",
+    )
     file = tmp_path / "s.yaml"
     file.write_text("limits: {requests: no, unknown: 1}\nodd: {}\n")
-    assert len(faults(file)) == 6
+    assert len(faults(file)) == 7
 
 
 @pytest.mark.parametrize(
