@@ -4,6 +4,7 @@ Vocabulary: *control* are the calls that change something or show users' affairs
 ``/v1/``; an *effect* is what such a call achieved; a *check* is one reason for not being ready.
 
 - ``control``: what can be controlled, and the bodies that say so: pure
+- ``revoking``: does it, by revocation epochs
 - ``guard``: who may ask, and the bounds of asking
 - ``routes``: the HTTP application
 - ``server``: serves it in the sidecar's own event loop; ``listening``: its socket

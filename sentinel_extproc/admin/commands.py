@@ -143,10 +143,11 @@ def revoke(
     yes: bool,
     **admin: Any,
 ) -> None:
-    """Refuse a token, a user's tokens or everybody's, from the next request on.
+    """End all trust in a token, a user's tokens, or everybody's.
 
-    It holds at every replica. What the identity source says of the credential counts again from
-    then on: a token that is still good there can be used again, so revoke it there first.
+    From the next request on, at every replica, only the identity source's own answer counts; what
+    was cached is believed no more. A token that is still good at the source works again after
+    that: to lock somebody out, revoke it there first and here second.
 
     The token itself is never an argument, where others could see it in the list of processes; only
     its SHA-256 is sent.
@@ -184,8 +185,7 @@ def invalidate(
 ) -> None:
     """Forget what is cached: identity, plan and quotas are asked for anew.
 
-    Use it when something changed in the user service and should count at once. Nobody is refused
-    by it; to lock somebody out, revoke.
+    Use it when a user's plan or quota was changed in the user service and should count at once.
 
     Exit codes: as for revoke.
     """

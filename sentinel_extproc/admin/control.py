@@ -1,7 +1,7 @@
 """What an operator can do to a running sidecar, and the JSON that asks for it. Pure.
 
-A *revoked* credential is refused from the next request on, everywhere. What is *invalidated* is
-only forgotten: it is asked for anew, and may turn out to be as it was.
+What is *revoked* is trusted no more: from the next request on, everywhere, only the identity
+source's own answer counts. What is *invalidated* is asked for anew, because it changed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Control(Protocol):
     """Does what the control calls ask for. Repeating a call does no harm."""
 
     async def revoke(self, target: Target, *, streams: bool) -> Effect:
-        """Refuse ``target`` from its next request on; with ``streams`` end its running answers too.
+        """Trust nothing cached about ``target``; with ``streams`` end its running answers too.
 
         Raises:
             InvalidRequest: this target's streams can't be told apart.

@@ -1,0 +1,82 @@
+"""``Control`` over revocation epochs: what the admin port does when it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from sentinel_extproc.admin.control import Effect, Everybody, Target, Token, User
+from sentinel_extproc.errors import InvalidRequest
+from sentinel_extproc.identity.revocation import Forgetter, Kind, Revocation, RevocationResult
+
+Revoke = Callable[[Revocation], Awaitable[RevocationResult]]
+EndStreams = Callable[[Target], int]
+"""Ends the running answers of a user, or of everybody; how many those were."""
+
+
+class AllForgetters:
+    """Several caches as one."""
+
+    def __init__(self, *forgetters: Forgetter) -> None:
+        self._forgetters = forgetters
+
+    def forget_token(self, token_sha256: bytes) -> None:
+        """See ``Forgetter``."""
+        for forgetter in self._forgetters:
+            forgetter.forget_token(token_sha256)
+
+    def forget_user(self, external_id: str) -> None:
+        """See ``Forgetter``."""
+        for forgetter in self._forgetters:
+            forgetter.forget_user(external_id)
+
+    def forget_all(self) -> None:
+        """See ``Forgetter``."""
+        for forgetter in self._forgetters:
+            forgetter.forget_all()
+
+
+class RevokerControl:
+    """Implements ``Control``.
+
+    Both calls move the epoch: from then on nothing that was cached of the target before is
+    believed, and the identity source is asked. That is all there is to invalidating; revoking may
+    end the running answers too.
+
+    Args:
+        revoke: ``Revoker.revoke``.
+        end_streams: None when running answers can't be ended.
+    """
+
+    def __init__(self, revoke: Revoke, *, end_streams: EndStreams | None = None) -> None:
+        self._revoke = revoke
+        self._end_streams = end_streams
+
+    async def revoke(self, target: Target, *, streams: bool) -> Effect:
+        """See ``Control``."""
+        end = self._end_streams if streams else None
+        if streams and (end is None or isinstance(target, Token)):
+            raise InvalidRequest(
+                "Running answers can only be ended for a user or for everybody."
+                if end is not None
+                else "Running answers can't be ended here.",
+                param="streams",
+                code="streams_not_supported",
+            )
+        result = await self._revoke(_revocation(target))
+        # After the epoch: what starts in between is refused already.
+        return Effect(result.everywhere, result.heard_by, 0 if end is None else end(target))
+
+    async def invalidate(self, target: Target) -> Effect:
+        """See ``Control``."""
+        result = await self._revoke(_revocation(target))
+        return Effect(result.everywhere, result.heard_by)
+
+
+def _revocation(target: Target) -> Revocation:
+    match target:
+        case Token(sha256, owner):
+            return Revocation(Kind.TOKEN, external_id=owner or "", token=sha256.hex())
+        case User(external_id):
+            return Revocation(Kind.USER, external_id=external_id)
+        case Everybody():
+            return Revocation(Kind.ALL)
