@@ -2,7 +2,7 @@
 
 A path that can be read in two ways (``//``, dot segments, encoded separators, backslashes, matrix
 parameters) is refused: whatever we took it for, the provider could take it for something else.
-Anything else that isn't in the table falls to ``Other``, never to nothing.
+Anything that isn't in the table falls to ``Other``, never to nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +10,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from sentinel_extproc.endpoints.audio import Recordings, Speech
+from sentinel_extproc.endpoints.base import TokenFree
 from sentinel_extproc.endpoints.chat import ChatCompletions
+from sentinel_extproc.endpoints.completions import Completions
 from sentinel_extproc.endpoints.contract import Endpoint
+from sentinel_extproc.endpoints.embeddings import Embeddings
+from sentinel_extproc.endpoints.forbidden import DirectAccess
+from sentinel_extproc.endpoints.images import Images
+from sentinel_extproc.endpoints.messages import CountTokens, Messages
 from sentinel_extproc.endpoints.models import Models
+from sentinel_extproc.endpoints.moderations import Moderations
 from sentinel_extproc.endpoints.other import Other
+from sentinel_extproc.endpoints.responses import Responses
 from sentinel_extproc.errors import InvalidRequest, NotFound
 
 MAX_PATH_BYTES = 8192
@@ -24,8 +33,57 @@ _AMBIGUOUS = re.compile(
 )
 
 CHAT = ChatCompletions()
+RESPONSES = Responses()
+MESSAGES = Messages()
 MODELS = Models()
+STORED = TokenFree("stored")
+"""Reading and deleting what earlier calls left at the provider: paid for when it was made."""
+
+FILES = TokenFree("files")
+BATCHES = TokenFree("batches")
+DIRECT = DirectAccess()
 OTHER = Other()
+
+_POSTS: dict[str, Endpoint] = {
+    "chat/completions": CHAT,
+    "completions": Completions(),
+    "embeddings": Embeddings(),
+    "responses": RESPONSES,
+    "responses/compact": RESPONSES,
+    "responses/input_tokens": TokenFree("responses.input_tokens"),
+    "moderations": Moderations(),
+    "images/generations": Images("images.generations", given=False),
+    "images/edits": Images("images.edits", given=True),
+    "images/variations": Images("images.variations", given=True),
+    "audio/speech": Speech(),
+    "audio/transcriptions": Recordings("audio.transcriptions"),
+    "audio/translations": Recordings("audio.translations"),
+    "messages": MESSAGES,
+    "messages/count_tokens": CountTokens(),
+    "files": FILES,
+    "batches": BATCHES,
+}
+
+_READS = frozenset({"GET", "HEAD"})
+_READS_AND_DELETES = _READS | {"DELETE"}
+_FOLDERS: tuple[tuple[str, frozenset[str], Endpoint], ...] = (
+    ("models", _READS, MODELS),
+    ("files", _READS_AND_DELETES, FILES),
+    ("batches", _READS | {"POST"}, BATCHES),
+    ("uploads", frozenset({"POST"}), FILES),
+    ("responses", _READS_AND_DELETES, STORED),
+    ("chat/completions", _READS_AND_DELETES, STORED),
+    ("realtime", frozenset({"POST"}), DIRECT),
+)
+"""A path and everything below it, for these methods. Nothing that generates may be matched: with
+a slash behind its path, a provider may still take it for the call that it is."""
+
+_CANCEL = re.compile(r"responses/[\w-]+/cancel")
+
+ENDPOINTS: tuple[Endpoint, ...] = tuple(
+    {e.name: e for e in [*_POSTS.values(), *(f[2] for f in _FOLDERS), OTHER]}.values()
+)
+"""Every endpoint that has rules, once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +118,12 @@ def match(method: str, target: str, *, prefix: str = "/v1/") -> Match:
     if not path.startswith(prefix):
         raise NotFound(f"This gateway serves paths under {prefix}.")
     rest = path[len(prefix) :]
-    if rest == "chat/completions" and method == "POST":
-        return Match(CHAT, path)
-    if method in ("GET", "HEAD") and (rest == "models" or rest.startswith("models/")):
-        return Match(MODELS, path)
+    if method == "POST" and rest in _POSTS:
+        return Match(_POSTS[rest], path)
+    if method == "POST" and _CANCEL.fullmatch(rest):
+        return Match(STORED, path)
+    for folder, methods, endpoint in _FOLDERS:
+        inside = rest == folder or rest.startswith(folder + "/")
+        if inside and method in methods:
+            return Match(endpoint, path)
     return Match(OTHER, path)

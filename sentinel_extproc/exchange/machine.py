@@ -272,6 +272,7 @@ class Exchange:
         reply = do.Reply(do.Phase.RESPONSE_HEADERS, set_headers, removed)
         if event.end_of_stream:
             return self._finish(_outcome(failed=failed), reply)
+        self._refine()
         if self._plan.unwatched and not failed:
             self._meter = GuardedMeter(self._choose_meter(event.headers))
         if failed or self._plan.unwatched:
@@ -360,9 +361,7 @@ class Exchange:
         reading = self._meter.reading()
         if reading.failed and outcome is Outcome.COMPLETED:
             outcome = Outcome.PROVIDER_ERROR if not reading.output_tokens else outcome
-        if self._upload is not None:
-            self._plan = self._upload.refined(self._match.endpoint, self._plan)
-            self._predicted = replace(self._predicted, input_tokens=self._plan.input_tokens)
+        self._refine()
         final = bill(self._plan, self._predicted, reading, outcome, self._confidence)
         last: list[do.Command] = []
         if reply is not None:
@@ -381,6 +380,12 @@ class Exchange:
         )
         settle = do.Settle(self._reservation, final.quantities(self._predicted))
         return (settle, do.Record(record))
+
+    def _refine(self) -> None:
+        """Take in what the body has told since it was admitted."""
+        if self._upload is not None:
+            self._plan = self._upload.refined(self._match.endpoint, self._plan)
+            self._predicted = replace(self._predicted, input_tokens=self._plan.input_tokens)
 
     def recorded(self, event: on.Recorded) -> Commands:  # noqa: ARG002
         """Let the client see the end."""

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from sentinel_extproc.endpoints.chat_answer import StreamMeter, read_whole
 from sentinel_extproc.endpoints.contract import Reading
 from sentinel_extproc.endpoints.guarded import GuardedMeter
-from sentinel_extproc.endpoints.chat_answer import StreamMeter, read_whole
 from sentinel_extproc.endpoints.meters import JsonMeter, OpaqueMeter
 from sentinel_extproc.endpoints.provider_usage import read_usage
 from sentinel_extproc.usage.record import TokenUsage
@@ -155,6 +155,8 @@ class Broken:
     """A meter with a bug in it."""
 
     rewrites = True
+    partial = 0
+    volume = 0
 
     def __init__(self) -> None:
         self.held = b""
