@@ -1,0 +1,214 @@
+"""A Redis Cluster of three nodes on loopback: one user's keys share a slot, the rest is spread."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis as sync_redis
+from redis.asyncio import RedisCluster
+
+from sentinel_extproc.demo.process import ManagedProcess
+from sentinel_extproc.demo.redis import redis_binary
+from sentinel_extproc.errors import LimitExceeded
+from sentinel_extproc.limits.limit import Kind, Limit, Period
+from sentinel_extproc.limits.limiter import StoreLimiter
+from sentinel_extproc.limits.model import (
+    NOTHING,
+    Quantities,
+    Reservation,
+    ReserveRequest,
+    Subject,
+    Unit,
+)
+from sentinel_extproc.limits.policy import Policy, Rule
+from sentinel_extproc.limits.store import Claim, Decision, owner_tag
+from sentinel_extproc.limits.store.connect import build_client
+from sentinel_extproc.limits.store.redis import RedisStore
+from sentinel_extproc.limits.store.slots import SLOTS, slot_of
+
+NODES = 3
+LIMIT, TASKS = 100, 200
+
+
+class Node:
+    """One node, started but not yet part of a cluster."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.port = port
+        folder.mkdir()
+        self.process = ManagedProcess(
+            [
+                redis_binary(),
+                *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
+                *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000"),
+                *("--cluster-require-full-coverage", "no"),
+                *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
+            ],
+            name=f"redis-{port}",
+            log_path=folder / "redis.log",
+        )
+
+    def admin(self) -> sync_redis.Redis:
+        return sync_redis.Redis(port=self.port, socket_timeout=5.0)
+
+    def answers(self) -> bool:
+        try:
+            with self.admin() as admin:
+                return bool(admin.ping())
+        except sync_redis.RedisError:
+            return False
+
+    def sees_all(self) -> bool:
+        with self.admin() as admin:
+            info = bytes(admin.execute_command("CLUSTER", "INFO"))
+        wanted = (
+            b"cluster_state:ok",
+            b"cluster_slots_assigned:%d" % SLOTS,
+            b"cluster_known_nodes:%d" % NODES,
+        )
+        return all(line in info.split() for line in wanted)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports below 50000 whose cluster bus port, 10000 above, is free as well."""
+    ports: list[int] = []
+    candidate = 21_000 + (time.monotonic_ns() % 20_000)
+    while len(ports) < count:
+        candidate += 1
+        try:
+            for port in (candidate, candidate + 10_000):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        ports.append(candidate)
+    return ports
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[Node]]:
+    with tempfile.TemporaryDirectory(prefix="sx-cluster-") as folder, ExitStack() as stack:
+        made = [Node(Path(folder) / str(port), port) for port in free_ports(NODES)]
+        for node in made:
+            stack.enter_context(node.process.start())
+        for index, node in enumerate(made):
+            node.process.wait_until(node.answers, what="it answered", timeout_s=10)
+            slots = range(SLOTS * index // NODES, SLOTS * (index + 1) // NODES)
+            with node.admin() as admin:
+                admin.execute_command("CLUSTER", "ADDSLOTS", *slots)
+                admin.execute_command("CLUSTER", "MEET", "127.0.0.1", made[0].port)
+        for node in made:
+            node.process.wait_until(node.sees_all, what="it saw all nodes", timeout_s=30)
+        yield made
+
+
+@pytest.fixture
+async def store(nodes: list[Node]) -> AsyncIterator[RedisStore]:
+    for node in nodes:
+        with node.admin() as admin:
+            admin.flushall()
+            admin.script_flush()
+    hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+    made = RedisStore(build_client(f"redis+cluster://{hosts}"), timeout_s=5.0, queue_timeout_s=30.0)
+    await made.ping()
+    yield made
+    await made.close()
+
+
+def limiter_over(store: RedisStore, *kinds: Kind) -> StoreLimiter:
+    limits = tuple(
+        Limit(
+            name=kind.value,
+            unit=Unit.REQUESTS,
+            kind=kind,
+            capacity=LIMIT,
+            period_ms=3_600_000,
+            period=Period.MONTH,
+        )
+        for kind in kinds
+    )
+    return StoreLimiter(store, Policy((Rule(limits=limits),)))
+
+
+async def attempt(limiter: StoreLimiter, user: str, number: int) -> Reservation | None:
+    subject = Subject(user, "/v1/chat/completions", "chat", "gpt-4o")
+    try:
+        return await limiter.reserve(ReserveRequest(f"{user}-{number}", subject, Quantities()))
+    except LimitExceeded:
+        return None
+
+
+async def test_200_at_once_on_a_limit_of_100_admit_exactly_100(store: RedisStore) -> None:
+    limiter = limiter_over(store, *Kind)
+    for user in (f"user-{number}" for number in range(6)):
+        tried = await asyncio.gather(*(attempt(limiter, user, n) for n in range(TASKS)))
+        admitted = [reservation for reservation in tried if reservation is not None]
+        assert len(admitted) == LIMIT
+        for reservation in admitted[:30]:
+            await limiter.settle(reservation, NOTHING)
+        await limiter.flush()
+        more = await asyncio.gather(*(attempt(limiter, user, TASKS + n) for n in range(TASKS)))
+        assert sum(reservation is not None for reservation in more) == 30
+
+
+async def test_users_are_spread_and_one_user_s_keys_stay_together(
+    store: RedisStore, nodes: list[Node]
+) -> None:
+    limiter = limiter_over(store, *Kind)
+    for number in range(60):
+        assert await attempt(limiter, f"user-{number}", 0) is not None
+    owners: list[set[str]] = []
+    for node in nodes:
+        with node.admin() as admin:
+            keys = [key.decode() for key in admin.scan_iter(count=1_000)]
+        owners.append({key.partition("{")[2].partition("}")[0] for key in keys})
+        assert all(key.startswith("sentinel:1:{") for key in keys)
+    assert sum(len(tags) for tags in owners) == 60, "every owner is on one node only"
+    assert min(len(tags) for tags in owners) > 5
+
+
+async def test_everybody_is_revoked_on_every_node(store: RedisStore) -> None:
+    users = [f"user-{number}" for number in range(12)]
+    seen = {user: await store.epochs(user, ("all", "user")) for user in users}
+    await store.revoke_everybody()
+    for user in users:
+        verdict = await store.reserve(Claim(f"x-{user}", owner_tag(user), (), seen[user]))
+        assert verdict.decision is Decision.REVOKED
+        now = await store.epochs(user, ("all", "user"))
+        verdict = await store.reserve(Claim(f"y-{user}", owner_tag(user), (), now))
+        assert verdict.decision is Decision.ADMITTED
+
+
+async def test_one_command_is_one_round_trip_to_one_node(
+    store: RedisStore, nodes: list[Node]
+) -> None:
+    def evalshas() -> list[int]:
+        counts = []
+        for node in nodes:
+            with node.admin() as admin:
+                stats = admin.info("commandstats")
+            counts.append(
+                sum(
+                    int(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"])
+                    for name in ("eval", "evalsha")
+                )
+            )
+        return counts
+
+    limiter = limiter_over(store, *Kind)
+    assert isinstance(store.client, RedisCluster)
+    assert await attempt(limiter, "user", 0) is not None  # loads the script there
+    before = evalshas()
+    for number in range(1, 11):
+        assert await attempt(limiter, "user", number) is not None
+    change = [after - earlier for after, earlier in zip(evalshas(), before, strict=True)]
+    assert sorted(change) == [0, 0, 10]
+    owner = slot_of(owner_tag("user")) * NODES // SLOTS
+    assert change.index(10) == owner
