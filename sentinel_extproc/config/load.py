@@ -20,6 +20,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
 )
 
+from sentinel_extproc.config.admin import admin_faults
 from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 
@@ -220,4 +221,4 @@ def _cross_checks(settings: Settings) -> list[str]:
             faults += [f"{settings.limits.policy_file}: {fault}" for fault in error.faults]
     if settings.identity.stale_on_error_seconds < settings.identity.stale_seconds:
         faults.append("identity.stale_on_error_seconds: must not be below identity.stale_seconds")
-    return faults
+    return faults + admin_faults(settings.admin)

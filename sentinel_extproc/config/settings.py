@@ -99,6 +99,7 @@ HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url), PlainSerializer(_masked_url)]
 Listen = Annotated[str, AfterValidator(_check_listen)]
 Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*$", max_length=253)]
 FileMode = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -277,6 +278,41 @@ class TokenSettings(Section):
     """For counting large bodies."""
 
 
+class Requirement(StrEnum):
+    """What readiness may depend on, besides serving and not draining."""
+
+    OUTBOX = "outbox"
+    REDIS = "redis"
+    ZION = "zion"
+
+
+class AdminSettings(Section):
+    """The operator's port: health, metrics, revocation. Never for clients."""
+
+    enabled: bool = True
+    """Serve it."""
+    listen: Listen = "127.0.0.1:9180"
+    """`host:port` or `unix:/path`. Health and metrics answer whoever can connect."""
+    socket_mode: FileMode = 0o600
+    """Permissions of the Unix socket; without a token, whoever may open it may revoke."""
+    token: Secret | None = None
+    """For revocation and status, which without it work only on a Unix socket or with mutual TLS."""
+    token_file: Path | None = None
+    """File with the token, instead of it."""
+    cleartext_token: bool = False
+    """Take the token over plain HTTP on other than loopback, where a mesh encrypts."""
+    tls_cert_file: Path | None = None
+    """PEM certificate, to serve HTTPS."""
+    tls_key_file: Path | None = None
+    """Its key."""
+    client_ca_file: Path | None = None
+    """PEM bundle: only clients with a certificate of these authorities may connect."""
+    allowed_hosts: tuple[HostName, ...] = ()
+    """Names that clients may call it by; addresses and `localhost` always work."""
+    ready_requires: tuple[Requirement, ...] = (Requirement.OUTBOX,)
+    """What `/readyz` asks besides serving: `outbox` (room in it), `redis`, `zion`."""
+
+
 class LogSettings(Section):
     """What is told, and how."""
 
@@ -307,6 +343,7 @@ class Settings(BaseSettings):
     endpoints: EndpointSettings = EndpointSettings()
     usage: UsageSettings = UsageSettings()
     tokens: TokenSettings = TokenSettings()
+    admin: AdminSettings = AdminSettings()
     logs: LogSettings = LogSettings()
 
     def public(self) -> dict[str, Any]:
