@@ -16,6 +16,7 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.config.listener import v3 as listener
     from envoy_data_plane.envoy.config.overload import v3 as overload
     from envoy_data_plane.envoy.config.route import v3 as route
+    from envoy_data_plane.envoy.extensions.access_loggers.filters.cel import v3 as cel
     from envoy_data_plane.envoy.extensions.access_loggers.stream import v3 as stream_log
     from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
     from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
@@ -33,6 +34,7 @@ with warnings.catch_warnings():
 __all__ = [
     "accesslog",
     "bootstrap",
+    "cel",
     "cluster",
     "core",
     "downstream_connections",

@@ -32,6 +32,7 @@ from sentinel_extproc.envoyconf.filter import (
     METADATA_NAMESPACE,
     ext_proc_filter,
 )
+from sentinel_extproc.envoyconf.local_reply import local_replies
 
 OLDEST_ENVOY = (1, 36)
 LISTENER_NAME = "gateway"
@@ -191,6 +192,7 @@ def _connection_manager(
         request_headers_timeout=timedelta(seconds=10),
         stream_idle_timeout=stream_idle_timeout,
         access_log=[_access_log()],
+        local_reply_config=local_replies(),
         http_filters=[
             hcm.HttpFilter(name=FILTER_NAME, typed_config=protobuf.Any.pack(processor)),
             hcm.HttpFilter(

@@ -27,7 +27,17 @@ from sentinel_extproc.demo.hosting import HostedApp, serve_app, server_config
 from sentinel_extproc.demo.process import StartError
 from sentinel_extproc.demo.redis import free_port
 from sentinel_extproc.envoyconf.examples import examples
+from sentinel_extproc.envoyconf.local_reply import GATEWAY_ERRORS
 from sentinel_extproc.envoyconf.static import static_bootstrap
+from sentinel_extproc.errors import (
+    LimitExceeded,
+    PayloadTooLarge,
+    SentinelError,
+    Unauthenticated,
+    Unavailable,
+)
+from sentinel_extproc.exchange.commands import Respond
+from sentinel_extproc.transport.codec import encode
 from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "envoy"
@@ -145,6 +155,15 @@ def attach(upstream: HostedApp, *running: Processor | Path, **options: Any) -> A
     return static_bootstrap(**defaults | options)
 
 
+def assert_gateways_own(answer: httpx.Response, status: int) -> None:
+    (expected,) = (error for error in GATEWAY_ERRORS if error.status == status)
+    assert answer.status_code == status
+    assert answer.headers.get_list("content-type") == ["application/json"]
+    assert answer.headers["x-sentinel-error"] == expected.code
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert answer.text == expected.body()
+
+
 def eventually(read: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
     deadline = time.monotonic() + 20
     while not holds(value := read()):
@@ -205,7 +224,7 @@ def test_a_body_over_the_buffer_is_a_413_that_never_leaves(
     envoy = run_envoy(attach(upstream, processors()))
     body = b"x" * (BUFFER_LIMIT + 2**20)
     answer = httpx.post(f"{envoy.url}/v1/chat/completions", content=body, trust_env=False)
-    assert answer.status_code == 413
+    assert_gateways_own(answer, 413)
     assert provider.seen == []
 
 
@@ -237,7 +256,8 @@ def test_without_a_sidecar_nothing_gets_through(
 ) -> None:
     envoy = run_envoy(attach(upstream, work_dir / "nobody.sock", health_check_interval_s=1))
     answer = httpx.post(f"{envoy.url}/v1/chat/completions", json={}, trust_env=False)
-    assert answer.status_code == 503
+    assert_gateways_own(answer, 503)
+    assert answer.headers["retry-after"] == "1"
     assert provider.seen == []
 
 
@@ -249,8 +269,63 @@ def test_a_silent_sidecar_is_a_504_and_nothing_gets_through(
 ) -> None:
     envoy = run_envoy(attach(upstream, processors(answer=lambda _: None), message_timeout_s=0.1))
     answer = httpx.post(f"{envoy.url}/v1/chat/completions", json={}, trust_env=False)
-    assert answer.status_code == 504
+    assert_gateways_own(answer, 504)
     assert provider.seen == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PayloadTooLarge("Ours: 100 % of it.", details={"limit": 1}),
+        Unavailable("Ours.", retry_after_s=7),
+        Unauthenticated("Ours."),
+        LimitExceeded("Ours.", retry_after_s=3, headers={"x-ratelimit-limit": "5"}),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("kind", ["request_headers", "request_body", "response_headers"])
+def test_our_own_errors_pass_byte_for_byte(
+    run_envoy: StartEnvoy,
+    processors: Callable[..., Processor],
+    upstream: HostedApp,
+    error: SentinelError,
+    kind: str,
+) -> None:
+    refusal = pb.ProcessingResponse.FromString(encode(Respond(error)))
+
+    def refuse(request: pb.ProcessingRequest) -> pb.ProcessingResponse:
+        return refusal if request.HasField(kind) else go_on(request)  # type: ignore[arg-type]
+
+    envoy = run_envoy(attach(upstream, processors(answer=refuse)))
+    answer = httpx.post(f"{envoy.url}/v1/chat/completions", content=b"{}", trust_env=False)
+    assert answer.status_code == error.status
+    assert answer.content == error.body()
+    ours = error.headers()
+    assert {name: answer.headers.get_list(name) for name in ours} == {
+        name: [value] for name, value in ours.items()
+    }
+    assert "retry-after" in ours or "retry-after" not in answer.headers
+
+
+def test_the_providers_own_errors_are_not_rewritten(
+    run_envoy: StartEnvoy, processors: Callable[..., Processor]
+) -> None:
+    async def fail(request: Request) -> Response:
+        return Response(b"theirs", int(request.url.path.rpartition("/")[2]))
+
+    app = Starlette(routes=[Route("/{rest:path}", fail)])
+    with serve_app(app, name="provider") as hosted:
+        envoy = run_envoy(attach(hosted, processors()))
+        for status in (413, 503, 504):
+            answer = httpx.get(f"{envoy.url}/v1/{status}", trust_env=False)
+            assert (answer.status_code, answer.content) == (status, b"theirs")
+
+
+def test_a_provider_that_cannot_be_reached_is_a_503_in_the_providers_shape(
+    run_envoy: StartEnvoy, processors: Callable[..., Processor], upstream: HostedApp
+) -> None:
+    envoy = run_envoy(attach(upstream, processors(), provider_port=free_port()))
+    assert_gateways_own(httpx.get(f"{envoy.url}/v1/models", trust_env=False), 503)
 
 
 def test_a_wrong_kind_of_reply_is_a_503_and_nothing_gets_through(

@@ -10,8 +10,13 @@ import pytest
 import yaml
 
 from sentinel_extproc.envoyconf.examples import examples
+from sentinel_extproc.envoyconf.local_reply import GATEWAY_ERRORS, OWN_DETAILS
 from sentinel_extproc.envoyconf.render import to_dict, to_json, to_yaml
 from sentinel_extproc.envoyconf.static import static_bootstrap
+from sentinel_extproc.errors import PayloadTooLarge, Unauthenticated, Unavailable
+from sentinel_extproc.exchange.commands import Respond
+from sentinel_extproc.transport.codec import encode
+from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "envoy"
 
@@ -226,3 +231,24 @@ def test_json_and_yaml_say_the_same() -> None:
 def test_the_examples_in_the_checkout_are_what_is_rendered() -> None:
     kept = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.yaml")}
     assert kept == examples()
+
+
+def test_envoys_own_answers_have_the_shape_of_ours() -> None:
+    mappers = manager(built())["local_reply_config"]["mappers"]
+    assert [json.loads(error.body()).keys() for error in GATEWAY_ERRORS] == [{"error"}] * 3
+    ours = {
+        error.status: (error.type, error.default_code) for error in (PayloadTooLarge, Unavailable)
+    }
+    for error, mapper in zip(GATEWAY_ERRORS, mappers, strict=True):
+        body = mapper["body_format_override"]
+        assert body["text_format_source"]["inline_string"] == error.body()
+        assert body["content_type"] == "application/json"
+        assert json.loads(error.body())["error"].keys() == {"message", "type", "param", "code"}
+        assert ours.get(error.status, (error.type, error.code)) == (error.type, error.code)
+        assert set(mapper) == {"filter", "body_format_override", "headers_to_add"}
+
+
+def test_what_tells_our_own_answers_apart_is_what_we_send() -> None:
+    for error in (Unauthenticated("no"), Unavailable("away", code="usage_unavailable")):
+        sent = pb.ProcessingResponse.FromString(encode(Respond(error)))
+        assert sent.immediate_response.details.startswith(OWN_DETAILS)
