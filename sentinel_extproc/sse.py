@@ -47,23 +47,29 @@ class Scanner:
         max_event_bytes: bound of one event, in bytes of its raw form.
     """
 
-    __slots__ = ("_held", "_max", "_searched", "_skipping", "_started")
+    __slots__ = ("_buffer", "_max", "_searched", "_skipping", "_started")
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max = max_event_bytes
-        self._held = b""
+        self._buffer = bytearray()
         self._searched = 0
         self._skipping = False
         self._started = False
 
     @property
     def held(self) -> bytes:
-        """Bytes taken in but not given out yet."""
-        return self._held
+        """Bytes taken in but not given out yet; a copy."""
+        return bytes(self._buffer)
+
+    @property
+    def pending(self) -> int:
+        """How many bytes ``held`` has."""
+        return len(self._buffer)
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Take the next bytes; give the events they complete."""
-        buffer = self._held + chunk if self._held else chunk
+        buffer = self._buffer
+        buffer += chunk  # grows in place: a long event in small chunks must not be copied each time
         events: list[Event] = []
         start = 0
         search = self._searched
@@ -72,19 +78,22 @@ class Scanner:
             # A CR at the very end may be half of a CRLF: the cut must not depend on the split.
             if end is None or (end.end() == len(buffer) and buffer.endswith(b"\r")):
                 break
-            events.append(self._event(buffer[start : end.end()]))
-            start = search = end.end()
-        rest = buffer[start:]
-        if len(rest) > self._max or (self._skipping and rest):
+            stop = end.end()
+            del end  # a match holds its buffer, which then can't be resized
+            events.append(self._event(bytes(buffer[start:stop])))
+            start = search = stop
+        del end
+        rest = len(buffer) - start
+        if rest > self._max or (self._skipping and rest):
             # Line ends at the tail stay: they may be the first half of the blank line.
-            tail = len(rest) - len(rest.rstrip(b"\r\n"))
-            tail = min(tail, 3)
-            if len(rest) > tail:
-                events.append(Event(rest[: len(rest) - tail], oversized=True))
+            last = bytes(buffer[-3:]) if rest >= 3 else bytes(buffer[start:])
+            given = rest - (len(last) - len(last.rstrip(b"\r\n")))
+            if given:
+                events.append(Event(bytes(buffer[start : start + given]), oversized=True))
                 self._skipping = True
-                rest = rest[len(rest) - tail :]
-        self._held = rest
-        self._searched = max(0, len(rest) - 3)
+                start += given
+        del buffer[:start]
+        self._searched = max(0, len(buffer) - 3)
         return events
 
     def close(self) -> list[Event]:
@@ -93,7 +102,9 @@ class Scanner:
         The standard discards an unterminated event; providers that forget the last blank line
         exist, so its data is read all the same.
         """
-        rest, self._held, self._searched = self._held, b"", 0
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        self._searched = 0
         return [self._event(rest)] if rest else []
 
     def _event(self, raw: bytes) -> Event:

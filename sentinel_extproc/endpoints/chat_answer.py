@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,11 @@ from sentinel_extproc.endpoints.texts import Texts
 from sentinel_extproc.sse import Event, Scanner
 from sentinel_extproc.usage.record import TokenUsage
 
+MAX_REWRITTEN_BYTES = 64 << 10
+"""Events are held until they are complete where they are rewritten. The usage chunk is far smaller,
+and so is every chunk of a chat but the oddest; over it an event passes unread."""
+
+_DONE = re.compile(rb"data: ?\[DONE\]")
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
 
 
@@ -37,7 +43,7 @@ class StreamMeter:
     ) -> None:
         self.rewrites = hide_usage
         self._all_seen = all_seen
-        self._scanner = Scanner()
+        self._scanner = Scanner(MAX_REWRITTEN_BYTES) if hide_usage else Scanner()
         self._texts = Texts(model, counters)
         self._reported: TokenUsage | None = None
         self._served: str | None = None
@@ -53,7 +59,11 @@ class StreamMeter:
             for event in events:
                 self._read(event)
             return None
-        return b"".join(self._shown(event) for event in events)
+        shown = b"".join(self._shown_safely(event) for event in events)
+        if self._scanner.pending and _DONE.match(self._scanner.held):
+            # The end, without its blank line: nothing comes after it that could complete it.
+            shown += b"".join(event.raw for event in self._scanner.close())
+        return shown
 
     @property
     def held(self) -> bytes:
@@ -61,7 +71,7 @@ class StreamMeter:
 
     @property
     def partial(self) -> int:
-        return 0 if self.rewrites else len(self._scanner.held)
+        return 0 if self.rewrites else self._scanner.pending
 
     @property
     def volume(self) -> int:
@@ -78,6 +88,12 @@ class StreamMeter:
             model_served=self._served,
             failed=self._failed,
         )
+
+    def _shown_safely(self, event: Event) -> bytes:
+        try:
+            return self._shown(event)
+        except Exception:  # noqa: BLE001 - one event's oddity must not cost the bytes of others
+            return event.raw
 
     def _shown(self, event: Event) -> bytes:
         chunk = self._read(event)
@@ -116,7 +132,11 @@ class StreamMeter:
 
 def _without_usage(chunk: dict[str, Any]) -> bytes:
     rest = {name: value for name, value in chunk.items() if name != "usage"}
-    return b"data: " + msgspec.json.encode(rest) + b"\n\n"
+    try:
+        text = msgspec.json.encode(rest)
+    except UnicodeEncodeError:  # a lone surrogate, which only escapes can carry
+        text = json.dumps(rest, separators=(",", ":")).encode()
+    return b"data: " + text + b"\n\n"
 
 
 def _generated(answer: dict[str, Any], part: str) -> Iterator[tuple[str, str]]:

@@ -61,7 +61,7 @@ class EventMeter:
 
     @property
     def partial(self) -> int:
-        return len(self._scanner.held)
+        return self._scanner.pending
 
     @property
     def volume(self) -> int:

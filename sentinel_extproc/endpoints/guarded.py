@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sentinel_extproc.endpoints.contract import Endpoint, Meter, Plan, Reading, Upload
 from sentinel_extproc.endpoints.meters import OpaqueMeter, tokens_by_size
 
@@ -47,6 +49,7 @@ class GuardedMeter:
     def __init__(self, meter: Meter) -> None:
         self.faults = 0
         self._meter = meter
+        self._broken: Meter | None = None
         self._size = 0
 
     @property
@@ -72,15 +75,24 @@ class GuardedMeter:
             return self._meter.feed(chunk, end=end)
         except Exception:  # noqa: BLE001 - a parser's bug must not reach the client
             self.faults += 1
-            self._meter = OpaqueMeter()
+            self._broken, self._meter = self._meter, OpaqueMeter()
+            self._meter.feed(chunk, end=end)
             return held + chunk if held else None
 
     def reading(self) -> Reading:
+        readings = [self._read(meter) for meter in (self._broken, self._meter) if meter]
+        before, *after = readings
+        if before is None:
+            return Reading(output_tokens=tokens_by_size(self._size))
+        if not after or after[0] is None:
+            return before
+        # What was counted before the fault stands; what came after it is estimated by size.
+        total = before.output_tokens + after[0].output_tokens
+        return replace(before, output_tokens=total, exact=False)
+
+    def _read(self, meter: Meter) -> Reading | None:
         try:
-            reading = self._meter.reading()
+            return meter.reading()
         except Exception:  # noqa: BLE001 - nor must it stop the bill
             self.faults += 1
-            reading = Reading()
-        if self.faults and reading.reported is None:
-            return Reading(output_tokens=tokens_by_size(self._size))
-        return reading
+            return None

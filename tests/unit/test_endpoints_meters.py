@@ -185,3 +185,51 @@ def test_a_bug_while_reading_still_gives_an_estimate() -> None:
     meter.feed(b"hold", end=False)
     assert meter.reading().output_tokens == 1
     assert GuardedMeter(OpaqueMeter()).reading() == Reading()
+
+
+class FailsOnce:
+    """Counts letters until a certain chunk."""
+
+    rewrites = False
+    held = b""
+    partial = 0
+    volume = 0
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
+        if chunk == b"bad":
+            raise RuntimeError("bug")
+        self.count += len(chunk)
+        return None
+
+    def reading(self) -> Reading:
+        return Reading(output_tokens=self.count, exact=True)
+
+
+def test_what_was_counted_before_a_bug_stands() -> None:
+    meter = GuardedMeter(FailsOnce())
+    for chunk in (b"x" * 100, b"bad", b"y" * 41):
+        assert meter.feed(chunk, end=False) is None
+    assert meter.reading() == Reading(output_tokens=100 + 11, exact=False)
+
+
+def test_a_chunk_that_cannot_be_written_anew_as_utf_8_keeps_its_escapes() -> None:
+    odd = b'data: {"choices":[{"delta":{"content":"\\ud800"}}],"usage":{"prompt_tokens":5,'
+    odd += b'"completion_tokens":7}}\n\n'
+    meter = stream_meter()
+    shown = meter.feed(odd, end=False)
+    assert shown is not None
+    assert json.loads(shown.removeprefix(b"data: ")) == {
+        "choices": [{"delta": {"content": "\ud800"}}]
+    }
+    assert meter.reading().reported == TokenUsage(5, 7)
+
+
+@pytest.mark.parametrize("last", [b"data: [DONE]", b"data: [DONE]\n", b"data:[DONE]"])
+def test_an_unterminated_end_is_not_held_back(last: bytes) -> None:
+    meter = stream_meter()
+    assert meter.feed(data(chunk(content="x")) + last, end=False) is not None
+    assert meter.held == b""
+    assert meter.feed(b"\n", end=True) == b"\n"
