@@ -85,7 +85,7 @@ def demo(once: bool, port: int) -> None:
     except ImportError as error:
         click.echo(
             f"The demo needs more packages ({error.name} is missing): "
-            "pip install 'sentinel-extproc[demo]'",
+            "pip install '.[demo]' in a checkout",
             err=True,
         )
         sys.exit(EXIT_START)

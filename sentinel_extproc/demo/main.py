@@ -36,7 +36,8 @@ def run_demo(
 
     Returns:
         The exit code: 0 if every step of the scenario held and everything stopped cleanly, 1 if
-        not, 130 or 143 if ended by Ctrl-C or SIGTERM before that was known.
+        not, 130 or 143 if ended by Ctrl-C or SIGTERM before that was known, 141 if whoever read
+        the output went away first, as after ``| head``.
     """
     console = console or Console()
     environ = os.environ if environ is None else environ
@@ -50,7 +51,7 @@ def run_demo(
             code = play(once=once, port=port, environ=environ, console=console, work_dir=work_dir)
     except ModuleNotFoundError as fault:
         console.print(f"[red]✗[/red] the demo needs more packages ({fault.name} is missing):")
-        console.print("pip install 'sentinel-extproc[demo]'", markup=False, highlight=False)
+        console.print("pip install '.[demo]' in a checkout", markup=False, highlight=False)
     except StartError as fault:
         console.print("[red]✗[/red] ", end="")
         console.print(str(fault), markup=False, highlight=False)
@@ -60,6 +61,9 @@ def run_demo(
     except Terminated:
         console.print("ended by SIGTERM; everything has been stopped")
         code = 143
+    except SystemExit:
+        # Rich's word for a closed pipe. Everything has been stopped on the way here, in silence.
+        code = 141
     if code == 1 and any(work_dir.glob("*.log")):
         console.print(f"the logs are kept in {work_dir}", highlight=False)
     else:

@@ -27,6 +27,8 @@ _DEFAULT_MODEL = "gpt-4o-mini"
 _DEFAULT_PROVIDER = "https://api.openai.com"
 _NEEDED = ("OPENAI_API_KEY", "ZION_API_URL", "ZION_API_KEY")
 _WATCH_S = 0.5
+_HELD = "[green]✓[/green] every step held"
+_NOT_HELD = "[red]✗[/red] not every step held"
 
 
 def play(
@@ -60,8 +62,9 @@ def play(
             announcer.done(time.monotonic() - started)
             with closing(_scenario(stack, token, environ, console)) as scenario:
                 held = scenario.run()
+            console.print(_HELD if held else _NOT_HELD)
             if not once:
-                _stay_up(stack, console, token)
+                _stay_up(stack, console, token, logs=work_dir)
         finally:
             ignore_signals()
             announcer.stopping()
@@ -70,11 +73,8 @@ def play(
         console.print(f"[red]✗[/red] the sidecar ended with code {sidecar_code}; its log ends:")
         console.print(stack.sidecar.process.log_tail(), markup=False, highlight=False)
         return 1
-    if held:
-        console.print("[green]✓[/green] every step held")
-        return 0
-    console.print("[red]✗[/red] not every step held")
-    return 1
+    console.print("everything has been stopped")
+    return 0 if held else 1
 
 
 def _real_services(
@@ -134,8 +134,10 @@ def _scenario(
     )
 
 
-def _stay_up(stack: Stack, console: Console, token: str | None) -> None:
-    user = "$SENTINEL_DEMO_TOKEN" if token else DEMO_USERS[2].token
+def _stay_up(stack: Stack, console: Console, token: str | None, *, logs: Path) -> None:
+    # The scenario has left the second user at the limit and the third alone.
+    chatted, spent, fresh = (user.token for user in DEMO_USERS)
+    user = "$SENTINEL_DEMO_TOKEN" if token else fresh
     body = '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}'
     console.rule("[bold]It stays up; Ctrl-C ends it", align="left", style="dim")
     lines = [
@@ -146,10 +148,11 @@ def _stay_up(stack: Stack, console: Console, token: str | None) -> None:
     if stack.zion is not None:
         lines += [
             f"Zion's ledger    {stack.services.zion_url}/_standin/ledger",
-            f"tokens to use    {', '.join(user.token for user in DEMO_USERS)}",
+            f"tokens to use    {fresh}, {chatted}; {spent} is at its limit for a minute",
         ]
     lines += [
         f"limit            {REQUEST_LIMIT} requests per {PERIOD_S} s and user",
+        f"logs             {logs}, until it ends",
         "",
         f"curl -i {stack.url}/v1/chat/completions -H 'content-type: application/json' \\",
         f"  -H \"authorization: Bearer {user}\" -d '{body}'",

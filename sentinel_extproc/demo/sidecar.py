@@ -86,7 +86,8 @@ def start_sidecar(
     """Run ``sentinel-extproc serve`` and wait until it serves.
 
     Args:
-        work_dir: for its log (``sidecar.log``) and, if the environment names none, its socket.
+        work_dir: for its log (``sidecar.log``) and, if the environment names none, its sockets
+            (``sentinel.sock``, ``admin.sock``).
         environment: the whole environment; see `sidecar_environment`.
         stop_timeout_s: how long draining may take.
 
@@ -97,6 +98,8 @@ def start_sidecar(
     address = environment.setdefault(
         "SENTINEL_SERVER__LISTEN", f"unix:{work_dir / 'sentinel.sock'}"
     )
+    # Several sidecars may run on one machine, and only one of them could have the default port.
+    environment.setdefault("SENTINEL_ADMIN__LISTEN", f"unix:{work_dir / 'admin.sock'}")
     process = ManagedProcess(
         [sys.executable, "-m", "sentinel_extproc", "serve"],
         name="sidecar",

@@ -16,6 +16,7 @@ import pytest
 
 from sentinel_extproc.demo.hosting import serve_app
 from sentinel_extproc.demo.openai_standin import OpenAIStandIn
+from sentinel_extproc.demo.session import REQUEST_LIMIT
 from sentinel_extproc.demo.zion_standin import DEMO_USERS, ZionStandIn
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -39,7 +40,9 @@ def shown(work_dir: Path) -> Path:
 def start(tmp_root: Path, shown: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(*arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    def run(
+        *arguments: str, stdout: int | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
         outside = {
             name: value
             for name, value in os.environ.items()
@@ -48,8 +51,8 @@ def start(tmp_root: Path, shown: Path) -> Iterator[Start]:
         with shown.open("wb") as out:
             child = subprocess.Popen(
                 [sys.executable, "-m", "sentinel_extproc", "demo", *arguments],
-                stdout=out,
-                stderr=subprocess.STDOUT,
+                stdout=out if stdout is None else stdout,
+                stderr=out,
                 env=outside | {"TMPDIR": str(tmp_root), "COLUMNS": "200"} | environment,
             )
         started.append(child)
@@ -105,6 +108,20 @@ def test_once_plays_every_step_and_cleans_up(start: Start, shown: Path, tmp_root
     assert "✗" not in text
     assert "10 admitted, then openai.RateLimitError" in text
     assert "ext-bo" in text
+    assert text.splitlines()[-1] == "everything has been stopped"
+    assert list(tmp_root.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_ends_it_clean(start: Start, tmp_root: Path, shown: Path) -> None:
+    child = start("--once", stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert "redis-server" in child.stdout.readline().decode()
+    parts = children(child.pid)
+    child.stdout.close()
+    assert child.wait(DEADLINE_S) == 141
+    assert shown.read_text() == ""
+    assert parts
+    assert_gone(parts)
     assert list(tmp_root.iterdir()) == []
 
 
@@ -115,17 +132,23 @@ def test_it_stays_up_and_ends_clean(
 ) -> None:
     child = start("--port", "0")
     url = wait_for(shown, child, r"curl -i (\S+)/v1/chat/completions")[1]
-    answer = httpx.post(
-        f"{url}/v1/chat/completions",
-        headers={"authorization": "Bearer demo-guest"},
-        json={"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]},
-        trust_env=False,
-    )
-    assert answer.status_code == 200
+    fresh = wait_for(shown, child, r"tokens to use +([\w-]+),.*; demo-bo is at its limit")[1]
+    logs = wait_for(shown, child, r"logs +(\S+), until it ends")[1]
+    assert (Path(logs) / "sidecar.log").exists()
+    # As many as the limit allows: nobody has used any of it.
+    for _ in range(REQUEST_LIMIT):
+        answer = httpx.post(
+            f"{url}/v1/chat/completions",
+            headers={"authorization": f"Bearer {fresh}"},
+            json={"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]},
+            trust_env=False,
+        )
+        assert answer.status_code == 200
     parts = children(child.pid)
     assert len(parts) == 3
     child.send_signal(number)
     assert child.wait(DEADLINE_S) == 0, shown.read_text()
+    assert shown.read_text().splitlines()[-1] == "everything has been stopped"
     assert_gone(parts)
     assert list(tmp_root.iterdir()) == []
 

@@ -62,4 +62,4 @@ def test_a_missing_package_is_told_with_the_remedy(
         monkeypatch.setitem(sys.modules, "rich.status", None)
         assert run_demo(once=True, environ={}, console=console) == 1
     assert "rich.status is missing" in shown.getvalue()
-    assert "pip install 'sentinel-extproc[demo]'" in shown.getvalue()
+    assert "pip install '.[demo]' in a checkout" in shown.getvalue()
