@@ -10,14 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 from sentinel_extproc import __version__
+from sentinel_extproc.admin.assembly import Parts, start_admin
+from sentinel_extproc.admin.revoking import AllForgetters, RevokerControl
 from sentinel_extproc.config.settings import Durability, RedisSettings, Settings
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.identity.quotas import CachedQuotas
-from sentinel_extproc.identity.revocation import Forgetter, RevocationFeed, StoreEpochs
+from sentinel_extproc.identity.revocation import (
+    Forgetter,
+    RevocationFeed,
+    Revoker,
+    StoreEpochs,
+)
 from sentinel_extproc.identity.service import CachedAuthenticator
 from sentinel_extproc.identity.shared import RedisSharedCache
 from sentinel_extproc.identity.zion_source import ZionSource
+from sentinel_extproc.limits.facts import EmitLimitFact
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.policy import default_policy
 from sentinel_extproc.limits.policy_file import load_policy
@@ -26,7 +34,9 @@ from sentinel_extproc.limits.store.connect import TlsFiles, build_client
 from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.redis import RedisStore
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
+from sentinel_extproc.telemetry.facts import to_all
 from sentinel_extproc.telemetry.logs import log_fact, log_limit_fact
+from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.tokens.encodings import preload
 from sentinel_extproc.tokens.estimator import TokenEstimator
 from sentinel_extproc.tokens.model import RequestEstimator
@@ -58,7 +68,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        server, driver = await _start(settings, stack)
+        server, driver = await _start(settings, stack, draining=stop.is_set)
         log.info("serving", extra={"listen": settings.server.listen, "version": __version__})
         await stop.wait()
         log.info("draining", extra={"streams": driver.live})
@@ -70,8 +80,11 @@ async def serve(settings: Settings) -> None:
     log.info("stopped")
 
 
-async def _start(settings: Settings, stack: AsyncExitStack) -> tuple[Server, Driver]:
+async def _start(
+    settings: Settings, stack: AsyncExitStack, *, draining: Callable[[], bool]
+) -> tuple[Server, Driver]:
     """Start every part; ``stack`` ends them in the reverse order."""
+    metrics = Metrics()
     pool = ThreadPoolExecutor(settings.tokens.threads, thread_name_prefix="count")
     stack.callback(pool.shutdown, wait=False, cancel_futures=True)
     warm = asyncio.get_running_loop().run_in_executor(pool, preload)
@@ -108,14 +121,21 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> tuple[Server, Dri
     reporter.start()
 
     store = _redis_store(settings)
-    authenticator = _authenticator(settings, zion, store)
+    shared = RedisSharedCache(
+        store.client, prefix=settings.redis.prefix, budget_s=settings.redis.timeout_seconds
+    )
+    authenticator = _authenticator(settings, zion, store, shared)
     stack.push_async_callback(authenticator.aclose)
     quotas = _quotas(settings, zion)
     if quotas is not None:
         stack.push_async_callback(quotas.aclose)
-    await _hear_revocations(settings, (authenticator, *([quotas] if quotas else [])), stack)
+    forgetters: tuple[Forgetter, ...] = (authenticator, *([quotas] if quotas else []))
+    await _hear_revocations(settings, forgetters, stack)
 
-    limiter = _limiter(settings, store)
+    emit_limits = to_all(log_limit_fact, metrics.emit_limits)
+    replicas = ReplicaCounter(store)
+    ladder = Ladder(store, replicas=replicas, emit=emit_limits)
+    limiter = _limiter(settings, ladder, emit_limits)
     stack.push_async_callback(limiter.close)
     await limiter.start()
     await _check_redis(store, fatal=settings.redis.require_noeviction)
@@ -130,7 +150,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> tuple[Server, Dri
         ledger=outbox,
         quotas=quotas,
         pool=pool,
-        emit=log_fact,
+        emit=to_all(log_fact, metrics.emit),
         decision_timeout_s=settings.server.decision_timeout_seconds,
     )
     server = Server(
@@ -142,11 +162,41 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> tuple[Server, Dri
         keepalive=Keepalive(interval_s=settings.server.keepalive_seconds),
         reflection=settings.server.reflection,
     )
+    stack.push_async_callback(server.drain, grace_s=0.0, hand_back_s=0.0)
     await server.start()
+    revoker = Revoker(
+        store,
+        store.client,
+        local=AllForgetters(*forgetters),
+        shared=shared,
+        channel=_revocations(settings),
+    )
+    # Last to start and first to end, so that it never looks at a part that isn't there.
+    await start_admin(
+        settings.admin,
+        Parts(
+            metrics=metrics,
+            outbox=outbox,
+            reporter=reporter,
+            zion=zion,
+            authenticator=authenticator,
+            shared=shared,
+            quotas=quotas,
+            limiter=limiter,
+            ladder=ladder,
+            replicas=replicas,
+            live=lambda: driver.live,
+            draining=draining,
+            control=RevokerControl(revoker.revoke),
+        ),
+        stack,
+    )
     return server, driver
 
 
-def _authenticator(settings: Settings, zion: ZionClient, store: RedisStore) -> CachedAuthenticator:
+def _authenticator(
+    settings: Settings, zion: ZionClient, store: RedisStore, shared: RedisSharedCache
+) -> CachedAuthenticator:
     identity = settings.identity
     return CachedAuthenticator(
         ZionSource(zion),
@@ -155,9 +205,7 @@ def _authenticator(settings: Settings, zion: ZionClient, store: RedisStore) -> C
         stale_s=identity.stale_seconds,
         on_error_s=identity.stale_on_error_seconds,
         max_entries=identity.max_entries,
-        shared=RedisSharedCache(
-            store.client, prefix=settings.redis.prefix, budget_s=settings.redis.timeout_seconds
-        ),
+        shared=shared,
         epochs=StoreEpochs(store),
     )
 
@@ -183,9 +231,13 @@ async def _hear_revocations(
         settings.redis.url, timeout_s=None, max_connections=2, tls=_redis_tls(settings.redis)
     )
     stack.push_async_callback(client.aclose)
-    feed = RevocationFeed(client, forgetters, channel=f"{settings.redis.prefix}:revocations")
+    feed = RevocationFeed(client, forgetters, channel=_revocations(settings))
     stack.push_async_callback(feed.aclose)
     feed.start()
+
+
+def _revocations(settings: Settings) -> str:
+    return f"{settings.redis.prefix}:revocations"
 
 
 def _redis_store(settings: Settings) -> RedisStore:
@@ -210,17 +262,17 @@ async def _check_redis(store: RedisStore, *, fatal: bool) -> None:
         log.error("redis_unsafe", extra={"reason": complaint})
 
 
-def _limiter(settings: Settings, store: RedisStore) -> StoreLimiter:
+def _limiter(settings: Settings, ladder: Ladder, emit: EmitLimitFact) -> StoreLimiter:
     limits = settings.limits
     return StoreLimiter(
-        Ladder(store, replicas=ReplicaCounter(store), emit=log_limit_fact),
+        ladder,
         load_policy(limits.policy_file)
         if limits.policy_file is not None
         else default_policy(requests=limits.requests, period_s=limits.period_seconds),
         quota_on_outage=limits.quota_on_outage,
         quota_on_exhausted=limits.quota_on_exhausted,
         quota_right_size=limits.quota_right_size,
-        emit=log_limit_fact,
+        emit=emit,
     )
 
 

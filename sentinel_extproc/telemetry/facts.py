@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sentinel_extproc.usage.record import UsageRecord
 
@@ -71,11 +72,14 @@ Fact = ExchangeRefused | ExchangeFinished | RecordNotStored | InternalFault
 Emit = Callable[[Fact], None]
 """Takes a fact; must be quick and must not raise."""
 
+F = TypeVar("F")
+"""Facts of this module, or of a part that has its own."""
 
-def to_all(*emits: Emit) -> Emit:
+
+def to_all(*emits: Callable[[F], None]) -> Callable[[F], None]:
     """One that hands every fact to all of ``emits``, in order."""
 
-    def emit(fact: Fact) -> None:
+    def emit(fact: F) -> None:
         for each in emits:
             each(fact)
 

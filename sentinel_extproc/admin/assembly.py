@@ -1,0 +1,175 @@
+"""Puts the admin port together from the parts of a running sidecar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sentinel_extproc import __version__
+from sentinel_extproc.admin import readings
+from sentinel_extproc.admin.backlog import BacklogSampler
+from sentinel_extproc.admin.control import Control
+from sentinel_extproc.admin.guard import Access, HostRule
+from sentinel_extproc.admin.listening import host_of
+from sentinel_extproc.admin.routes import Check, Status, admin_app
+from sentinel_extproc.admin.server import AdminServer, Tls
+from sentinel_extproc.config.admin import admin_token
+from sentinel_extproc.config.settings import AdminSettings, Requirement
+from sentinel_extproc.identity.quotas import CachedQuotas
+from sentinel_extproc.identity.service import CachedAuthenticator
+from sentinel_extproc.identity.shared import RedisSharedCache
+from sentinel_extproc.limits.limiter import StoreLimiter
+from sentinel_extproc.limits.store.ladder import Ladder
+from sentinel_extproc.limits.store.replicas import ReplicaCounter
+from sentinel_extproc.telemetry.loop_lag import LoopLag
+from sentinel_extproc.telemetry.prometheus import Metrics
+from sentinel_extproc.telemetry.readings import Reading
+from sentinel_extproc.usage.item_queue import Backlog
+from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.reporter import Reporter
+from sentinel_extproc.zion.breaker import State
+from sentinel_extproc.zion.client import ZionClient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the admin port looks at; ``live`` counts exchanges that have a stream."""
+
+    metrics: Metrics
+    outbox: Outbox
+    reporter: Reporter
+    zion: ZionClient
+    authenticator: CachedAuthenticator
+    shared: RedisSharedCache
+    quotas: CachedQuotas | None
+    limiter: StoreLimiter
+    ladder: Ladder
+    replicas: ReplicaCounter
+    live: Callable[[], int]
+    draining: Callable[[], bool]
+    control: Control
+
+
+async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitStack) -> None:
+    """Start what is measured behind the requests, and the port; ``stack`` ends them.
+
+    Raises:
+        ServerError: the address or the certificates can't be used.
+        OSError, ValueError: the token file changed since the settings were checked.
+    """
+    if not settings.enabled:
+        return
+    backlog = BacklogSampler(parts.outbox.backlog)
+    stack.push_async_callback(backlog.aclose)
+    backlog.start()
+    lag = LoopLag(parts.metrics.loop_lag.observe)
+    stack.push_async_callback(lag.aclose)
+    lag.start()
+    parts.metrics.add_readings(_readings(parts, backlog))
+
+    on_socket = settings.listen.startswith("unix:")
+    tls = None
+    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+        tls = Tls(settings.tls_cert_file, settings.tls_key_file, settings.client_ca_file)
+    app = admin_app(
+        exposition=parts.metrics.exposition,
+        checks=_checks(parts, settings.ready_requires),
+        status=_status(parts, backlog, started_s=time.monotonic()),
+        access=Access(
+            token=admin_token(settings),
+            trusted_peers=on_socket or settings.client_ca_file is not None,
+        ),
+        hosts=None if on_socket else HostRule((host_of(settings.listen), *settings.allowed_hosts)),
+        control=parts.control,
+    )
+    server = AdminServer(app, listen=settings.listen, socket_mode=settings.socket_mode, tls=tls)
+    stack.push_async_callback(server.aclose)
+    await server.start()
+
+
+def _readings(parts: Parts, backlog: BacklogSampler) -> list[Reading]:
+    quotas = parts.quotas
+    return [
+        *readings.serving_readings(live=parts.live, draining=parts.draining),
+        *readings.identity_readings(lambda: parts.authenticator.counters),
+        *readings.shared_cache_readings(lambda: parts.shared.counters),
+        *([] if quotas is None else readings.quota_readings(lambda: quotas.counters)),
+        *readings.limit_readings(
+            down=lambda: parts.ladder.down,
+            pending=lambda: parts.limiter.pending_settlements,
+            replicas=lambda: parts.replicas.count,
+        ),
+        *readings.outbox_readings(parts.outbox, backlog),
+        *readings.reporter_readings(lambda: parts.reporter.counters),
+        *readings.breaker_readings(
+            {
+                "zion_lookup": lambda: parts.zion.lookup_state,
+                "zion_report": lambda: parts.zion.report_state,
+            }
+        ),
+    ]
+
+
+def _checks(parts: Parts, requires: tuple[Requirement, ...]) -> dict[str, Check]:
+    async def serving() -> str | None:
+        return "draining" if parts.draining() else None
+
+    async def outbox() -> str | None:
+        parts.outbox.check_room()
+        return None
+
+    async def redis() -> str | None:
+        if parts.ladder.down:
+            return "the limit store is away"
+        await parts.limiter.ping()
+        return None
+
+    async def zion() -> str | None:
+        return "its breaker is open" if parts.zion.lookup_state is State.OPEN else None
+
+    known: Mapping[Requirement, Callable[[], Awaitable[str | None]]] = {
+        Requirement.OUTBOX: outbox,
+        Requirement.REDIS: redis,
+        Requirement.ZION: zion,
+    }
+    return {"serving": serving} | {each.value: known[each] for each in requires}
+
+
+def _status(parts: Parts, backlog: BacklogSampler, *, started_s: float) -> Status:
+    async def status() -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "uptime_seconds": int(time.monotonic() - started_s),
+            "exchanges": {"live": parts.live(), "draining": parts.draining()},
+            "limits": {
+                "store": "away" if parts.ladder.down else "up",
+                "replicas": parts.replicas.count,
+                "pending_settlements": parts.limiter.pending_settlements,
+            },
+            "identity": asdict(parts.authenticator.counters),
+            "zion": {
+                "lookup_breaker": parts.zion.lookup_state.value,
+                "report_breaker": parts.zion.report_state.value,
+            },
+            "outbox": {"fill": parts.outbox.fill, "fault": parts.outbox.fault}
+            | _waiting(backlog.last),
+            "reports": asdict(parts.reporter.counters),
+        }
+
+    return status
+
+
+def _waiting(backlog: Backlog | None) -> dict[str, Any]:
+    if backlog is None:
+        return {"undelivered": None, "oldest_seconds": None}
+    oldest_ms = backlog.oldest_ms
+    return {
+        "undelivered": backlog.undelivered,
+        **{f"{state.value}_items": count for state, count in backlog.items.items()},
+        "oldest_seconds": None
+        if oldest_ms is None
+        else max(0, int(time.time() - oldest_ms / 1000)),
+    }

@@ -1,0 +1,145 @@
+"""The admin port of a sidecar behind a real Envoy: health, and metrics that move with the calls."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from sentinel_extproc.demo.stack import Stack
+
+ADA = "demo-ada"
+CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def eventually(check: Callable[[], bool], *, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)
+
+
+def admin_socket(stack: Stack) -> Path:
+    return Path(stack.sidecar.address.removeprefix("unix:")).with_name("admin.sock")
+
+
+def admin(stack: Stack, method: str, path: str, body: object = None) -> httpx.Response:
+    transport = httpx.HTTPTransport(uds=str(admin_socket(stack)))
+    with httpx.Client(transport=transport, base_url="http://admin", timeout=10) as client:
+        return client.request(method, path, json=body)
+
+
+def chat(stack: Stack, *, token: str = ADA) -> httpx.Response:
+    return httpx.post(
+        f"{stack.url}/v1/chat/completions",
+        json=CHAT,
+        headers={"authorization": f"Bearer {token}"},
+        trust_env=False,
+        timeout=30,
+    )
+
+
+def metrics(stack: Stack) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text = admin(stack, "GET", "/metrics").text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(stack: Stack, name: str, /, **labels: str) -> float:
+    """The sum over all series with these labels."""
+    wanted = set(labels.items())
+    return sum(
+        number
+        for (sample, found), number in metrics(stack).items()
+        if sample == name and wanted <= found
+    )
+
+
+def test_health(stack: Stack) -> None:
+    eventually(lambda: admin_socket(stack).exists())
+    assert admin(stack, "GET", "/healthz").json() == {"status": "ok"}
+    ready = admin(stack, "GET", "/readyz")
+    assert (ready.status_code, ready.json()["checked"]) == (200, ["serving", "outbox"])
+
+
+def test_the_counters_move_with_the_calls(stack: Stack) -> None:
+    eventually(lambda: admin_socket(stack).exists())
+    before = value(stack, "sentinel_exchanges_total", decision="admitted")
+    refused = value(stack, "sentinel_exchanges_total", decision="refused", code="invalid_api_key")
+    tokens = value(stack, "sentinel_tokens_total", kind="input", model="gpt-4o-mini")
+    for _ in range(3):
+        answer = chat(stack)
+        assert answer.status_code == 200
+    prompt = answer.json()["usage"]["prompt_tokens"]
+    assert chat(stack, token="nobody").status_code == 401
+
+    # The last answer's accounting may end a moment after the client has it.
+    eventually(lambda: value(stack, "sentinel_exchanges_total", decision="admitted") == before + 3)
+    assert (
+        value(stack, "sentinel_exchanges_total", decision="refused", code="invalid_api_key")
+        == refused + 1
+    )
+    assert (
+        value(stack, "sentinel_tokens_total", kind="input", model="gpt-4o-mini")
+        == tokens + 3 * prompt
+    )
+    assert value(stack, "sentinel_limit_decisions_total", outcome="admitted", rung="normal") >= 3
+    assert value(stack, "sentinel_outbox_records_total", result="appended") >= 3
+    assert value(stack, "sentinel_identity_answers_total") >= 4
+    assert value(stack, "sentinel_limit_store_down") == 0
+    assert value(stack, "sentinel_event_loop_lag_seconds_count") > 0
+    assert value(stack, "sentinel_reading_faults_total") == 0
+    assert value(stack, "sentinel_telemetry_faults_total") == 0
+    # All that was appended is delivered in the end, and then nothing waits.
+    eventually(
+        lambda: (
+            value(stack, "sentinel_report_items_total", result="acknowledged") > 0
+            and value(stack, "sentinel_outbox_items") == 0
+            and value(stack, "sentinel_outbox_unsealed_records") == 0
+        )
+    )
+
+
+def test_revoking_asks_the_user_service_at_the_next_request(stack: Stack) -> None:
+    eventually(lambda: admin_socket(stack).exists())
+    assert chat(stack).status_code == 200
+    calls = value(stack, "sentinel_identity_source_calls_total", result="called")
+    assert chat(stack).status_code == 200
+    assert value(stack, "sentinel_identity_source_calls_total", result="called") == calls
+    # Ada's external id is the user service's, so it is taken from what it was billed.
+    assert stack.zion is not None
+    eventually(lambda: stack.zion is not None and bool(stack.zion.ledger()))
+    user = stack.zion.ledger()[0].external_id
+    answer = admin(stack, "POST", "/v1/revoke", {"user": user})
+    assert (answer.status_code, answer.json()["everywhere"]) == (200, True)
+    assert chat(stack).status_code == 200
+    assert value(stack, "sentinel_identity_source_calls_total", result="called") > calls
+
+
+def test_the_command_line_reaches_it(stack: Stack) -> None:
+    eventually(lambda: admin_socket(stack).exists())
+    script = (
+        "import click; from sentinel_extproc.admin.commands import COMMANDS; "
+        "click.Group(commands=COMMANDS)()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "status", "--json"],
+        env={"SENTINEL_ADMIN__LISTEN": f"unix:{admin_socket(stack)}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert status["exchanges"]["draining"] is False
+    assert status["limits"]["store"] == "up"
