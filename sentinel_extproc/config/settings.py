@@ -31,10 +31,13 @@ _MAX_SOCKET_PATH = 107  # sockaddr_un of Linux, less the terminator
 
 
 def _check_http_url(value: str) -> str:
-    parts = urlsplit(value)
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:  # whose text may quote a password
+        raise ValueError("must be a URL with a valid host and port") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// URL with a host")
-    _ = parts.port  # raises ValueError when it is no port
     if parts.username or parts.password:
         raise ValueError("must not carry credentials; they have settings of their own")
     if parts.query or parts.fragment:
@@ -43,8 +46,20 @@ def _check_http_url(value: str) -> str:
 
 
 def _check_redis_url(value: str) -> str:
-    build_client(value)  # connects to nothing; raises ValueError without the password in it
-    if urlsplit(value).scheme == "unix" and not urlsplit(value).path:
+    try:
+        parts = urlsplit(value)
+        if "+" not in parts.scheme:  # those have a list of hosts, which has no port
+            _ = parts.port
+        build_client(value)  # connects to nothing
+    except ValueError:
+        # Its text may quote a password that has a slash in it.
+        raise ValueError(
+            "must be a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL"
+            " (user and password percent-encoded)"
+        ) from None
+    if "password" in parts.query.lower():
+        raise ValueError("must have the password in front of the host, not in the query")
+    if parts.scheme == "unix" and not parts.path:
         raise ValueError("must name the socket's path")
     return value
 

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
-from sentinel_extproc.errors import InvalidRequest
+from sentinel_extproc.errors import InvalidRequest, PayloadTooLarge
 
 MAX_DEPTH = 128
 """Nesting of arrays and objects; OpenAI allows JSON schemas 10 deep inside a tool."""
+
+MAX_VALUES = 250_000
+"""Values in one body: a prompt of a million tokens as token ids has more, but is sent as text. A
+body of 16 MiB could hold five million empty arrays, which take seconds to decode."""
+
+_LARGE_BYTES = 64 << 10
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 MAX_MODEL_CHARS = 256
 """Fine-tuned names run to about 100 characters; a name also becomes a key and a metric's label."""
@@ -31,6 +39,8 @@ def parse_object(body: bytes | None) -> dict[str, Any]:
     """
     if not body:
         raise InvalidRequest("The request has no body; a JSON object is needed.", code="empty_body")
+    if len(body) > _LARGE_BYTES:
+        _check_values(body)
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as fault:
@@ -58,7 +68,8 @@ def parse_object(body: bytes | None) -> dict[str, Any]:
         raise _number_too_large() from None
     if not isinstance(value, dict):
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
-    _check_depth(value)
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_depth(value)
     return value
 
 
@@ -146,6 +157,20 @@ def _too_deep() -> InvalidRequest:
     return InvalidRequest(
         f"The request body is nested deeper than {MAX_DEPTH} levels.", code="nested_too_deep"
     )
+
+
+def _check_values(body: bytes) -> None:
+    if _separators(body) <= MAX_VALUES:  # text that is no separator is counted too, cheaply
+        return
+    if _separators(_STRING.sub(b"", body)) > MAX_VALUES:
+        raise PayloadTooLarge(
+            f"The request body has more than {MAX_VALUES} values.", code="too_many_values"
+        )
+
+
+def _separators(body: bytes) -> int:
+    """At least the number of values: each is the first of its container, or follows a comma."""
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
 def _check_depth(value: dict[str, Any]) -> None:

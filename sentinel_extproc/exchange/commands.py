@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from sentinel_extproc.endpoints.contract import CountRequest
+from sentinel_extproc.endpoints.contract import CountRequest, Endpoint, Head
 from sentinel_extproc.errors import SentinelError
 from sentinel_extproc.limits.model import Quantities, Reservation, ReserveRequest
 from sentinel_extproc.usage.record import UsageRecord
@@ -73,6 +73,18 @@ class Authenticate:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """Decode the request's body and plan it; replied to by ``Planned``, or refused.
+
+    A command, though it is pure: decoding a large body takes long enough to hold up others.
+    """
+
+    endpoint: Endpoint
+    body: bytes
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """Count the input; replied to by ``Counted``."""
 
@@ -114,4 +126,4 @@ class Close:
     """End our side of the stream cleanly: the rest of the answer flows without us."""
 
 
-Command = Reply | Respond | Authenticate | Count | Reserve | Grow | Settle | Record | Close
+Command = Reply | Respond | Authenticate | Read | Count | Reserve | Grow | Settle | Record | Close

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sentinel_extproc.endpoints.contract import Plan
 from sentinel_extproc.errors import SentinelError
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quota, Reservation
@@ -62,6 +63,13 @@ class Authenticated:
 
     principal: Principal
     quotas: tuple[Quota, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Reply to ``Read``."""
+
+    plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,7 @@ Event = (
     | ResponseBody
     | Trailers
     | Authenticated
+    | Planned
     | Counted
     | Reserved
     | Revoked

@@ -86,8 +86,8 @@ def refuse_unreadable(headers: Headers, *, upgrades: bool = False) -> None:
     Raises:
         InvalidRequest: a compressed body, or a connection upgrade.
     """
-    encoding = first(headers, "content-encoding").strip().lower()
-    if encoding not in (b"", b"identity"):
+    encodings = {value.strip().lower() for value in all_values(headers, "content-encoding")}
+    if encodings - {b"", b"identity"}:
         raise InvalidRequest(
             "Compressed request bodies are not supported; send it without Content-Encoding.",
             code="unsupported_content_encoding",

@@ -24,7 +24,7 @@ from sentinel_extproc.endpoints.contract import CounterFactory, Meter, Plan
 from sentinel_extproc.endpoints.guarded import GuardedMeter, GuardedUpload
 from sentinel_extproc.endpoints.meters import OpaqueMeter
 from sentinel_extproc.endpoints.table import Match
-from sentinel_extproc.errors import LimitExceeded, SentinelError, Unauthenticated
+from sentinel_extproc.errors import InvalidRequest, LimitExceeded, SentinelError, Unauthenticated
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.accounting import access_log, bill, usage_record, used
@@ -168,8 +168,22 @@ class Exchange:
 
     def request_body(self, event: on.RequestBody) -> Commands:
         """Read the request."""
-        self._plan = self._match.endpoint.plan(event.body, read_head(self._request.headers))
+        self.state = State.READING
+        return (do.Read(self._match.endpoint, event.body, read_head(self._request.headers)),)
+
+    def planned(self, event: on.Planned) -> Commands:
+        """The request is understood."""
+        self._plan = event.plan
         return self._count_or_reserve()
+
+    def trailers_for_body(self, event: on.Trailers) -> Commands:
+        """Trailers without a body: Envoy would forward them without ever asking about a body."""
+        if event.of_response:
+            raise ProtocolViolation("response trailers before a decision")
+        raise InvalidRequest(
+            "Requests with trailers but without a body are not supported.",
+            code="trailers_without_body",
+        )
 
     def _count_or_reserve(self) -> Commands:
         self._facts["model"] = self._plan.model
@@ -264,6 +278,16 @@ class Exchange:
         self.state = State.DONE
         return (do.Reply(do.Phase.RESPONSE_HEADERS, mode=do.Mode.NOTHING),)
 
+    def answered_instead(self, event: on.ResponseHeaders) -> Commands:
+        """Envoy answers by itself while it collects the body: over its buffer (413), or too slow.
+
+        Raises:
+            ProtocolViolation: it is a success, so the request went out behind our back.
+        """
+        if first(event.headers, ":status")[:1] in (b"4", b"5"):
+            return self.foreign_answer(event)
+        raise ProtocolViolation("an answer to a request that was never let through")
+
     def response_headers(self, event: on.ResponseHeaders) -> Commands:
         """Say how the limits stand, and choose how to watch the answer."""
         status = first(event.headers, ":status")
@@ -346,6 +370,8 @@ class Exchange:
         """Trailers end the body that they follow."""
         if event.of_response and self.state in (State.ADMITTED, State.ANSWERING):
             return self._finish(Outcome.COMPLETED, do.Reply(do.Phase.RESPONSE_TRAILERS))
+        if not event.of_response and "decision" not in self._facts:
+            raise ProtocolViolation("request trailers before a decision")
         return (do.Reply(phase_of(event)),)
 
     # The end
@@ -423,8 +449,9 @@ _STEPS: dict[tuple[State, type[on.Event]], Step] = {
     (State.START, on.ResponseHeaders): Exchange.foreign_answer,
     (State.AUTHENTICATING, on.Authenticated): Exchange.authenticated,
     (State.WAITING_FOR_BODY, on.RequestBody): Exchange.request_body,
-    # Envoy answers by itself when the body is over its buffer (413) or the client gives up.
-    (State.WAITING_FOR_BODY, on.ResponseHeaders): Exchange.foreign_answer,
+    (State.WAITING_FOR_BODY, on.Trailers): Exchange.trailers_for_body,
+    (State.WAITING_FOR_BODY, on.ResponseHeaders): Exchange.answered_instead,
+    (State.READING, on.Planned): Exchange.planned,
     (State.COUNTING, on.Counted): Exchange.counted,
     (State.RESERVING, on.Reserved): Exchange.reserved,
     (State.RESERVING, on.Revoked): Exchange.revoked,

@@ -11,6 +11,7 @@ class State(Enum):
     START = auto()
     AUTHENTICATING = auto()
     WAITING_FOR_BODY = auto()
+    READING = auto()
     COUNTING = auto()
     RESERVING = auto()
     REAUTHENTICATING = auto()

@@ -151,16 +151,22 @@ _MODES = {
         response_header_mode=pb.ProcessingMode.SEND,
         request_body_mode=pb.ProcessingMode.BUFFERED,
         response_body_mode=pb.ProcessingMode.STREAMED,
+        # A request with trailers and no body is forwarded without a word about the body.
+        request_trailer_mode=pb.ProcessingMode.SEND,
+        response_trailer_mode=pb.ProcessingMode.SEND,
     ),
     do.Mode.HEADERS_ONLY: pb.ProcessingMode(response_header_mode=pb.ProcessingMode.SEND),
     do.Mode.STREAM: pb.ProcessingMode(
         response_header_mode=pb.ProcessingMode.SEND,
         response_body_mode=pb.ProcessingMode.STREAMED,
+        # Before trailers no piece of the body says that it is the last.
+        response_trailer_mode=pb.ProcessingMode.SEND,
     ),
     do.Mode.STREAM_BOTH: pb.ProcessingMode(
         response_header_mode=pb.ProcessingMode.SEND,
         request_body_mode=pb.ProcessingMode.STREAMED,
         response_body_mode=pb.ProcessingMode.STREAMED,
+        response_trailer_mode=pb.ProcessingMode.SEND,
     ),
     do.Mode.NOTHING: pb.ProcessingMode(
         response_header_mode=pb.ProcessingMode.SKIP,

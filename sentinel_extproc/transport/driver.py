@@ -12,15 +12,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from typing import Protocol
+from functools import partial
+from typing import ParamSpec, Protocol, TypeVar
 
 import uuid_utils
 
-from sentinel_extproc.endpoints.contract import CountRequest
 from sentinel_extproc.errors import CredentialRevoked, SentinelError, Unavailable
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.states import State
 from sentinel_extproc.identity.principal import Authenticator, QuotaSource
 from sentinel_extproc.limits.headers import limit_headers
@@ -32,13 +33,19 @@ from sentinel_extproc.telemetry.facts import (
     InternalFault,
     RecordNotStored,
 )
-from sentinel_extproc.tokens.model import Estimate, RequestEstimator
+from sentinel_extproc.tokens.model import RequestEstimator
 from sentinel_extproc.transport.background import Background
 from sentinel_extproc.transport.codec import decode, encode
 from sentinel_extproc.usage.record import Ledger, UsageRecord
 
-INLINE_COUNT_BYTES = 10_000
-"""Bodies up to here are counted on the event loop: a thread hand-over costs more (about 100 µs)."""
+INLINE_BYTES = 6_000
+"""Bodies up to here are read and counted on the event loop: a thread hand-over costs more (about
+100 µs), and even a hostile body of this size takes less than 10 ms."""
+
+Question = do.Authenticate | do.Read | do.Count | do.Reserve
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Stream(Protocol):
@@ -139,7 +146,7 @@ class Driver:
             # The provider is answering: settle what is known and let the rest flow untouched.
             self._end(exchange)
             body = held + event.body if held and isinstance(event, on.ResponseBody) else None
-            await stream.write(encode(do.Reply(_PHASE[type(event)], body=body)))
+            await stream.write(encode(do.Reply(phase_of(event), body=body)))
             return False
 
     async def _perform(
@@ -157,22 +164,23 @@ class Driver:
                 case do.Settle(reservation, actual):
                     self._background.start(self._limiter.settle(reservation, actual))
                 case do.Record(record):
-                    await self._store(record)
+                    # Told first: the client may leave while we wait, and the record is kept then.
                     self._emit(ExchangeFinished(record, exchange.metering_faults))
+                    await self._store(record)
                     todo.extend(exchange.handle(on.Recorded()))
                 case do.Grow(reservation, counted):
                     growth = await self._limiter.grow(reservation, counted)
                     todo.extend(exchange.handle(on.Grown(growth)))
                 case do.Close():
                     return True
-                case do.Authenticate() | do.Count() | do.Reserve() as question:
+                case do.Authenticate() | do.Read() | do.Count() | do.Reserve() as question:
                     todo.extend(await self._decide(exchange, question, deadline))
         return False
 
     async def _decide(
         self,
         exchange: Exchange,
-        question: do.Authenticate | do.Count | do.Reserve,
+        question: Question,
         deadline: float,
     ) -> tuple[do.Command, ...]:
         try:
@@ -186,7 +194,7 @@ class Driver:
             return exchange.refuse(Unavailable("The gateway could not decide in time."))
         return exchange.handle(answer)
 
-    async def _ask(self, question: do.Authenticate | do.Count | do.Reserve) -> on.Event:
+    async def _ask(self, question: Question) -> on.Event:
         match question:
             case do.Authenticate(token, again):
                 check = self._authenticator.recheck if again else self._authenticator.authenticate
@@ -194,21 +202,25 @@ class Driver:
                 if self._quotas is None:
                     return on.Authenticated(principal)
                 return on.Authenticated(principal, await self._quotas.quotas(principal))
+            case do.Read(endpoint, body, head):
+                return on.Planned(await self._work(len(body), endpoint.plan, body, head))
             case do.Count(request):
-                return on.Counted(await self._count(request))
+                estimate = self._estimator.estimate
+                return on.Counted(
+                    await self._work(request.size, estimate, request.kind, request.body)
+                )
             case do.Reserve(request):
                 self._ledger.check_room()
                 reservation = await self._reserve(request)
                 headers = limit_headers(reservation.states, degraded=reservation.degraded)
                 return on.Reserved(reservation, tuple(headers.items()))
 
-    async def _count(self, request: CountRequest) -> Estimate:
-        if request.size <= INLINE_COUNT_BYTES:
-            return self._estimator.estimate(request.kind, request.body)
+    async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Work on a body of ``size`` bytes: here, or in a thread when it may take long."""
+        if size <= INLINE_BYTES:
+            return work(*args, **kwargs)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._pool, self._estimator.estimate, request.kind, request.body
-        )
+        return await loop.run_in_executor(self._pool, partial(work, *args, **kwargs))
 
     async def _reserve(self, request: ReserveRequest) -> Reservation:
         try:
@@ -246,13 +258,6 @@ class Driver:
             await self._ledger.append(record)
         except Exception as fault:  # noqa: BLE001 - the client's bytes must not wait for a disk
             self._emit(RecordNotStored(record, str(fault)))
-
-
-_PHASE: dict[type[on.Event], do.Phase] = {
-    on.ResponseHeaders: do.Phase.RESPONSE_HEADERS,
-    on.ResponseBody: do.Phase.RESPONSE_BODY,
-    on.Trailers: do.Phase.RESPONSE_TRAILERS,
-}
 
 
 def _refused(exchange: Exchange, respond: do.Respond) -> ExchangeRefused:

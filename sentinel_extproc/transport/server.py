@@ -74,7 +74,8 @@ class Server:
         self._options = [
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_concurrent_streams", max_streams),
+            # Some above our own bound, for health checks on the same connection.
+            ("grpc.max_concurrent_streams", max_streams + 100),
             ("grpc.keepalive_time_ms", int(keepalive.interval_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(keepalive.timeout_s * 1000)),
             ("grpc.http2.min_ping_interval_without_data_ms", 5000),
@@ -88,7 +89,7 @@ class Server:
         Raises:
             ServerError: the address can't be used.
         """
-        server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=self._max_streams)
+        server = grpc.aio.server(options=self._options)
         handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
             self._process
         )
@@ -141,6 +142,9 @@ class Server:
             await self._health.set(service, status)
 
     async def _process(self, _: AsyncIterator[bytes], context: Context) -> None:
+        # Not grpcio's own bound, which would refuse health checks just when there is much to do.
+        if self._driver.live >= self._max_streams:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams")
         try:
             await self._driver.run(_GrpcStream(context))
         except UndecidedEnd:

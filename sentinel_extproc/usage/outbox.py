@@ -46,7 +46,7 @@ class Outbox:
         max_bytes: bound of the data in it; at the bound new metered traffic is refused.
         fsync: flush every commit to disk, to survive the loss of power too.
         split_metrics: seal an item per metric, for Zion's per-metric dialect.
-        max_waiting: appends waiting at once; each is an exchange that is about to end.
+        max_waiting: appends waiting at once; from there on nothing new is admitted.
     """
 
     def __init__(
@@ -128,11 +128,10 @@ class Outbox:
         """See ``Ledger``. Appending an id again changes nothing while the record is here.
 
         After Unavailable because of the disk the record is kept in memory and stored as soon as
-        that can be done; it is not kept when the outbox is closed or ``max_waiting`` is reached.
-        Cancelling the caller doesn't cancel the record.
+        that can be done; it is not kept when the outbox is closed. Cancelling the caller doesn't
+        cancel the record. There is no bound here: what was admitted must be kept, so
+        ``check_room`` has it.
         """
-        if self._writer.waiting >= self._max_waiting:
-            raise unavailable("Usage can't be recorded: too many records wait to be stored.")
         await self._writer.append(record_row(record))
 
     async def claim(self, limit: int) -> list[QueuedItem]:

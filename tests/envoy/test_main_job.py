@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import h2.connection
+import h2.events
 import httpx
 import openai
 import pytest
@@ -300,6 +302,27 @@ class TestBadInput:
         assert answer.json()["error"]["code"] == "unsupported_content_encoding"
         assert len(provider(stack).requests()) == before
 
+    @pytest.mark.parametrize("body", [b"", BODY], ids=["no body", "body"])
+    @pytest.mark.parametrize("method", ["POST", "GET"])
+    def test_trailers_do_not_slip_past_us(
+        self, run_stack: Callable[..., Stack], method: str, body: bytes
+    ) -> None:
+        stack = run_stack(settings={"SENTINEL_LIMITS__REQUESTS": "1"})
+        path = "/v1/chat/completions" if method == "POST" else "/v1/models"
+        statuses = [with_trailers(stack, method, path, body) for _ in range(3)]
+        lacking = method == "POST" and not body
+        assert statuses == ([400] * 3 if lacking else [200, 429, 429])
+        assert len(provider(stack).requests()) == (0 if lacking else 1)
+
+    def test_one_hostile_body_does_not_hold_up_others(self, stack: Stack) -> None:
+        hostile = b'{"x":[' + b"[]," * 4_000_000 + b"1]}"
+        with ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(call, stack, hostile) for _ in range(3)]
+            others = [call(stack).status_code for _ in range(10)]
+            refused = {c.result().status_code for c in calls}
+        assert refused == {413}
+        assert others == [200] * 10
+
     def test_memory_stays_flat_under_it(self, stack: Stack) -> None:
         bodies = [
             b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
@@ -323,6 +346,34 @@ def resident_bytes(stack: Stack) -> int:
     status = Path(f"/proc/{stack.sidecar.process.pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
+
+
+def with_trailers(stack: Stack, method: str, path: str, body: bytes) -> int:
+    """The status of an HTTP/2 request that ends in trailers, with or without DATA before them."""
+    address = urlsplit(stack.url)
+    link = h2.connection.H2Connection()
+    with socket.create_connection((str(address.hostname), address.port or 80), timeout=20) as peer:
+        link.initiate_connection()
+        lines = [
+            (":method", method),
+            (":path", path),
+            (":scheme", "http"),
+            (":authority", "gateway"),
+            ("authorization", f"Bearer {ADA}"),
+            ("content-type", "application/json"),
+        ]
+        link.send_headers(1, lines)
+        if body:
+            link.send_data(1, body)
+        link.send_headers(1, [("x-trailer", "1")], end_stream=True)
+        peer.sendall(link.data_to_send())
+        while data := peer.recv(65536):
+            for event in link.receive_data(data):
+                if isinstance(event, h2.events.ResponseReceived):
+                    assert event.headers is not None
+                    return int(dict(event.headers)[b":status"])
+            peer.sendall(link.data_to_send())
+    raise AssertionError("the connection ended without an answer")
 
 
 class TestBilling:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel_extproc.errors import LimitExceeded, Unauthenticated
+from sentinel_extproc.errors import LimitExceeded, SentinelError, Unauthenticated
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.headers import Upstream
@@ -93,6 +93,13 @@ class Driver:
                         if self.authenticates
                         else machine.refuse(Unauthenticated("no"))
                     )
+                case do.Read(endpoint, body, head):
+                    try:
+                        plan = endpoint.plan(body, head)
+                    except SentinelError as error:
+                        todo += machine.refuse(error)
+                    else:
+                        todo += machine.handle(on.Planned(plan))
                 case do.Count():
                     estimate = Estimate(3, 1, Confidence.EXACT)
                     todo += machine.handle(on.Counted(estimate))
@@ -118,7 +125,7 @@ def lets_through(reply: do.Reply | do.Respond) -> bool:
         return False
     if reply.phase is do.Phase.REQUEST_HEADERS:
         return reply.mode is not do.Mode.REQUEST_AND_STREAM
-    return reply.phase is do.Phase.REQUEST_BODY
+    return reply.phase in (do.Phase.REQUEST_BODY, do.Phase.REQUEST_TRAILERS)
 
 
 @given(st.lists(MESSAGES, max_size=12), st.booleans(), st.booleans())

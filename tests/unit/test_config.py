@@ -36,6 +36,21 @@ def faults(file: Path | None = None) -> list[str]:
     return caught.value.faults
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://a:1/2",
+        "unix:///run/redis.sock?db=1",
+        "rediss://user:p%2Fw@a",
+        "redis+sentinel://a:1,b:2/main/0",
+        "redis+cluster://user:pw@a:1,b",
+    ],
+)
+def test_every_form_of_redis(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    given(monkeypatch, REDIS_URL=url)
+    assert load().redis.url == url
+
+
 def test_the_predecessors_names_work(monkeypatch: pytest.MonkeyPatch) -> None:
     given(
         monkeypatch,
@@ -98,6 +113,9 @@ def test_what_is_missing_is_named_setting_by_setting() -> None:
         ("ZION_API_URL", "http://", "zion.url"),
         ("REDIS_URL", "http://r", "redis.url"),
         ("REDIS_URL", "redis://", "redis.url"),
+        ("REDIS_URL", "redis://user:hid/den@h", "redis.url"),
+        ("REDIS_URL", "redis://h:6379/0?password=hidden", "redis.url"),
+        ("ZION_API_URL", "http://user:hid/den@zion", "zion.url"),
         ("CACHE_TTL_SECONDS", "0", "identity.fresh_seconds"),
         ("CACHE_TTL_SECONDS", "soon", "identity.fresh_seconds"),
         ("JWT_CACHE_TTL_SECONDS", "86400", "identity.jwt_fresh_seconds"),
@@ -129,7 +147,7 @@ def test_a_faulty_setting_is_named_and_its_value_is_not_shown(
     given(monkeypatch, **{name: value})
     found = faults()
     assert any(path in fault for fault in found)
-    for secret in ("sk-secret-1", "zion-secret-2", "two words", "user:pw"):
+    for secret in ("sk-secret-1", "zion-secret-2", "two words", "user:pw", "hid"):
         assert secret not in "\n".join(found)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from sentinel_extproc.endpoints.json_body import MAX_DEPTH, parse_object
+from sentinel_extproc.endpoints.json_body import MAX_DEPTH, MAX_VALUES, parse_object
 from sentinel_extproc.endpoints.table import CHAT
-from sentinel_extproc.errors import InvalidRequest
+from sentinel_extproc.errors import InvalidRequest, PayloadTooLarge
 
 M = b'"messages":[{"role":"user","content":"x"}]'
 
@@ -102,3 +104,17 @@ def test_bad_chat(body: bytes, param: str | None) -> None:
 def test_what_is_allowed() -> None:
     nested = b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1)
     assert parse_object(b' {"a":' + nested + b',"b":"\\ud800","c":1e300,"d":-0.0} ')["c"] == 1e300
+
+
+def test_a_body_of_too_many_values_is_refused_before_it_is_decoded() -> None:
+    for piece in (b"[],", b"{},", b"1,", b"1.5,"):
+        body = b'{"x":[' + piece * MAX_VALUES + b"1]}"
+        with pytest.raises(PayloadTooLarge) as caught:
+            parse_object(body)
+        assert caught.value.code == "too_many_values"
+
+
+def test_commas_and_brackets_in_text_are_no_values() -> None:
+    text = '[{,\\"' * MAX_VALUES
+    body = json.dumps({"x": text, "y": ["a,b"] * 10}).encode()
+    assert parse_object(body)["x"] == text

@@ -47,7 +47,7 @@ def test_the_filter_has_the_shape_of_the_default_attachment() -> None:
     found = processor(built())
     assert found["processing_mode"] == {
         "request_header_mode": "SEND",
-        "request_body_mode": "BUFFERED",
+        "request_body_mode": "STREAMED",
         "response_header_mode": "SEND",
         "response_body_mode": "STREAMED",
         "request_trailer_mode": "SKIP",

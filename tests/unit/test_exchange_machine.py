@@ -6,10 +6,12 @@ import json
 
 import pytest
 
+from sentinel_extproc.endpoints.table import CHAT as CHAT_RULES
 from sentinel_extproc.errors import (
     InvalidRequest,
     LimitExceeded,
     NotFound,
+    SentinelError,
     Unauthenticated,
     Unavailable,
 )
@@ -79,7 +81,7 @@ def counted(tokens: int = 9) -> on.Counted:
 def to_reserve(machine: Exchange, request: on.RequestBody | None = None) -> do.Reserve:
     machine.handle(request_headers())
     machine.handle(on.Authenticated(ADA))
-    machine.handle(request or body())
+    read(machine, request or body())
     (reserve,) = machine.handle(counted())
     assert isinstance(reserve, do.Reserve)
     return reserve
@@ -110,6 +112,17 @@ def sse(*chunks: object) -> bytes:
 
 def delta(text: str, **more: object) -> dict[str, object]:
     return {"model": "gpt-4o-x", "choices": [{"index": 0, "delta": {"content": text}}], **more}
+
+
+def read(machine: Exchange, request: on.RequestBody) -> tuple[do.Command, ...]:
+    """Send a body and perform the reading of it."""
+    (command,) = machine.handle(request)
+    assert isinstance(command, do.Read)
+    try:
+        plan = command.endpoint.plan(command.body, command.head)
+    except SentinelError as error:
+        return machine.refuse(error)
+    return machine.handle(on.Planned(plan))
 
 
 class TestRequest:
@@ -148,7 +161,7 @@ class TestRequest:
         machine = exchange()
         machine.handle(request_headers())
         machine.handle(on.Authenticated(ADA))
-        (count,) = machine.handle(body(max_tokens=40, n=3))
+        (count,) = read(machine, body(max_tokens=40, n=3))
         assert isinstance(count, do.Count)
         assert count.request.kind == "chat"
         (reserve,) = machine.handle(counted(9))
@@ -178,7 +191,7 @@ class TestRequest:
         machine = exchange()
         machine.handle(request_headers(path=b"/v1/new/thing"))
         machine.handle(on.Authenticated(ADA))
-        (reserve,) = machine.handle(on.RequestBody(b"x" * 30))
+        (reserve,) = read(machine, on.RequestBody(b"x" * 30))
         assert isinstance(reserve, do.Reserve)
         assert reserve.request.predicted.input_tokens == 10
 
@@ -235,7 +248,7 @@ class TestRefusal:
         machine = exchange()
         machine.handle(request_headers())
         machine.handle(on.Authenticated(ADA))
-        (respond,) = machine.handle(on.RequestBody(b"{"))
+        (respond,) = read(machine, on.RequestBody(b"{"))
         assert isinstance(respond, do.Respond)
         assert respond.error.code == "invalid_json"
 
@@ -251,6 +264,35 @@ class TestRefusal:
         admit(machine)
         with pytest.raises(ProtocolViolation):
             machine.handle(body())
+
+    def test_trailers_instead_of_a_body_are_refused(self) -> None:
+        # Envoy has no body to ask about then, and would forward the request.
+        machine = exchange()
+        machine.handle(request_headers())
+        machine.handle(on.Authenticated(ADA))
+        (respond,) = machine.handle(on.Trailers(of_response=False))
+        assert isinstance(respond, do.Respond)
+        assert respond.error.code == "trailers_without_body"
+
+    def test_an_answer_to_a_request_that_was_never_let_through_is_a_violation(self) -> None:
+        for status, allowed in ((b"200", False), (b"302", False), (b"413", True), (b"504", True)):
+            machine = exchange()
+            machine.handle(request_headers())
+            machine.handle(on.Authenticated(ADA))
+            if allowed:
+                machine.handle(response_headers(status))
+                continue
+            with pytest.raises(ProtocolViolation):
+                machine.handle(response_headers(status))
+
+    @pytest.mark.parametrize("encodings", [[b"gzip"], [b"identity", b"gzip"], [b"", b"br"]])
+    def test_no_compressed_body_hides_behind_another_header(self, encodings: list[bytes]) -> None:
+        machine = exchange()
+        (respond,) = machine.handle(
+            request_headers(*[("content-encoding", value) for value in encodings])
+        )
+        assert isinstance(respond, do.Respond)
+        assert respond.error.code == "unsupported_content_encoding"
 
     def test_an_answer_by_an_earlier_filter_passes(self) -> None:
         machine = exchange()
@@ -509,9 +551,12 @@ class TestLeavingEarly:
     def test_nothing_is_settled_or_recorded_before_admission(self) -> None:
         machine = exchange()
         assert machine.handle(on.Disconnected()) == ()
-        for steps in range(4):
+        planned = on.Planned(CHAT_RULES.plan(body().body))
+        for steps in range(5):
             machine = exchange()
-            events: list[on.Event] = [request_headers(), on.Authenticated(ADA), body(), counted()]
+            events: list[on.Event] = [
+                *(request_headers(), on.Authenticated(ADA), body(), planned, counted())
+            ]
             for event in events[: steps + 1]:
                 machine.handle(event)
             assert machine.handle(on.Disconnected()) == ()
