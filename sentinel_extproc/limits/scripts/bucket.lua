@@ -1,13 +1,15 @@
--- bucket: a rate with a burst. State: {level, at, period}.
+-- bucket: a rate with a burst. State: level, at, period; three doubles.
 -- The level counts in 1/period, so that a millisecond adds exactly `rate` and nothing is divided.
 -- It may be negative: debt from settlement, paid back by refilling.
-kinds.bucket = {
+kinds[1] = {
   open = function(raw, l, now)
-    local s = decode(raw)
+    raw = fetch(raw)
     local full = l.cap * l.span
-    if not s then
+    if not raw then
       return { full, now, l.span }
     end
+    local level, at, period = struct.unpack('<ddd', raw)
+    local s = { level, at, period }
     if s[3] ~= l.span then
       s[1] = floor(s[1] / s[3]) * l.span
       s[3] = l.span
@@ -57,6 +59,7 @@ kinds.bucket = {
 
   -- A full bucket needs no key, so the state lives as long as refilling takes.
   save = function(key, s, l, now)
-    put(key, s, s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate) + 1000)
+    local ttl = s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate) + 1000
+    put(key, struct.pack('<ddd', s[1], s[2], s[3]), ttl)
   end,
 }

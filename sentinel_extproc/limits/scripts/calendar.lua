@@ -1,8 +1,9 @@
 -- calendar: a quota per UTC day, week from Monday, month, or lifetime.
--- State: {period, window, used, elsewhere, seen, lease, amount, lease, amount...}.
+-- State: period, window, used, elsewhere, seen, lease, amount, lease, amount...; doubles.
 -- `used` is settled use of this window. Holds are summed per lease slot of 5 s and count until that
 -- slot has passed, so that what a crash leaves is free again within 60 s.
 -- `elsewhere` is the use that another authority (Zion) reported, `seen` when it did.
+local DAILY, WEEKLY, MONTHLY = 1, 2, 3
 local LEASE, LEASE_SLOT = 60000, 5000
 local DAY = 86400000
 local CORRECTION = 60000
@@ -31,11 +32,11 @@ end
 
 local function window_of(period, now)
   local days = floor(now / DAY)
-  if period == 'day' then
+  if period == DAILY then
     return days
-  elseif period == 'week' then
+  elseif period == WEEKLY then
     return floor((days + 3) / 7) -- 1970-01-01 was a Thursday
-  elseif period == 'month' then
+  elseif period == MONTHLY then
     return month_of(days)
   end
   return 0
@@ -43,11 +44,11 @@ end
 
 -- When a window ends, ms; nil when it never does.
 local function window_end(period, window)
-  if period == 'day' then
+  if period == DAILY then
     return (window + 1) * DAY
-  elseif period == 'week' then
+  elseif period == WEEKLY then
     return ((window + 1) * 7 - 3) * DAY
-  elseif period == 'month' then
+  elseif period == MONTHLY then
     return first_day(window + 1) * DAY
   end
   return nil
@@ -78,7 +79,7 @@ end
 -- so it only ever raises ours, unless it falls and stays below its own earlier number for longer
 -- than clocks and caches differ: then somebody corrected it, and ours follows by the difference.
 local function learn(s, l)
-  if not l.used or l.seen <= s[5] or window_of(l.span, l.seen) ~= s[2] then
+  if l.seen <= s[5] or window_of(l.span, l.seen) ~= s[2] then
     return
   end
   if s[5] > 0 and l.used < s[4] then
@@ -92,10 +93,14 @@ local function learn(s, l)
   s[5] = l.seen
 end
 
-kinds.calendar = {
+kinds[3] = {
   open = function(raw, l, now)
     local window = window_of(l.span, now)
-    local old = decode(raw)
+    raw = fetch(raw)
+    local old = raw and { struct.unpack('<' .. string.rep('d', #raw / 8), raw) }
+    if old then
+      old[#old] = nil -- struct.unpack also returns where it stopped
+    end
     local s
     if not old then
       s = { l.span, window, 0, 0, 0 }
@@ -181,7 +186,7 @@ kinds.calendar = {
   -- Room may come from leases that run out before the window ends.
   wait = function(s, l, amount, now)
     local last = window_end(s[1], s[2])
-    local room = kinds.calendar.room(s, l)
+    local room = l.kind.room(s, l)
     local leases = {}
     for i = 6, #s, 2 do
       leases[#leases + 1] = { s[i], s[i + 1] }
@@ -201,10 +206,10 @@ kinds.calendar = {
   -- Our own lifetime quotas are the only states that never expire: nobody else knows their use.
   save = function(key, s, l, now)
     local last = window_end(s[1], s[2])
+    local ttl = s[5] > 0 and KEEP or nil
     if last then
-      put(key, s, last - now + LEASE)
-    else
-      put(key, s, s[5] > 0 and KEEP or nil)
+      ttl = last - now + LEASE
     end
+    put(key, struct.pack('<' .. string.rep('d', #s), unpack(s)), ttl)
   end,
 }

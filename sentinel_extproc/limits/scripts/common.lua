@@ -1,9 +1,8 @@
--- What every script needs: the clock, a line's arguments, states as MessagePack.
+-- What every script needs: the clock, a line's arguments, reading and writing.
 local kinds = {}
 local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 local OPEN, SETTLED = 1, 2
 local LEAST = -4503599627370496 -- debt stops at -2^52, far from where numbers lose exactness
-local STRIDE = 8
 
 -- Redis' own time in ms. Only tests pass a time.
 local function clock(given)
@@ -14,46 +13,48 @@ local function clock(given)
   return t[1] * 1000 + floor(t[2] / 1000)
 end
 
--- Line i of the arguments that start after `base`.
-local function line(base, i)
-  local o = base + (i - 1) * STRIDE
-  local span = ARGV[o + 4]
+-- One argument per line, eight doubles: kind, amount, capacity, span, rate, shadow, and use known
+-- from elsewhere with the time when it was seen (0 when none is). A span is in ms, or the number of
+-- a calendar period.
+local function line(argument)
+  local kind, amount, cap, span, rate, shadow, used, seen = struct.unpack('<dddddddd', argument)
   return {
-    kind = kinds[ARGV[o + 1]],
-    amount = tonumber(ARGV[o + 2]),
-    cap = tonumber(ARGV[o + 3]),
-    span = tonumber(span) or span, -- ms, or the name of a calendar period
-    rate = tonumber(ARGV[o + 5]),
-    shadow = ARGV[o + 6] == '1',
-    used = tonumber(ARGV[o + 7]), -- use known from elsewhere, or nil
-    seen = tonumber(ARGV[o + 8]), -- and when that was seen, ms
+    kind = kinds[kind],
+    amount = amount,
+    cap = cap,
+    span = span,
+    rate = rate,
+    shadow = shadow == 1,
+    used = used,
+    seen = seen,
   }
 end
 
 -- Under a test's clock a value carries its expiry itself: nothing may expire by the real one.
 local tested = ARGV[1] ~= ''
 
-local function decode(raw)
-  if not raw then
-    return nil
+local function fetch(raw)
+  if raw and tested then
+    return struct.unpack('<d', raw) > tonumber(ARGV[1]) and raw:sub(9) or nil
   end
-  local value = cmsgpack.unpack(raw)
-  if tested then
-    return value[1] > tonumber(ARGV[1]) and value[2] or nil
-  end
-  return value
+  return raw or nil
 end
 
 -- Store for `ttl` ms, or for ever when it is nil.
 local function put(key, value, ttl)
   if tested then
     local expiry = ttl and tonumber(ARGV[1]) + max(1, ttl) or math.huge
-    redis.call('SET', key, cmsgpack.pack({ expiry, value }))
+    redis.call('SET', key, struct.pack('<d', expiry) .. value)
   elseif ttl then
-    redis.call('SET', key, cmsgpack.pack(value), 'PX', string.format('%.0f', max(1, ttl)))
+    redis.call('SET', key, value, 'PX', max(1, ttl))
   else
-    redis.call('SET', key, cmsgpack.pack(value))
+    redis.call('SET', key, value)
   end
+end
+
+local function record_of(raw)
+  raw = fetch(raw)
+  return raw and cmsgpack.unpack(raw)
 end
 
 -- Four numbers of a line's standing: fits, remaining, ms until whole, ms until `amount` fits.

@@ -1,22 +1,22 @@
 -- extend: grow a hold to new totals, all or nothing, and renew its leases.
 -- KEYS: the request's record, one state per line.
--- ARGV: time or '', the record's life in ms, then STRIDE values per line; a line's amount is the
---       total to hold, so that a repeated call changes nothing.
+-- ARGV: time or '', the record's life in ms, then the lines; a line's amount is the total to hold,
+--       so that a repeated call changes nothing.
 -- Returns: as reserve. DENIED means that leases are renewed and nothing has grown.
 local ADMITTED, DENIED, OVER = 0, 1, 3
 local now = clock(ARGV[1])
 local base = 2
-local count = (#ARGV - base) / STRIDE
+local count = #ARGV - base
 local raw = redis.call('MGET', unpack(KEYS))
 
-local record = decode(raw[1])
+local record = record_of(raw[1])
 if record and record[1] == SETTLED then
   return { OVER, now }
 end
 
 local lines, states, more, fits, admitted = {}, {}, {}, {}, true
 for i = 1, count do
-  local l = line(base, i)
+  local l = line(ARGV[base + i])
   local s = l.kind.open(raw[1 + i], l, now)
   local hold = record and record[2 + i]
   lines[i], states[i] = l, s
@@ -33,7 +33,7 @@ if admitted or record then
     record[2 + i] = l.kind.take(s, l, record[2 + i], admitted and more[i] or 0, now)
     l.kind.save(KEYS[1 + i], s, l, now)
   end
-  put(KEYS[1], record, tonumber(ARGV[2]))
+  put(KEYS[1], cmsgpack.pack(record), tonumber(ARGV[2]))
 end
 for i = 1, count do
   local l, s = lines[i], states[i]

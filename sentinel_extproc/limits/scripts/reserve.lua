@@ -1,13 +1,13 @@
 -- reserve: take from every limit or from none, once per request id.
 -- KEYS: the request's record, its revocation epochs, one state per line.
 -- ARGV: time or '', the record's life in ms, number of epochs, the epochs as the caller saw them,
---       then STRIDE values per line.
+--       then the lines (see line).
 -- Returns: decision, time, then four numbers per line (see report).
 local ADMITTED, DENIED, REVOKED, OVER = 0, 1, 2, 3
 local now = clock(ARGV[1])
 local epochs = tonumber(ARGV[3])
 local base = 3 + epochs
-local count = (#ARGV - base) / STRIDE
+local count = #ARGV - base
 local raw = redis.call('MGET', unpack(KEYS))
 
 for i = 1, epochs do
@@ -16,10 +16,10 @@ for i = 1, epochs do
   end
 end
 
-local record = decode(raw[1])
+local record = record_of(raw[1])
 local lines, states, fits, admitted = {}, {}, {}, true
 for i = 1, count do
-  local l = line(base, i)
+  local l = line(ARGV[base + i])
   local s = l.kind.open(raw[1 + epochs + i], l, now)
   lines[i], states[i] = l, s
   fits[i] = record ~= nil or l.amount == 0 or l.amount <= l.kind.room(s, l)
@@ -38,7 +38,7 @@ elseif admitted then
     record[2 + i] = l.kind.take(s, l, nil, l.amount, now)
     l.kind.save(KEYS[1 + epochs + i], s, l, now)
   end
-  put(KEYS[1], record, tonumber(ARGV[2]))
+  put(KEYS[1], cmsgpack.pack(record), tonumber(ARGV[2]))
 else
   reply[1] = DENIED
 end

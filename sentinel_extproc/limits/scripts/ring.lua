@@ -1,49 +1,59 @@
--- ring: a strict cap in any window. State: {period, head, total, slot counts...}, oldest first,
--- the last being slot `head`.
+-- ring: a strict cap in any window. State: period, head, total, newest slot with a count, then the
+-- slots' counts, oldest first, the last being slot `head`; doubles.
 -- A slot is 1/60 of the window and counts until the window has left all of it, so that what is
 -- counted always covers more than the window: the current slot and the 60 before it.
+-- The counts stay a string, which is cut and joined: most calls touch one of 61.
 local SLOTS = 60
-local FIRST = 4 -- index of the oldest slot's count
-local LAST = FIRST + SLOTS
+local LAST = SLOTS * 8 -- where the current slot's count begins, from 0
+local ZERO = '\0\0\0\0\0\0\0\0'
 
 -- When slot n has left the window, ms.
 local function gone(n, l)
   return ceil((n + SLOTS + 1) * l.span / SLOTS)
 end
 
-kinds.ring = {
+-- Add to the slot whose count begins at byte `at`, from 0. Returns its count.
+local function add(s, at, amount)
+  local count = struct.unpack('<d', s.counts, at + 1) + amount
+  s.counts = s.counts:sub(1, at) .. struct.pack('<d', count) .. s.counts:sub(at + 9)
+  s.total = s.total + amount
+  return count
+end
+
+local function all_counts(s)
+  return { struct.unpack('<' .. string.rep('d', SLOTS + 1), s.counts) }
+end
+
+kinds[2] = {
   open = function(raw, l, now)
     local head = floor(now * SLOTS / l.span)
-    local s = decode(raw)
-    if not s or s[1] ~= l.span or s[2] - head > SLOTS then
+    local period, old_head, total, newest
+    raw = fetch(raw)
+    if raw then
+      period, old_head, total, newest = struct.unpack('<dddd', raw)
+    end
+    if not raw or period ~= l.span or old_head - head > SLOTS then
       -- New, or of another window length, or the clock was set back by more than a window: what
       -- was counted can't be placed any more and counts as if it were now.
-      local total = s and s[3] or 0
-      s = { l.span, head, total }
-      for i = FIRST, LAST - 1 do
-        s[i] = 0
-      end
-      s[LAST] = total
+      local s = { head = head, total = 0, newest = head, counts = ZERO:rep(SLOTS + 1) }
+      add(s, LAST, total or 0)
       return s
     end
-    local step = min(head - s[2], SLOTS + 1)
+    local s = { head = old_head, total = total, newest = newest, counts = raw:sub(33) }
+    local step = min(head - old_head, SLOTS + 1)
     if step > 0 then
-      for i = FIRST, FIRST + step - 1 do
-        s[3] = s[3] - s[i]
+      local dropped = { struct.unpack('<' .. string.rep('d', step), s.counts) }
+      for i = 1, step do
+        s.total = s.total - dropped[i]
       end
-      for i = FIRST, LAST do
-        s[i] = s[i + step] or 0
-      end
-      s[2] = head
-      for i = LAST + 1, #s do
-        s[i] = nil
-      end
+      s.counts = s.counts:sub(step * 8 + 1) .. ZERO:rep(step)
+      s.head = head
     end
     return s
   end,
 
   room = function(s, l)
-    return l.cap - s[3]
+    return l.cap - s.total
   end,
 
   lacking = function(s, l, hold, target)
@@ -52,22 +62,24 @@ kinds.ring = {
 
   -- A hold is {total, slot, amount, slot, amount...}: growth is stamped with its own slot.
   take = function(s, l, hold, amount, now)
-    s[3] = s[3] + amount
-    s[LAST] = s[LAST] + amount
+    if amount > 0 then
+      add(s, LAST, amount)
+      s.newest = s.head
+    end
     if not hold then
-      return { amount, s[2], amount }
+      return { amount, s.head, amount }
     end
     local grown = { hold[1] + amount }
     for i = 2, #hold, 2 do
-      if hold[i] >= s[2] - SLOTS then
+      if hold[i] >= s.head - SLOTS then
         grown[#grown + 1] = hold[i]
         grown[#grown + 1] = hold[i + 1]
       end
     end
-    if grown[#grown - 1] == s[2] and #grown > 1 then
+    if #grown > 1 and grown[#grown - 1] == s.head then
       grown[#grown] = grown[#grown] + amount
     else
-      grown[#grown + 1] = s[2]
+      grown[#grown + 1] = s.head
       grown[#grown + 1] = amount
     end
     return grown
@@ -77,52 +89,57 @@ kinds.ring = {
   settle = function(s, l, hold, actual, now)
     local back = hold[1] - actual
     if back < 0 then
-      s[3] = s[3] - back
-      s[LAST] = s[LAST] - back
+      add(s, LAST, -back)
+      s.newest = s.head
       return
     end
+    local emptied = false
     for i = #hold - 1, 2, -2 do
-      local slot = LAST - (s[2] - hold[i])
-      if slot >= FIRST and slot <= LAST then
-        local part = min(back, hold[i + 1], s[slot])
-        s[slot] = s[slot] - part
-        s[3] = s[3] - part
+      local at = LAST - (s.head - hold[i]) * 8
+      if at >= 0 and at <= LAST then
+        local part = min(back, hold[i + 1], (struct.unpack('<d', s.counts, at + 1)))
+        emptied = add(s, at, -part) == 0 or emptied
         back = back - part
       end
+    end
+    if emptied and s.total > 0 then
+      local counts = all_counts(s)
+      local i = SLOTS + 1
+      while counts[i] == 0 do
+        i = i - 1
+      end
+      s.newest = s.head - (SLOTS + 1 - i)
     end
   end,
 
   -- Use counts in the slot of its time, and no more once that has left the window.
   charge = function(s, l, actual, at, now)
-    local slot = min(LAST, LAST - (s[2] - floor(at * SLOTS / l.span)))
-    if slot >= FIRST then
-      s[3] = s[3] + actual
-      s[slot] = s[slot] + actual
+    local slot = min(s.head, floor(at * SLOTS / l.span))
+    if actual > 0 and slot >= s.head - SLOTS then
+      s.newest = s.total > 0 and max(s.newest, slot) or slot
+      add(s, LAST - (s.head - slot) * 8, actual)
     end
   end,
 
   reset = function(s, l, now)
-    for i = LAST, FIRST, -1 do
-      if s[i] > 0 then
-        return gone(s[2] - (LAST - i), l) - now
-      end
-    end
-    return 0
+    return s.total > 0 and gone(s.newest, l) - now or 0
   end,
 
   wait = function(s, l, amount, now)
-    local room = l.cap - s[3]
+    local room = l.cap - s.total
     local wanted = min(amount, l.cap)
-    for i = FIRST, LAST do
-      room = room + s[i]
-      if s[i] > 0 and room >= wanted then
-        return max(1, gone(s[2] - (LAST - i), l) - now)
+    local counts = all_counts(s)
+    for i = 1, SLOTS + 1 do
+      room = room + counts[i]
+      if counts[i] > 0 and room >= wanted then
+        return max(1, gone(s.head - (SLOTS + 1 - i), l) - now)
       end
     end
-    return max(1, gone(s[2], l) - now)
+    return max(1, gone(s.head, l) - now)
   end,
 
   save = function(key, s, l, now)
-    put(key, s, gone(s[2], l) - now + 1000)
+    local header = struct.pack('<dddd', l.span, s.head, s.total, s.newest)
+    put(key, header .. s.counts, gone(s.head, l) - now + 1000)
   end,
 }

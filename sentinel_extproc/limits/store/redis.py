@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
@@ -10,7 +11,7 @@ from typing import TypeVar, cast
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError, RedisError
 
-from ..limit import Kind
+from ..limit import Kind, Period
 from ..model import Epoch
 from . import (
     Claim,
@@ -33,6 +34,11 @@ _LAYOUT = "1"
 """In every key: replicas of different releases must not read each other's states."""
 
 _EVERYBODY = "all"
+
+_LINE = struct.Struct("<8d")
+_KINDS = {Kind.BUCKET: 1, Kind.RING: 2, Kind.CALENDAR: 3}
+_PERIODS = {Period.DAY: 1, Period.WEEK: 2, Period.MONTH: 3, Period.LIFETIME: 4}
+"""As the scripts number them; ``common.lua`` says what a line is."""
 
 _PATIENCE_S = 1.0
 """Off the path of requests: connecting to a distant Redis over TLS takes longer than a budget."""
@@ -93,31 +99,40 @@ class RedisStore:
 
     async def reserve(self, claim: Claim) -> Verdict:
         """See ``Store.reserve``."""
+        return _verdict(await self._run(self._reserve, *self.reserve_call(claim)))
+
+    def reserve_call(self, claim: Claim) -> tuple[list[str], list[str | bytes]]:
+        """The keys and arguments of the reserve script."""
         owner = claim.owner
         keys = [
             self._record_key(claim),
             *(self._epoch_key(owner, epoch.name) for epoch in claim.epochs),
             *self._line_keys(claim),
         ]
-        arguments = [
+        arguments: list[str | bytes] = [
             self._now(),
             self._record_ttl,
             str(len(claim.epochs)),
             *(str(epoch.seen) for epoch in claim.epochs),
             *_lines(claim.lines),
         ]
-        return _verdict(await self._run(self._reserve, keys, arguments))
+        return keys, arguments
 
     async def extend(self, claim: Claim) -> Verdict:
         """See ``Store.extend``."""
         keys = [self._record_key(claim), *self._line_keys(claim)]
-        arguments = [self._now(), self._record_ttl, *_lines(claim.lines)]
+        arguments: list[str | bytes] = [self._now(), self._record_ttl, *_lines(claim.lines)]
         return _verdict(await self._run(self._extend, keys, arguments))
 
     async def settle(self, claim: Claim) -> None:
         """See ``Store.settle``."""
         keys = [self._record_key(claim), *self._line_keys(claim)]
-        arguments = [self._now(), self._settled_ttl, str(claim.at_ms), *_lines(claim.lines)]
+        arguments: list[str | bytes] = [
+            self._now(),
+            self._settled_ttl,
+            str(claim.at_ms),
+            *_lines(claim.lines),
+        ]
         await self._run(self._settle, keys, arguments)
 
     async def epochs(self, external_id: str, names: Sequence[str]) -> tuple[Epoch, ...]:
@@ -211,7 +226,9 @@ class RedisStore:
     def _now(self) -> str:
         return "" if self._clock is None else str(self._clock())
 
-    async def _run(self, script: scripts.Script, keys: list[str], arguments: list[str]) -> object:
+    async def _run(
+        self, script: scripts.Script, keys: list[str], arguments: Sequence[str | bytes]
+    ) -> object:
         count = len(keys)
         try:
             return await self._guard(
@@ -260,22 +277,24 @@ class RedisStore:
             raise StoreUntriedError("too many commands wait for Redis") from error
 
 
-def _lines(lines: tuple[Line, ...]) -> list[str]:
-    arguments: list[str] = []
+def _lines(lines: tuple[Line, ...]) -> list[bytes]:
+    packed = []
     for line in lines:
         limit, seed = line.limit, line.seed
         calendar = limit.kind is Kind.CALENDAR
-        arguments += (
-            limit.kind.value,
-            str(line.amount),
-            str(limit.room),
-            limit.period.value if calendar else str(limit.period_ms),
-            str(limit.capacity),
-            "1" if limit.shadow else "0",
-            "" if seed is None else str(seed.used),
-            "" if seed is None else str(seed.seen_ms),
+        packed.append(
+            _LINE.pack(
+                _KINDS[limit.kind],
+                line.amount,
+                limit.room,
+                _PERIODS[limit.period] if calendar else limit.period_ms,
+                limit.capacity,
+                limit.shadow,
+                0 if seed is None else seed.used,
+                0 if seed is None else seed.seen_ms,
+            )
         )
-    return arguments
+    return packed
 
 
 def _verdict(reply: object) -> Verdict:

@@ -1,0 +1,198 @@
+"""What a reserve costs: Redis' own time and round trips with 1, 4 and 8 limits, and saturation.
+
+    python -m bench.limits [--seconds 3] [--processes 2]
+
+Redis' time is its own ``commandstats`` (usec_per_call of EVALSHA), so that this process' speed does
+not matter. Saturation: several processes send prepared reserves in pipelines until Redis' CPU, not
+theirs, is what limits. Starts its own redis-server on a Unix socket and ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import statistics
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from typing import cast
+
+import redis as sync_redis
+from rich.console import Console
+from rich.table import Table
+
+from sentinel_extproc.demo.redis import start_redis
+from sentinel_extproc.limits.limit import Kind, Limit, Period
+from sentinel_extproc.limits.model import Unit
+from sentinel_extproc.limits.store import Claim, Line
+from sentinel_extproc.limits.store.connect import build_client
+from sentinel_extproc.limits.store.redis import RedisStore
+
+CALLS = 5_000
+BATCH = 250
+WARM_UP = 500
+USERS = 200
+PIPELINE = 50
+TARGET_US = 40.0
+
+Shape = tuple[str, tuple[Kind, ...]]
+SHAPES: tuple[Shape, ...] = (
+    ("1 ring", (Kind.RING,)),
+    ("1 bucket", (Kind.BUCKET,)),
+    ("1 calendar", (Kind.CALENDAR,)),
+    ("4 mixed", tuple(islice(cycle(Kind), 4))),
+    ("4 rings", (Kind.RING,) * 4),
+    ("8 mixed", tuple(islice(cycle(Kind), 8))),
+)
+
+
+def lines_of(kinds: tuple[Kind, ...]) -> tuple[Line, ...]:
+    """One unit of each of so many limits, none of which is ever reached."""
+    return tuple(
+        Line(
+            Limit(
+                name=f"limit{number}",
+                unit=Unit.TOTAL,
+                kind=kind,
+                capacity=10_000_000,
+                period=Period.MONTH,
+            ),
+            f"{kind.value}:limit{number}",
+            1,
+        )
+        for number, kind in enumerate(kinds)
+    )
+
+
+def claims(kinds: tuple[Kind, ...], count: int) -> list[Claim]:
+    """Distinct exchanges of many users."""
+    lines = lines_of(kinds)
+    return [Claim(f"x{number}", f"user{number % USERS}", lines) for number in range(count)]
+
+
+class Meter:
+    """Reads and resets what Redis knows of its own work."""
+
+    def __init__(self, url: str) -> None:
+        self._admin = sync_redis.Redis.from_url(url)
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self._admin.config_resetstat()
+
+    def evalsha(self) -> tuple[int, float]:
+        """Calls, and microseconds per call."""
+        stats = cast("dict[str, dict[str, float]]", self._admin.info("commandstats"))
+        calls = stats["cmdstat_evalsha"]
+        return int(calls["calls"]), float(calls["usec_per_call"])
+
+    def flush(self) -> None:
+        """Forget all counts, but not the scripts."""
+        self._admin.flushall()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._admin.close()
+
+
+async def measure(url: str, kinds: tuple[Kind, ...], meter: Meter) -> dict[str, float]:
+    """Reserve, then settle, one after the other."""
+    store = RedisStore(build_client(url), timeout_s=5.0)
+    meter.flush()
+    work = claims(kinds, WARM_UP + CALLS)
+    for claim in work[:WARM_UP]:
+        await store.reserve(claim)
+    await store.settle(work[0])
+    waits: list[float] = []
+    trips = 0
+    reserve_us, settle_us = [], []
+    # In batches, of which the median counts: other processes' noise comes in bursts.
+    for start in range(WARM_UP, len(work), BATCH):
+        batch = work[start : start + BATCH]
+        meter.reset()
+        for claim in batch:
+            begin = time.perf_counter()
+            await store.reserve(claim)
+            waits.append(time.perf_counter() - begin)
+        calls, each_us = meter.evalsha()
+        trips += calls
+        reserve_us.append(each_us)
+        meter.reset()
+        for claim in batch:
+            await store.settle(claim)
+        settle_us.append(meter.evalsha()[1])
+    await store.close()
+    return {
+        "trips": trips / CALLS,
+        "reserve_us": statistics.median(reserve_us),
+        "settle_us": statistics.median(settle_us),
+        "p50_us": statistics.median(waits) * 1e6,
+        "p99_us": statistics.quantiles(waits, n=100)[98] * 1e6,
+    }
+
+
+def send(url: str, kinds: tuple[Kind, ...], offset: int, seconds: float) -> int:
+    """In a process of its own: reserves in pipelines for so long; returns how many."""
+    store = RedisStore(build_client(url))
+    connection = sync_redis.Redis.from_url(url)
+    sha = store._reserve.sha  # noqa: SLF001 - the bench sends what the store would
+    lines = lines_of(kinds)
+    sent, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        pipeline = connection.pipeline(transaction=False)
+        for number in range(PIPELINE):
+            serial = offset + sent + number
+            claim = Claim(f"s{serial}", f"user{serial % USERS}", lines)
+            keys, arguments = store.reserve_call(claim)
+            pipeline.evalsha(sha, len(keys), *keys, *arguments)
+        pipeline.execute()
+        sent += PIPELINE
+    connection.close()
+    return sent
+
+
+def saturate(url: str, kinds: tuple[Kind, ...], processes: int, seconds: float) -> float:
+    """Reserves per second with ``processes`` senders."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes) as pool:
+        jobs = [(url, kinds, number * 10**9, seconds) for number in range(processes)]
+        return sum(pool.starmap(send, jobs)) / seconds
+
+
+def main() -> None:
+    """Run everything and print two tables."""
+    parser = argparse.ArgumentParser(description="cost of a reserve in Redis")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each saturation run")
+    parser.add_argument("--processes", type=int, default=2, help="senders for saturation")
+    options = parser.parse_args()
+    console = Console()
+    table = Table("limits", "round trips", "reserve µs", "settle µs", "p50 µs here", "p99 µs here")
+    rates = Table("limits", "reserves/s", "µs of Redis each")
+    with (
+        tempfile.TemporaryDirectory(prefix="sx-bench-") as folder,
+        start_redis(work_dir=Path(folder)) as server,
+    ):
+        meter = Meter(server.url)
+        for name, kinds in SHAPES:
+            result = asyncio.run(measure(server.url, kinds, meter))
+            table.add_row(
+                name, f"{result['trips']:.3f}", *(f"{result[k]:.1f}" for k in list(result)[1:])
+            )
+            if len(kinds) == 4:
+                verdict = "met" if result["reserve_us"] <= TARGET_US else "MISSED"
+                console.print(f"{name}: target of {TARGET_US:.0f} µs {verdict}")
+        for name, kinds in (SHAPES[0], SHAPES[3], SHAPES[5]):
+            meter.flush()
+            meter.reset()
+            rate = saturate(server.url, kinds, options.processes, options.seconds)
+            rates.add_row(name, f"{rate:,.0f}", f"{meter.evalsha()[1]:.1f}")
+        meter.close()
+        with sync_redis.Redis.from_url(server.url) as admin:
+            version = cast("dict[str, str]", admin.info("server"))["redis_version"]
+    console.print(f"Redis {version}", table, rates)
+
+
+if __name__ == "__main__":
+    main()
