@@ -38,7 +38,10 @@ def ext_proc_filter(
         failure_mode_allow=False,
         processing_mode=ext_proc.ProcessingMode(
             request_header_mode=_SEND,
-            request_body_mode=ext_proc.ProcessingModeBodySendMode.BUFFERED,
+            # Each reply to request headers says what is to become of the body, mostly BUFFERED. As
+            # the default that would make Envoy answer 413 to a large body that is only to pass,
+            # whenever more than the buffer comes before that reply does. STREAMED waits as well.
+            request_body_mode=ext_proc.ProcessingModeBodySendMode.STREAMED,
             response_header_mode=_SEND,
             response_body_mode=ext_proc.ProcessingModeBodySendMode.STREAMED,
             request_trailer_mode=_SKIP,
