@@ -7,13 +7,21 @@ replaces it.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from sentinel_extproc.endpoints.base import OpenAIEndpoint
 from sentinel_extproc.endpoints.chat_answer import StreamMeter, read_whole
-from sentinel_extproc.endpoints.contract import NO_HEAD, CounterFactory, Head, Meter, Plan
+from sentinel_extproc.endpoints.contract import (
+    NO_HEAD,
+    CounterFactory,
+    Head,
+    Meter,
+    Plan,
+    Reading,
+)
 from sentinel_extproc.endpoints.json_body import MAX_COUNT, MAX_MODEL_CHARS
-from sentinel_extproc.endpoints.meters import JsonMeter
+from sentinel_extproc.endpoints.meters import JsonMeter, OpaqueMeter, tokens_by_size
 from sentinel_extproc.endpoints.provider_usage import decode
 
 BYTES_PER_TOKEN = 3
@@ -38,9 +46,42 @@ class Other(OpenAIEndpoint):
         )
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
+        if not plan.input_tokens:
+            # Without a body nothing is asked to be generated; a usage in the answer is of a call
+            # that was billed when it was made.
+            return OpaqueMeter()
         if event_stream:
-            return StreamMeter(plan.model, counters, hide_usage=False)
-        return JsonMeter(plan.model, counters, read_whole)
+            return AtLeastBySize(StreamMeter(plan.model, counters, hide_usage=False))
+        return AtLeastBySize(JsonMeter(plan.model, counters, read_whole))
+
+
+class AtLeastBySize:
+    """A meter of an API that we don't know: what it can't read counts by its size."""
+
+    rewrites = False
+    held = b""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._size = 0
+
+    @property
+    def partial(self) -> int:
+        return self._meter.partial
+
+    @property
+    def volume(self) -> int:
+        return self._meter.volume or self._size
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
+        self._size += len(chunk)
+        return self._meter.feed(chunk, end=end)
+
+    def reading(self) -> Reading:
+        reading = self._meter.reading()
+        if reading.reported is not None or reading.output_tokens:
+            return reading
+        return replace(reading, output_tokens=tokens_by_size(self._size), exact=False)
 
 
 def _model(request: dict[str, Any]) -> str:
