@@ -120,6 +120,11 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True)
+class Evicted:
+    """The caller was revoked along with what runs: end the answer at the next message."""
+
+
+@dataclass(frozen=True, slots=True)
 class HandBack:
     """The process is ending: let go of the answer at the next message."""
 
@@ -138,5 +143,6 @@ Event = (
     | Grown
     | Recorded
     | Disconnected
+    | Evicted
     | HandBack
 )

@@ -24,7 +24,13 @@ from sentinel_extproc.endpoints.contract import CounterFactory, Meter, Plan
 from sentinel_extproc.endpoints.guarded import GuardedMeter, GuardedUpload
 from sentinel_extproc.endpoints.meters import OpaqueMeter
 from sentinel_extproc.endpoints.table import Match
-from sentinel_extproc.errors import InvalidRequest, LimitExceeded, SentinelError, Unauthenticated
+from sentinel_extproc.errors import (
+    CredentialRevoked,
+    InvalidRequest,
+    LimitExceeded,
+    SentinelError,
+    Unauthenticated,
+)
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.accounting import access_log, bill, usage_record, used
@@ -48,6 +54,10 @@ Commands = tuple[do.Command, ...]
 GROW_EVERY_CHARS = 256
 """Generated text between two looks at the reservation: some 60 tokens, the least that it grows by
 being several times that."""
+
+
+_EXHAUSTED = "A limit was exhausted while this answer was generated."
+_REVOKED = "The API key was revoked while this answer was generated."
 
 
 class Exchange:
@@ -94,18 +104,26 @@ class Exchange:
         self._reservation: Reservation
         self._answer_headers: tuple[tuple[str, str], ...] = ()
         self._meter = GuardedMeter(OpaqueMeter())
+        self._event_stream = False
         self._grow_at = GROW_EVERY_CHARS
         self._waiting: do.Reply
         self._shown: bytes
         self._last: Commands = ()
         self._after = State.DONE
         self._handing_back = False
+        self._evicted = False
         self._facts: dict[str, str | int] = {"exchange_id": exchange_id}
 
     @property
     def decided(self) -> bool:
         """Whether the request was let through or answered; only then may the stream end cleanly."""
         return self.state in DECIDED
+
+    @property
+    def external_id(self) -> str | None:
+        """Whose it is; None before authentication."""
+        user = self._facts.get("user")
+        return None if user is None else str(user)
 
     @property
     def metering_faults(self) -> int:
@@ -296,6 +314,8 @@ class Exchange:
         reply = do.Reply(do.Phase.RESPONSE_HEADERS, set_headers, removed)
         if event.end_of_stream:
             return self._finish(_outcome(failed=failed), reply)
+        if self._evicted:
+            return self._finish(Outcome.CUT, do.Respond(CredentialRevoked(_REVOKED)))
         self._refine()
         if self._plan.unwatched and not failed:
             self._meter = GuardedMeter(self._choose_meter(event.headers))
@@ -315,10 +335,9 @@ class Exchange:
         if encoding not in (b"", b"identity"):
             return OpaqueMeter()
         content_type = first(headers, "content-type").strip().lower()
+        self._event_stream = content_type.startswith(b"text/event-stream")
         return self._match.endpoint.meter(
-            self._plan,
-            event_stream=content_type.startswith(b"text/event-stream"),
-            counters=self._counters,
+            self._plan, event_stream=self._event_stream, counters=self._counters
         )
 
     def response_body(self, event: on.ResponseBody) -> Commands:
@@ -333,11 +352,12 @@ class Exchange:
             return self._finish(
                 Outcome.DRAINED, do.Reply(do.Phase.RESPONSE_BODY, body=body), close=True
             )
-        reply = do.Reply(do.Phase.RESPONSE_BODY, body=body)
+        self._waiting = reply = do.Reply(do.Phase.RESPONSE_BODY, body=body)
+        if self._evicted:
+            return self._cut(_REVOKED)
         if self._meter.volume < self._grow_at:
             return (reply,)
         self._grow_at = self._meter.volume + GROW_EVERY_CHARS
-        self._waiting = reply
         self.state = State.GROWING
         usage = used(self._plan, self._predicted, self._meter.reading())
         counted = replace(
@@ -350,13 +370,18 @@ class Exchange:
         self.state = State.ANSWERING
         if event.growth is not Growth.CUT:
             return (self._waiting,)
+        return self._cut(_EXHAUSTED)
+
+    def _cut(self, why: str) -> Commands:
+        if not self._event_stream:
+            # Nothing can be added to such an answer that its reader would understand.
+            return self._finish(Outcome.CUT, do.Respond(LimitExceeded(why)))
         shown, partial = self._shown, self._meter.partial
         if partial > len(shown):
             # The client has the first half of an event: cut after it, not inside of it.
             self._grow_at = 0
             return (self._waiting,)
-        end = self._match.endpoint.cut("A limit was exhausted while this answer was generated.")
-        body = shown[: len(shown) - partial] + end
+        body = shown[: len(shown) - partial] + self._match.endpoint.cut(why)
         return self._finish(Outcome.CUT, replace(self._waiting, body=body), after=State.CUT)
 
     def after_cut(self, event: on.ResponseBody) -> Commands:
@@ -364,7 +389,7 @@ class Exchange:
         self.state = State.DONE
         if event.end_of_stream:
             return (do.Reply(do.Phase.RESPONSE_BODY, body=b""),)
-        return (do.Respond(LimitExceeded("A limit was exhausted."), None),)
+        return (do.Respond(LimitExceeded(_EXHAUSTED)),)
 
     def trailers(self, event: on.Trailers) -> Commands:
         """Trailers end the body that they follow."""
@@ -379,7 +404,7 @@ class Exchange:
     def _finish(
         self,
         outcome: Outcome,
-        reply: do.Reply | None = None,
+        reply: do.Reply | do.Respond | None = None,
         *,
         close: bool = False,
         after: State = State.DONE,
@@ -426,6 +451,11 @@ class Exchange:
         """Nothing was admitted. The driver hands back a reservation that was on its way."""
         if self.state not in (State.RECORDING, State.CUT):
             self.state = State.DONE
+        return ()
+
+    def evict(self, event: on.Evicted) -> Commands:  # noqa: ARG002
+        """Remember to end the answer at the next message."""
+        self._evicted = True
         return ()
 
     def hand_back(self, event: on.HandBack) -> Commands:  # noqa: ARG002
@@ -475,5 +505,6 @@ _STEPS: dict[tuple[State, type[on.Event]], Step] = {
 _ANYWHERE: dict[type[on.Event], Step] = {
     on.Trailers: Exchange.trailers,
     on.Disconnected: Exchange.left_early,
+    on.Evicted: Exchange.evict,
     on.HandBack: Exchange.hand_back,
 }

@@ -111,6 +111,21 @@ class Driver:
         for exchange in self._live:
             exchange.handle(on.HandBack())
 
+    def end_streams(self, external_id: str | None) -> int:
+        """End the running answers of a user, or of everybody (None), each at its next message.
+
+        Returns:
+            How many those are.
+        """
+        ended = [
+            exchange
+            for exchange in self._live
+            if external_id is None or exchange.external_id == external_id
+        ]
+        for exchange in ended:
+            exchange.handle(on.Evicted())
+        return len(ended)
+
     async def join(self, deadline_s: float) -> int:
         """Wait for settlements and records behind ended streams; how many were cut off."""
         return await self._background.join(deadline_s)

@@ -57,6 +57,7 @@ MESSAGES = st.one_of(
     ),
     st.builds(on.Trailers, st.booleans()),
     st.just(on.HandBack()),
+    st.just(on.Evicted()),
     st.just(on.Disconnected()),
 )
 
@@ -150,7 +151,7 @@ def test_invariants_hold_whatever_comes(
             driver.perform(machine, machine.handle(on.Disconnected()))
             break
         answers = driver.replies[before:]
-        message = not isinstance(event, on.HandBack | on.Disconnected)
+        message = not isinstance(event, on.HandBack | on.Evicted | on.Disconnected)
         assert len(answers) == int(message), "one reply per message"
         admitted = admitted or (any(lets_through(r) for r in answers) and "Reserve" in driver.log)
         if any(lets_through(r) for r in answers):

@@ -533,6 +533,31 @@ class TestExhaustion:
             sent += piece if reply.body is None else reply.body
         assert sent == whole[:-5]
 
+    def test_an_evicted_stream_ends_at_its_next_chunk(self) -> None:
+        machine = exchange()
+        admit(machine, body(stream=True))
+        machine.handle(response_headers(b"200", TestStream.STREAM))
+        assert machine.external_id == "ext-ada"
+        assert machine.handle(on.Evicted()) == ()
+        _, record = finish(machine, machine.handle(on.ResponseBody(sse(delta("one")), False)))
+        assert record.record.outcome is Outcome.CUT
+        (reply,) = machine.handle(on.Recorded())
+        assert isinstance(reply, do.Reply)
+        assert reply.body is not None
+        assert b"revoked" in reply.body
+
+    def test_an_evicted_answer_that_is_no_stream_is_broken_off(self) -> None:
+        for begun in (False, True):
+            machine = exchange()
+            admit(machine)
+            if begun:
+                machine.handle(response_headers())
+            machine.handle(on.Evicted())
+            last = on.ResponseBody(b"{", False) if begun else response_headers()
+            finish(machine, machine.handle(last))
+            (respond,) = machine.handle(on.Recorded())
+            assert isinstance(respond, do.Respond)
+
     def test_a_request_is_clamped_to_what_was_granted_and_told_so(self) -> None:
         machine = exchange()
         reserve = to_reserve(machine, body(max_tokens=400, n=2))

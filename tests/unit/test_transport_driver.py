@@ -381,6 +381,20 @@ async def test_handing_back_ends_our_side_after_the_next_chunk(parts: Parts) -> 
     assert parts.stored[0].outcome is Outcome.DRAINED
 
 
+@pytest.mark.parametrize(("user", "ended"), [("ext-ada", 1), (None, 1), ("ext-bo", 0)])
+async def test_ending_the_streams_of_a_user(parts: Parts, user: str | None, ended: int) -> None:
+    driver, stream = parts.driver(), Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS)
+    running = asyncio.create_task(driver.run(stream))
+    await stream.replied(3)
+    assert driver.end_streams(user) == ended
+    stream.send(pb.ProcessingRequest(response_body=pb.HttpBody(body=b"{")))
+    await stream.replied(4)
+    stream.send(None)
+    await running
+    await driver.join(5)
+    assert (parts.stored[0].outcome is Outcome.CUT) == bool(ended)
+
+
 async def test_a_large_body_is_counted_off_the_loop(parts: Parts) -> None:
     big = json.dumps(
         {"model": "gpt-4o", "messages": [{"role": "user", "content": "word " * 5000}]}
