@@ -30,6 +30,8 @@ from sentinel_extproc.limits.model import (
 from sentinel_extproc.limits.policy import Policy, Rule
 from sentinel_extproc.limits.store import Claim, Decision, owner_tag
 from sentinel_extproc.limits.store.connect import build_client
+from sentinel_extproc.limits.store.ladder import Ladder
+from sentinel_extproc.limits.store.outage import Outage
 from sentinel_extproc.limits.store.redis import RedisStore
 from sentinel_extproc.limits.store.slots import SLOTS, slot_of
 
@@ -212,3 +214,28 @@ async def test_one_command_is_one_round_trip_to_one_node(
     assert sorted(change) == [0, 0, 10]
     owner = slot_of(owner_tag("user")) * NODES // SLOTS
     assert change.index(10) == owner
+
+
+async def test_a_dead_node_degrades_only_its_own_users(
+    store: RedisStore, nodes: list[Node]
+) -> None:
+    patient = Ladder(store, outage=Outage(quiet_s=5.0))
+    limits = limiter_over(store, Kind.RING).policy
+    limiter = StoreLimiter(patient, limits)
+    dead = nodes[1]
+    dead.process.kill()
+    try:
+        rungs: dict[bool, set[str | None]] = {True: set(), False: set()}
+        for number in range(60):
+            user = f"user-{number}"
+            reservation = await attempt(limiter, user, 0)
+            assert reservation is not None
+            hit = slot_of(owner_tag(user)) * NODES // SLOTS == 1
+            rungs[hit].add(reservation.degraded)
+        assert rungs == {True: {"local"}, False: {None}}
+        assert not patient.down
+    finally:
+        dead.process.start()
+        dead.process.wait_until(dead.answers, what="it answered", timeout_s=10)
+        for node in nodes:
+            node.process.wait_until(node.sees_all, what="it saw all nodes", timeout_s=30)

@@ -40,6 +40,7 @@ _T = TypeVar("_T")
 _Key = tuple[str, str]
 
 _ATTEMPTS = 2
+_OWNERS_PER_PROBE = 4
 _REPLAY_AT_ONCE = 16
 _REPLAY_ROUNDS = 10
 """While one round runs, more is admitted; what is left after the last one is charged when settled.
@@ -219,33 +220,56 @@ class Ladder:
 
     async def _probe(self) -> None:
         # First connect, without the budget of a request; then a write, which a read-only or full
-        # Redis refuses. Owners rotate, so that in a cluster another shard is asked each time.
+        # Redis refuses. Owners rotate: in a cluster, any shard that works is service.
         await self._primary.ping()
-        owner = f"probe{next(self._probes) % 16}"
-        await self._primary.settle(Claim(uuid.uuid4().hex, owner, ()))
+        for attempt in range(1, _OWNERS_PER_PROBE + 1):
+            owner = f"probe{next(self._probes) % 64}"
+            try:
+                await self._primary.settle(Claim(uuid.uuid4().hex, owner, ()))
+            except StoreError:
+                if attempt == _OWNERS_PER_PROBE:
+                    raise
+            else:
+                return
 
     async def _replay(self) -> int:
-        """Charge what was admitted here, before the primary decides again; returns how many."""
-        replayed = 0
+        """Charge what was admitted here, before the primary decides again; returns how many.
+
+        Raises:
+            StoreError: it took none of them.
+        """
+        tried: set[_Key] = set()
         for _ in range(_REPLAY_ROUNDS):
-            waiting = [admitted for admitted in self._open.values() if not admitted.replayed]
+            waiting = [
+                (key, admitted)
+                for key, admitted in self._open.items()
+                if not admitted.replayed and key not in tried
+            ]
             if not waiting:
                 break
+            tried.update(key for key, _ in waiting)
             for start in range(0, len(waiting), _REPLAY_AT_ONCE):
                 batch = waiting[start : start + _REPLAY_AT_ONCE]
-                await asyncio.gather(*(self._replay_one(admitted) for admitted in batch))
-                replayed += len(batch)
+                await asyncio.gather(*(self._replay_one(admitted) for _, admitted in batch))
+        done = [key for key, admitted in self._open.items() if admitted.replayed]
+        if tried and not done:
+            raise StoreError("debt could not be charged")
         # From here on the primary's record is what growing and settling adjust.
-        for key in [key for key, admitted in self._open.items() if admitted.replayed]:
+        for key in done:
             del self._open[key]
-        return replayed
+        return len(done)
 
     async def _replay_one(self, admitted: _Admitted) -> None:
-        if admitted.final is not None:
-            await self._primary.settle(admitted.final)
+        try:
+            if admitted.final is not None:
+                await self._primary.settle(admitted.final)
+            else:
+                await self._primary.extend(_as_debt(admitted.claim))
+        except StoreError as error:
+            # One shard of several, perhaps: it is charged when it is settled.
+            log.warning("debt is not charged yet: %s", error)
         else:
-            await self._primary.extend(_as_debt(admitted.claim))
-        admitted.replayed = True
+            admitted.replayed = True
 
     async def _decide_here(self, claim: Claim, *, tried: bool) -> Verdict:
         error = StoreError if tried else StoreUntriedError

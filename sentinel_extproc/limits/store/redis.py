@@ -201,9 +201,26 @@ class RedisStore:
         )
 
     async def ping(self) -> None:
-        """See ``Store.ping``; connects if need be, which a request has no time for."""
+        """See ``Store.ping``; connects if need be, which a request has no time for. Of a cluster,
+        any node may answer."""
         async with self._bounded(_PATIENCE_S):
-            await cast("Awaitable[object]", self.client.ping())
+            if isinstance(self.client, RedisCluster):
+                await self.client.initialize()
+                await self._ping_any(self.client)
+            else:
+                await cast("Awaitable[object]", self.client.ping())
+
+    @staticmethod
+    async def _ping_any(client: RedisCluster) -> None:
+        error: Exception = StoreError("the cluster has no nodes")
+        for node in client.get_primaries():
+            try:
+                await cast("Awaitable[object]", client.ping(target_nodes=node))
+            except RedisError as fault:
+                error = fault
+            else:
+                return
+        raise error
 
     async def close(self) -> None:
         """Close the client and its connections."""
