@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from sentinel_extproc.demo.stack import Stack
+
+StartStack = Callable[..., Stack]
 
 ADA = "demo-ada"
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
@@ -143,3 +147,26 @@ def test_the_command_line_reaches_it(stack: Stack) -> None:
     status = json.loads(done.stdout)
     assert status["exchanges"]["draining"] is False
     assert status["limits"]["store"] == "up"
+
+
+def test_while_it_drains_it_lives_but_is_not_ready(run_stack: StartStack) -> None:
+    stack = run_stack(chunk_delay_s=0.2)
+    eventually(lambda: admin_socket(stack).exists())
+    with httpx.stream(
+        "POST",
+        f"{stack.url}/v1/chat/completions",
+        json=CHAT | {"stream": True},
+        headers={"authorization": f"Bearer {ADA}"},
+        trust_env=False,
+        timeout=30,
+    ) as answer:
+        assert answer.status_code == 200
+        chunks = answer.iter_raw()  # kept: without it the connection is closed
+        assert next(chunks)
+        assert value(stack, "sentinel_exchanges_live") == 1
+        os.kill(stack.sidecar.process.pid, signal.SIGTERM)
+        eventually(lambda: admin(stack, "GET", "/readyz").status_code == 503)
+        assert admin(stack, "GET", "/readyz").json()["not_ready"] == {"serving": "draining"}
+        assert admin(stack, "GET", "/healthz").status_code == 200
+        assert value(stack, "sentinel_draining") == 1
+    eventually(lambda: not admin_socket(stack).exists())
