@@ -20,9 +20,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sentinel_extproc.endpoints.contract import CounterFactory, Meter, Plan
-from sentinel_extproc.endpoints.guarded import GuardedMeter, GuardedUpload
-from sentinel_extproc.endpoints.meters import OpaqueMeter
+from sentinel_extproc.endpoints.contract import CounterFactory, Plan
+from sentinel_extproc.endpoints.guarded import GuardedUpload
 from sentinel_extproc.endpoints.table import Match
 from sentinel_extproc.errors import (
     CredentialRevoked,
@@ -34,6 +33,7 @@ from sentinel_extproc.errors import (
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.accounting import access_log, bill, usage_record, used
+from sentinel_extproc.exchange.answer import Answer
 from sentinel_extproc.exchange.headers import (
     Upstream,
     first,
@@ -50,11 +50,6 @@ from sentinel_extproc.tokens.model import Confidence
 from sentinel_extproc.usage.record import Outcome
 
 Commands = tuple[do.Command, ...]
-
-GROW_EVERY_CHARS = 256
-"""Generated text between two looks at the reservation: some 60 tokens, the least that it grows by
-being several times that."""
-
 
 _EXHAUSTED = "A limit was exhausted while this answer was generated."
 _REVOKED = "The API key was revoked while this answer was generated."
@@ -103,11 +98,8 @@ class Exchange:
         self._predicted: Quantities
         self._reservation: Reservation
         self._answer_headers: tuple[tuple[str, str], ...] = ()
-        self._meter = GuardedMeter(OpaqueMeter())
-        self._event_stream = False
-        self._grow_at = GROW_EVERY_CHARS
+        self._answer = Answer()
         self._waiting: do.Reply
-        self._shown: bytes
         self._last: Commands = ()
         self._after = State.DONE
         self._handing_back = False
@@ -128,12 +120,12 @@ class Exchange:
     @property
     def metering_faults(self) -> int:
         """Bugs of a meter that were kept from the client."""
-        return self._meter.faults + (self._upload.faults if self._upload else 0)
+        return self._answer.faults + (self._upload.faults if self._upload else 0)
 
     @property
     def held(self) -> bytes:
         """Bytes of the answer that the client has yet to get."""
-        return self._meter.held
+        return self._answer.held
 
     def handle(self, event: on.Event) -> Commands:
         """Take one event.
@@ -317,49 +309,36 @@ class Exchange:
         if self._evicted:
             return self._finish(Outcome.CUT, do.Respond(CredentialRevoked(_REVOKED)))
         self._refine()
-        if self._plan.unwatched and not failed:
-            self._meter = GuardedMeter(self._choose_meter(event.headers))
+        if not failed:
+            self._answer.begin(self._match.endpoint, self._plan, event.headers, self._counters)
         if failed or self._plan.unwatched:
             # Nothing in the body can change the bill, so Envoy needn't send it.
             return self._finish(_outcome(failed=failed), replace(reply, mode=do.Mode.NOTHING))
         if self._handing_back:
             return self._finish(Outcome.DRAINED, replace(reply, mode=do.Mode.NOTHING), close=True)
-        self._meter = GuardedMeter(self._choose_meter(event.headers))
         self.state = State.ANSWERING
-        if self._meter.rewrites:
+        if self._answer.rewrites:
             reply = replace(reply, remove_headers=(*removed, "content-length"))
         return (reply,)
 
-    def _choose_meter(self, headers: on.Headers) -> Meter:
-        encoding = first(headers, "content-encoding").strip().lower()
-        if encoding not in (b"", b"identity"):
-            return OpaqueMeter()
-        content_type = first(headers, "content-type").strip().lower()
-        self._event_stream = content_type.startswith(b"text/event-stream")
-        return self._match.endpoint.meter(
-            self._plan, event_stream=self._event_stream, counters=self._counters
-        )
-
     def response_body(self, event: on.ResponseBody) -> Commands:
         """Watch a piece of the answer pass."""
-        body = self._meter.feed(event.body, end=event.end_of_stream)
-        self._shown = event.body if body is None else body
+        body = self._answer.feed(event.body, end=event.end_of_stream)
         if event.end_of_stream:
             return self._finish(Outcome.COMPLETED, do.Reply(do.Phase.RESPONSE_BODY, body=body))
         if self._handing_back:
             if body is not None:
-                body += self._meter.held
+                body += self._answer.held
             return self._finish(
                 Outcome.DRAINED, do.Reply(do.Phase.RESPONSE_BODY, body=body), close=True
             )
         self._waiting = reply = do.Reply(do.Phase.RESPONSE_BODY, body=body)
         if self._evicted:
             return self._cut(_REVOKED)
-        if self._meter.volume < self._grow_at:
+        if not self._answer.due():
             return (reply,)
-        self._grow_at = self._meter.volume + GROW_EVERY_CHARS
         self.state = State.GROWING
-        usage = used(self._plan, self._predicted, self._meter.reading())
+        usage = used(self._plan, self._predicted, self._answer.reading())
         counted = replace(
             self._predicted, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
         )
@@ -368,20 +347,20 @@ class Exchange:
     def grown(self, event: on.Grown) -> Commands:
         """Go on, or end the answer because a limit ran out under it."""
         self.state = State.ANSWERING
-        if event.growth is not Growth.CUT:
+        ends = event.growth is Growth.CUT
+        if self._plan.endless:
+            ends = event.growth is not Growth.GROWN
+        if not ends:
             return (self._waiting,)
         return self._cut(_EXHAUSTED)
 
     def _cut(self, why: str) -> Commands:
-        if not self._event_stream:
+        if not self._answer.event_stream:
             # Nothing can be added to such an answer that its reader would understand.
             return self._finish(Outcome.CUT, do.Respond(LimitExceeded(why)))
-        shown, partial = self._shown, self._meter.partial
-        if partial > len(shown):
-            # The client has the first half of an event: cut after it, not inside of it.
-            self._grow_at = 0
+        body = self._answer.cut(self._match.endpoint.cut(why))
+        if body is None:
             return (self._waiting,)
-        body = shown[: len(shown) - partial] + self._match.endpoint.cut(why)
         return self._finish(Outcome.CUT, replace(self._waiting, body=body), after=State.CUT)
 
     def after_cut(self, event: on.ResponseBody) -> Commands:
@@ -409,7 +388,7 @@ class Exchange:
         close: bool = False,
         after: State = State.DONE,
     ) -> Commands:
-        reading = self._meter.reading()
+        reading = self._answer.reading()
         if reading.failed and outcome is Outcome.COMPLETED:
             outcome = Outcome.PROVIDER_ERROR if not reading.output_tokens else outcome
         self._refine()

@@ -17,8 +17,9 @@ from sentinel_extproc.errors import (
 )
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
+from sentinel_extproc.exchange.answer import GROW_EVERY_CHARS
 from sentinel_extproc.exchange.headers import Upstream
-from sentinel_extproc.exchange.machine import GROW_EVERY_CHARS, Exchange
+from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.states import ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quantities, Reservation

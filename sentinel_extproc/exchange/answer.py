@@ -1,0 +1,85 @@
+"""An answer while it passes: its meter, and where it may be looked at or cut. Pure."""
+
+from __future__ import annotations
+
+from sentinel_extproc.endpoints.contract import CounterFactory, Endpoint, Plan, Reading
+from sentinel_extproc.endpoints.guarded import GuardedMeter
+from sentinel_extproc.endpoints.meters import OpaqueMeter
+from sentinel_extproc.exchange.events import Headers
+from sentinel_extproc.exchange.headers import first
+
+GROW_EVERY_CHARS = 256
+"""Generated text between two looks at the reservation: some 60 tokens, the least that it grows by
+being several times that."""
+
+
+class Answer:
+    """Watches one answer.
+
+    Attributes:
+        event_stream: whether events can be added to it.
+    """
+
+    def __init__(self) -> None:
+        self.event_stream = False
+        self._meter = GuardedMeter(OpaqueMeter())
+        self._look_at = GROW_EVERY_CHARS
+        self._shown = b""
+
+    @property
+    def faults(self) -> int:
+        """Bugs of the meter that were kept from the client."""
+        return self._meter.faults
+
+    @property
+    def held(self) -> bytes:
+        """Bytes that the client has yet to get."""
+        return self._meter.held
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether the client may get other bytes than the provider sent."""
+        return self._meter.rewrites
+
+    def begin(
+        self, endpoint: Endpoint, plan: Plan, headers: Headers, counters: CounterFactory
+    ) -> None:
+        """Choose how to watch it."""
+        encoding = first(headers, "content-encoding").strip().lower()
+        if encoding not in (b"", b"identity"):
+            return
+        content_type = first(headers, "content-type").strip().lower()
+        self.event_stream = content_type.startswith(b"text/event-stream")
+        self._meter = GuardedMeter(
+            endpoint.meter(plan, event_stream=self.event_stream, counters=counters)
+        )
+
+    def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
+        """Take the next bytes; what the client is to get instead, None for just these."""
+        body = self._meter.feed(chunk, end=end)
+        self._shown = chunk if body is None else body
+        return body
+
+    def due(self) -> bool:
+        """Whether enough was generated since the last time to look at the reservation."""
+        if self._meter.volume < self._look_at:
+            return False
+        self._look_at = self._meter.volume + GROW_EVERY_CHARS
+        return True
+
+    def reading(self) -> Reading:
+        """What is known so far."""
+        return self._meter.reading()
+
+    def cut(self, end: bytes) -> bytes | None:
+        """The bytes last fed, up to the last whole event, with ``end`` in place of the rest.
+
+        Returns:
+            None when the client has the first half of an event already: it must be completed
+            first, and ``due`` is true again then.
+        """
+        partial = self._meter.partial
+        if partial > len(self._shown):
+            self._look_at = 0
+            return None
+        return self._shown[: len(self._shown) - partial] + end
