@@ -12,6 +12,7 @@ from sentinel_extproc.envoyconf.render import to_yaml
 from sentinel_extproc.envoyconf.static import static_bootstrap
 
 SIDECAR_SOCKET = "unix:/run/sentinel/sentinel.sock"
+SIDECAR_PORT = "127.0.0.1:50051"
 
 _RENDERED = "Rendered by `python -m sentinel_extproc.envoyconf.examples envoy`; edit that instead."
 _ADMIN = "127.0.0.1:9901"
@@ -38,6 +39,21 @@ def examples() -> dict[str, str]:
             ),
             comment=(
                 "The same gateway in front of the stand-in provider of docker-compose.yml.\n"
+                f"{_RENDERED}"
+            ),
+        ),
+        "envoy-local.yaml": to_yaml(
+            static_bootstrap(
+                processors=[SIDECAR_PORT],
+                admin=_ADMIN,
+                provider_host="127.0.0.1",
+                provider_port=8081,
+                provider_tls=False,
+                listener_address="127.0.0.1",
+            ),
+            comment=(
+                "For trying things by hand: the sidecar on a port, the stand-in provider on another,\n"
+                "everything on loopback. docs/attach.md walks through it.\n"
                 f"{_RENDERED}"
             ),
         ),
