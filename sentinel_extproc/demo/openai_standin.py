@@ -23,7 +23,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route, request_response
 
 from sentinel_extproc.demo.hosting import drop_connection, server_config
 from sentinel_extproc.demo.openai_wire import (
@@ -125,7 +125,8 @@ class OpenAIStandIn:
                 Route("/_standin/requests", self._show_requests, methods=["GET"]),
                 Route("/_standin/served", self._show_served, methods=["GET"]),
                 Route("/_standin/reset", self._reset, methods=["POST"]),
-                Route("/{rest:path}", self._unknown),
+                # An app rather than a function: those are for any method.
+                Mount("/", request_response(self._unknown)),
             ]
         )
 

@@ -192,6 +192,8 @@ def _environment(
         "OPENAI_API_KEY": services.openai_key,
         "REDIS_URL": redis_url,
         "SENTINEL_USAGE__OUTBOX_PATH": str(work_dir / "outbox.db"),
+        # Several of these may run on one machine.
+        "SENTINEL_ADMIN__LISTEN": f"unix:{work_dir / 'admin.sock'}",
         "SENTINEL_USAGE__REPORT_INTERVAL_SECONDS": "1",
         # Envoy is stopped first, so there is nothing left to drain but what has gone wrong.
         "SENTINEL_SERVER__DRAIN_SECONDS": "5",

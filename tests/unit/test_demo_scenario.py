@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from sentinel_extproc.config.load import load
 from sentinel_extproc.demo.billing import Amounts, Bill, LedgerBill, Line, UsedBill, total
 from sentinel_extproc.demo.hosting import serve_app
 from sentinel_extproc.demo.openai_standin import OpenAIStandIn
 from sentinel_extproc.demo.process import StartError
 from sentinel_extproc.demo.scenario import Person, Scenario, StepFailed, bill_table
 from sentinel_extproc.demo.sidecar import sidecar_environment
-from sentinel_extproc.demo.stack import provider_address
+from sentinel_extproc.demo.stack import Services, _environment, provider_address
 from sentinel_extproc.demo.zion_standin import DEMO_USERS, ZionStandIn
 
 ADA = Person("ext-ada", "demo-ada")
@@ -188,3 +191,24 @@ def test_nothing_outside_changes_the_sidecar_unless_wanted() -> None:
     assert "SENTINEL_DEMO_TOKEN" not in kept
     assert kept["SENTINEL_LIMITS__REQUESTS"] == "1"
     assert kept["REDIS_URL"] == "ours"
+
+
+def test_stacks_beside_each_other_share_no_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = _environment(
+        work_dir=tmp_path,
+        redis_url=f"unix://{tmp_path}/redis.sock?db=0",
+        services=Services("http://127.0.0.1:1", "o", "http://127.0.0.1:2", "z"),
+        settings={"SENTINEL_SERVER__LISTEN": f"unix:{tmp_path}/sentinel.sock"},
+        stand_ins=True,
+    )
+    for name in [name for name in os.environ if name.startswith("SENTINEL_")]:
+        monkeypatch.delenv(name)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    assert settings.admin.enabled
+    listening = [settings.server.listen, settings.admin.listen]
+    assert all(address.startswith(f"unix:{tmp_path}/") for address in listening)
+    assert len(set(listening)) == 2

@@ -109,6 +109,23 @@ def test_a_stream_carries_usage_only_when_asked(client: openai.OpenAI) -> None:
     assert usages[-1] is not None
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/nonsense"), ("GET", "/"), ("PATCH", "/v1/models"), ("PURGE", "/v1/x/y")],
+)
+def test_unknown_paths_are_openais_404_under_any_method(
+    provider_url: str, provider: OpenAIStandIn, method: str, path: str
+) -> None:
+    headers = {"authorization": "Bearer sk-provider"}
+    answer = httpx.request(method, provider_url + path, headers=headers, trust_env=False)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert f"({method} {path})" in answer.json()["error"]["message"]
+    (seen,) = provider.requests()
+    assert (seen.method, seen.path) == (method, path)
+    assert httpx.request(method, provider_url + path, trust_env=False).status_code == 401
+
+
 def test_every_key_but_the_providers_is_refused(provider_url: str, provider: OpenAIStandIn) -> None:
     for value in ("Bearer sk-user", "", "sk-provider"):
         answer = httpx.post(
