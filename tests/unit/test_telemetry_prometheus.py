@@ -246,7 +246,14 @@ def test_every_metric_of_ours_has_our_prefix_and_says_what_it_is() -> None:
 
 def test_facts_go_to_all() -> None:
     taken: list[tuple[int, Fact]] = []
-    emit = to_all(lambda fact: taken.append((1, fact)), lambda fact: taken.append((2, fact)))
+
+    def first(fact: Fact) -> None:
+        taken.append((1, fact))
+
+    def second(fact: Fact) -> None:
+        taken.append((2, fact))
+
+    emit = to_all(first, second)
     fact = refused()
     emit(fact)
     assert taken == [(1, fact), (2, fact)]
