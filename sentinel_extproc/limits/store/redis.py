@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import NoScriptError, RedisError
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
 from ..limit import Kind, Period
 from ..model import Epoch
@@ -223,8 +224,12 @@ class RedisStore:
         raise error
 
     async def close(self) -> None:
-        """Close the client and its connections."""
+        """Close the client and its connections, those to sentinels included."""
         await self.client.aclose()
+        pool = None if isinstance(self.client, RedisCluster) else self.client.connection_pool
+        if isinstance(pool, SentinelConnectionPool):
+            for sentinel in pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
 
     def _record_key(self, claim: Claim) -> str:
         return f"{self._prefix}:{{{claim.owner}}}:r:{claim.id}"
@@ -272,7 +277,7 @@ class RedisStore:
 
     @asynccontextmanager
     async def _bounded(self, seconds: float) -> AsyncIterator[None]:
-        """The seam: a time-out, and redis-py's errors as ours."""
+        """The seam: a time-out, and redis-py's errors as ours; its cluster's are not RedisErrors."""
         try:
             async with asyncio.timeout(seconds):
                 yield
@@ -280,7 +285,7 @@ class RedisStore:
             raise
         except TimeoutError as error:
             raise StoreError("Redis did not answer in time") from error
-        except (RedisError, OSError) as error:
+        except (RedisError, RedisClusterException, OSError) as error:
             raise StoreError(f"Redis: {type(error).__name__}: {error}") from error
 
     async def _take_turn(self) -> None:
