@@ -8,26 +8,17 @@ hash; it can't be turned back into a token.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Protocol, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Protocol, cast
 
 import msgspec
-from redis.exceptions import RedisError
 
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Epoch
+from sentinel_extproc.limits.store.attempts import Attempts
 from sentinel_extproc.limits.store.redis import Client
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-PAUSE_S = 1.0
-"""How long Redis is left alone after a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +76,18 @@ class RedisSharedCache:
     ) -> None:
         self._client = client
         self._prefix = prefix
-        self._budget_s = budget_s
-        self._clock = clock
-        self._paused_until = 0.0
-        self.counters = SharedCounters()
+        self._attempts = Attempts("the shared identity cache", budget_s=budget_s, clock=clock)
+        self._counters = SharedCounters()
+
+    @property
+    def counters(self) -> SharedCounters:
+        """Counts for telemetry, as they stand."""
+        attempts = self._attempts
+        return replace(self._counters, failures=attempts.failures, skipped=attempts.skipped)
 
     async def get(self, token_sha256: bytes) -> SharedEntry | None:
         """What is shared of this token."""
-        body = await self._try(
+        body = await self._attempts.one(
             lambda: cast("Awaitable[object]", self._client.get(self._key(token_sha256)))
         )
         try:
@@ -100,9 +95,9 @@ class RedisSharedCache:
         except msgspec.MsgspecError:  # of another version
             stored = None
         if stored is None:
-            self.counters.misses += 1
+            self._counters.misses += 1
             return None
-        self.counters.hits += 1
+        self._counters.hits += 1
         return SharedEntry(
             Principal(
                 external_id=stored.external_id,
@@ -129,7 +124,7 @@ class RedisSharedCache:
         )
         life_ms = int(ttl_s * 1000)
         if life_ms > 0:
-            await self._try(
+            await self._attempts.one(
                 lambda: cast(
                     "Awaitable[object]",
                     self._client.set(self._key(token_sha256), body, px=life_ms),
@@ -138,22 +133,9 @@ class RedisSharedCache:
 
     async def remove(self, token_sha256: bytes) -> None:
         """Share nothing of this token any more."""
-        await self._try(
+        await self._attempts.one(
             lambda: cast("Awaitable[object]", self._client.delete(self._key(token_sha256)))
         )
 
     def _key(self, token_sha256: bytes) -> str:
         return f"{self._prefix}:1:id:{token_sha256.hex()}"
-
-    async def _try(self, operation: Callable[[], Awaitable[T]]) -> T | None:
-        if self._clock() < self._paused_until:
-            self.counters.skipped += 1
-            return None
-        try:
-            async with asyncio.timeout(self._budget_s):
-                return await operation()
-        except (RedisError, OSError, TimeoutError) as error:
-            self.counters.failures += 1
-            self._paused_until = self._clock() + PAUSE_S
-            logger.warning("the shared identity cache failed: %s", type(error).__name__)
-            return None

@@ -78,6 +78,36 @@ class Breaker:
         """The state as of the last event; an open breaker whose time is over still says open."""
         return self._state
 
+    @property
+    def policy(self) -> BreakerPolicy:
+        """As given."""
+        return self._policy
+
+    @property
+    def open_s(self) -> float:
+        """How long it is open for, or would be if it opened now."""
+        return self._open_s
+
+    def left_s(self, now: float) -> float:
+        """Seconds until a call may go through; 0 when one may now."""
+        return 0.0 if self._state is State.CLOSED else max(0.0, self._until - now)
+
+    def probe_due(self, now: float) -> bool:
+        """Whether the next permit would be for a probe."""
+        return self._state is not State.CLOSED and now >= self._until
+
+    def adopt_open(self, open_s: float, left_s: float, now: float) -> None:
+        """Another breaker for the same service is open, for ``open_s`` of which ``left_s`` are to
+        go; both are held to the policy's bound, whatever they say."""
+        self._open_s = min(max(open_s, self._policy.open_s), self._policy.max_open_s)
+        self._enter(State.OPEN)
+        self._until = now + min(max(left_s, 0.0), self._policy.max_open_s)
+
+    def adopt_closed(self) -> None:
+        """Another breaker for the same service was closed by its probe."""
+        self._open_s = self._policy.open_s
+        self._enter(State.CLOSED)
+
     def admit(self, now: float) -> Permit | Refusal:
         """Ask for leave to make one call."""
         if self._state is State.CLOSED:

@@ -33,7 +33,9 @@ from sentinel_extproc.zion.answers import (
 )
 from sentinel_extproc.zion.batches import RowResult, UsageIncrement
 from sentinel_extproc.zion.breaker import Breaker, Permit, Refusal, State
+from sentinel_extproc.zion.breaker_board import BreakerBoard
 from sentinel_extproc.zion.budget import RetryBudget
+from sentinel_extproc.zion.shared_breaker import SharedBreaker
 from sentinel_extproc.zion.tls import client_context
 from sentinel_extproc.zion.wire import Dialect, Profile, UserLimits
 
@@ -90,6 +92,7 @@ class ZionClient:
             makes its outcome unknown.
         ca_file: PEM bundle that replaces the shipped roots; certificates are always verified.
         client_cert_file, client_key_file: PEM, for mutual TLS.
+        lookup_board, report_board: share the breakers with other replicas; ``prime`` reads them.
         transport: replaces the network, for tests.
 
     Raises:
@@ -110,6 +113,8 @@ class ZionClient:
         client_key_file: Path | None = None,
         lookup_breaker: Breaker | None = None,
         report_breaker: Breaker | None = None,
+        lookup_board: BreakerBoard | None = None,
+        report_board: BreakerBoard | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -121,10 +126,9 @@ class ZionClient:
         self._own_key = {"x-api-key": api_key}
         self._deadline_s = deadline_s
         self._report_deadline_s = report_deadline_s
-        self._clock = clock
         self._wall_clock = wall_clock
-        self._lookup_breaker = lookup_breaker or Breaker()
-        self._report_breaker = report_breaker or Breaker()
+        self._lookup_breaker = SharedBreaker(lookup_breaker or Breaker(), lookup_board, clock=clock)
+        self._report_breaker = SharedBreaker(report_breaker or Breaker(), report_board, clock=clock)
         self._retries = RetryBudget()
         self._http = httpx.AsyncClient(
             http2=True,
@@ -154,6 +158,10 @@ class ZionClient:
     def report_state(self) -> State:
         """The breaker before ``report``."""
         return self._report_breaker.state
+
+    async def prime(self) -> None:
+        """Learn from the boards what the breakers are to start with: a restart forgets nothing."""
+        await asyncio.gather(self._lookup_breaker.prime(), self._report_breaker.prime())
 
     async def whoami(self, token: str) -> Profile:
         """Who a user's token belongs to.
@@ -225,6 +233,8 @@ class ZionClient:
 
     async def aclose(self) -> None:
         """Close the pooled connections."""
+        await self._lookup_breaker.aclose()
+        await self._report_breaker.aclose()
         await self._http.aclose()
 
     async def _get(
@@ -251,14 +261,14 @@ class ZionClient:
     async def _guarded(
         self,
         call: Call,
-        breaker: Breaker,
+        breaker: SharedBreaker,
         request: httpx.Request,
         decode: Callable[[bytes], T],
         *,
         deadline: float,
         cap: int,
     ) -> T:
-        permit = breaker.admit(self._clock())
+        permit = await breaker.admit()
         if isinstance(permit, Refusal):
             raise ZionUnavailable(
                 "The user service is not answering; the request was not forwarded.",
@@ -271,19 +281,19 @@ class ZionClient:
             self._record(breaker, permit, error)
             raise
         except BaseException:  # cancelled: says nothing about Zion, and a probe must be given back
-            breaker.abandon(permit, self._clock())
+            breaker.abandon(permit)
             raise
-        breaker.success(permit, self._clock())
+        breaker.success(permit)
         return answer
 
-    def _record(self, breaker: Breaker, permit: Permit, error: Exception) -> None:
+    def _record(self, breaker: SharedBreaker, permit: Permit, error: Exception) -> None:
         reason = error.reason if isinstance(error, ZionUnavailable) else None
         if reason in FAULTS:
-            breaker.failure(permit, self._clock())
+            breaker.failure(permit)
         elif reason is Reason.RATE_LIMITED and not permit.probe:
-            breaker.abandon(permit, self._clock())
+            breaker.abandon(permit)
         else:
-            breaker.success(permit, self._clock())
+            breaker.success(permit)
 
     async def _ask(
         self,

@@ -139,3 +139,51 @@ def test_retries_are_a_tenth_of_the_calls() -> None:
         budget.deposit()
         granted += budget.withdraw()
     assert 99 <= granted <= 100
+
+
+def test_another_breakers_opening_is_adopted_with_its_time() -> None:
+    breaker = Breaker()
+    early = permit(breaker, 0.0)
+    breaker.adopt_open(20.0, 8.0, now=100.0)
+    assert breaker.admit(100.0) == Refusal(8.0)
+    assert (breaker.left_s(103.0), breaker.probe_due(107.9)) == (5.0, False)
+    breaker.success(early, 101.0)
+    assert state(breaker) is State.OPEN
+    probe = permit(breaker, 108.0)
+    assert probe.probe
+    breaker.failure(probe, 108.0)
+    assert breaker.admit(108.0) == Refusal(40.0)
+
+
+def test_what_is_adopted_is_held_to_the_bound() -> None:
+    breaker = Breaker()
+    for open_s, left_s in ((1e9, 1e9), (61.0, 61.0), (float("inf"), float("inf"))):
+        breaker.adopt_open(open_s, left_s, now=0.0)
+        assert breaker.admit(0.0) == Refusal(60.0)
+        probe = permit(breaker, 60.0)
+        breaker.failure(probe, 60.0)
+        assert breaker.admit(60.0) == Refusal(60.0)
+    breaker.adopt_open(-1.0, -1.0, now=0.0)
+    assert permit(breaker, 0.0).probe
+    assert breaker.open_s == 5.0
+
+
+def test_failed_probes_double_the_time_up_to_a_minute() -> None:
+    breaker, now, waits = opened(), 0.0, []
+    for _ in range(6):
+        refused = breaker.admit(now)
+        assert isinstance(refused, Refusal)
+        waits.append(refused.retry_after_s)
+        now += refused.retry_after_s
+        breaker.failure(permit(breaker, now), now)
+    assert waits == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+
+
+def test_being_closed_elsewhere_begins_anew() -> None:
+    breaker = opened()
+    breaker.adopt_open(40.0, 40.0, now=0.0)
+    breaker.adopt_closed()
+    assert state(breaker) is State.CLOSED
+    assert (breaker.left_s(0.0), breaker.probe_due(0.0), breaker.open_s) == (0.0, False, 5.0)
+    calls(breaker, "x" * 20)
+    assert breaker.admit(0.0) == Refusal(5.0)

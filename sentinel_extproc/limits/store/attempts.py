@@ -28,14 +28,21 @@ class Attempts:
     Args:
         what: named in the log.
         budget_s: longest that one operation may take.
+        concurrency: of operations, so that a flood of them leaves connections to the limits.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, what: str, *, budget_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        what: str,
+        *,
+        budget_s: float,
+        concurrency: int = 8,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._what = what
         self._budget_s = budget_s
+        self._turns = asyncio.Semaphore(concurrency)
         self._clock = clock
         self._paused_until = 0.0
         self.failures = 0
@@ -49,14 +56,16 @@ class Attempts:
         Args:
             budget_s: instead of the usual one.
         """
-        if self._clock() < self._paused_until:
-            self.skipped += 1
-            return None
-        try:
-            async with asyncio.timeout(self._budget_s if budget_s is None else budget_s):
-                return await operation()
-        except (RedisError, OSError, TimeoutError) as error:
-            self.failures += 1
-            self._paused_until = self._clock() + PAUSE_S
-            logger.warning("%s: Redis failed: %s", self._what, type(error).__name__)
-            return None
+        async with self._turns:
+            # Asked only now: whoever waited behind a failure needn't see it fail again.
+            if self._clock() < self._paused_until:
+                self.skipped += 1
+                return None
+            try:
+                async with asyncio.timeout(self._budget_s if budget_s is None else budget_s):
+                    return await operation()
+            except (RedisError, OSError, TimeoutError) as error:
+                self.failures += 1
+                self._paused_until = self._clock() + PAUSE_S
+                logger.warning("%s: Redis failed: %s", self._what, type(error).__name__)
+                return None
