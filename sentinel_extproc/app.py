@@ -17,6 +17,7 @@ from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.identity.quotas import CachedQuotas
 from sentinel_extproc.identity.revocation import (
+    EndStreams,
     Forgetter,
     RevocationFeed,
     Revoker,
@@ -130,7 +131,6 @@ async def _start(
     if quotas is not None:
         stack.push_async_callback(quotas.aclose)
     forgetters: tuple[Forgetter, ...] = (authenticator, *([quotas] if quotas else []))
-    await _hear_revocations(settings, forgetters, stack)
 
     emit_limits = to_all(log_limit_fact, metrics.emit_limits)
     replicas = ReplicaCounter(store)
@@ -153,6 +153,7 @@ async def _start(
         emit=to_all(log_fact, metrics.emit),
         decision_timeout_s=settings.server.decision_timeout_seconds,
     )
+    await _hear_revocations(settings, forgetters, driver.end_streams, stack)
     server = Server(
         driver,
         listen=settings.server.listen,
@@ -187,7 +188,7 @@ async def _start(
             replicas=replicas,
             live=lambda: driver.live,
             draining=draining,
-            control=RevokerControl(revoker.revoke),
+            control=RevokerControl(revoker.revoke, end_streams=driver.end_streams),
         ),
         stack,
     )
@@ -224,14 +225,19 @@ def _quotas(settings: Settings, zion: ZionClient) -> CachedQuotas | None:
 
 
 async def _hear_revocations(
-    settings: Settings, forgetters: tuple[Forgetter, ...], stack: AsyncExitStack
+    settings: Settings,
+    forgetters: tuple[Forgetter, ...],
+    end_streams: EndStreams,
+    stack: AsyncExitStack,
 ) -> None:
     # A connection of its own, without a time-out on reading: a quiet channel is no fault.
     client = build_client(
         settings.redis.url, timeout_s=None, max_connections=2, tls=_redis_tls(settings.redis)
     )
     stack.push_async_callback(client.aclose)
-    feed = RevocationFeed(client, forgetters, channel=_revocations(settings))
+    feed = RevocationFeed(
+        client, forgetters, channel=_revocations(settings), end_streams=end_streams
+    )
     stack.push_async_callback(feed.aclose)
     feed.start()
 

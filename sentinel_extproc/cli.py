@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from sentinel_extproc import __version__
+from sentinel_extproc.admin.commands import COMMANDS as ADMIN_COMMANDS
 
 EXIT_CONFIG = 2
 EXIT_START = 1
@@ -90,6 +91,10 @@ def demo(once: bool, port: int) -> None:
         )
         sys.exit(EXIT_START)
     sys.exit(run_demo(once=once, port=port))
+
+
+for _command in ADMIN_COMMANDS:
+    main.add_command(_command)
 
 
 def _refuse(faults: list[str]) -> NoReturn:

@@ -6,11 +6,16 @@ from collections.abc import Awaitable, Callable
 
 from sentinel_extproc.admin.control import Effect, Everybody, Target, Token, User
 from sentinel_extproc.errors import InvalidRequest
-from sentinel_extproc.identity.revocation import Forgetter, Kind, Revocation, RevocationResult
+from sentinel_extproc.identity.revocation import (
+    EndStreams,
+    Forgetter,
+    Kind,
+    Revocation,
+    RevocationResult,
+    whose,
+)
 
 Revoke = Callable[[Revocation], Awaitable[RevocationResult]]
-EndStreams = Callable[[Target], int]
-"""Ends the running answers of a user, or of everybody; how many those were."""
 
 
 class AllForgetters:
@@ -62,9 +67,11 @@ class RevokerControl:
                 param="streams",
                 code="streams_not_supported",
             )
-        result = await self._revoke(_revocation(target))
+        revocation = _revocation(target, streams=streams)
+        result = await self._revoke(revocation)
         # After the epoch: what starts in between is refused already.
-        return Effect(result.everywhere, result.heard_by, 0 if end is None else end(target))
+        ended = 0 if end is None else end(whose(revocation))
+        return Effect(result.everywhere, result.heard_by, ended)
 
     async def invalidate(self, target: Target) -> Effect:
         """See ``Control``."""
@@ -72,11 +79,11 @@ class RevokerControl:
         return Effect(result.everywhere, result.heard_by)
 
 
-def _revocation(target: Target) -> Revocation:
+def _revocation(target: Target, *, streams: bool = False) -> Revocation:
     match target:
         case Token(sha256, owner):
             return Revocation(Kind.TOKEN, external_id=owner or "", token=sha256.hex())
         case User(external_id):
-            return Revocation(Kind.USER, external_id=external_id)
+            return Revocation(Kind.USER, external_id=external_id, streams=streams)
         case Everybody():
-            return Revocation(Kind.ALL)
+            return Revocation(Kind.ALL, streams=streams)

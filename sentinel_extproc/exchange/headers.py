@@ -92,7 +92,8 @@ def refuse_unreadable(headers: Headers, *, upgrades: bool = False) -> None:
             "Compressed request bodies are not supported; send it without Content-Encoding.",
             code="unsupported_content_encoding",
         )
-    if not upgrades and (first(headers, "upgrade") or first(headers, ":protocol")):
+    protocol = first(headers, "upgrade") or first(headers, ":protocol")
+    if protocol and not (upgrades and protocol.strip().lower() == b"websocket"):
         raise InvalidRequest(
             "Connection upgrades are not supported on this path.", code="upgrade_not_supported"
         )

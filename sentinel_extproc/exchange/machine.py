@@ -118,6 +118,11 @@ class Exchange:
         return None if user is None else str(user)
 
     @property
+    def counted_input(self) -> int | None:
+        """Our count of an admitted request's input; None when it was only estimated by size."""
+        return None if self._plan.count is None else self._predicted.input_tokens
+
+    @property
     def metering_faults(self) -> int:
         """Bugs of a meter that were kept from the client."""
         return self._answer.faults + (self._upload.faults if self._upload else 0)
@@ -391,6 +396,8 @@ class Exchange:
         reading = self._answer.reading()
         if reading.failed and outcome is Outcome.COMPLETED:
             outcome = Outcome.PROVIDER_ERROR if not reading.output_tokens else outcome
+        if reading.complete and outcome is Outcome.DISCONNECTED:
+            outcome = Outcome.COMPLETED
         self._refine()
         final = bill(self._plan, self._predicted, reading, outcome, self._confidence)
         last: list[do.Command] = []

@@ -44,11 +44,13 @@ class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         external_id: the user's; for a token it may be empty, and is then looked up.
         token: SHA-256 of the token, 64 hex digits; for ``Kind.TOKEN`` only.
+        streams: end the running answers too; for users and everybody.
     """
 
     kind: Kind
     external_id: str = ""
     token: str = ""
+    streams: bool = False
 
     def token_sha256(self) -> bytes:
         """The digest of the token.
@@ -60,6 +62,10 @@ class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
         if len(digest) != 32:
             raise ValueError("a token is revoked by the 64 hex digits of its SHA-256")
         return digest
+
+
+EndStreams = Callable[[str | None], int]
+"""Ends the running answers of a user (external id) or of everybody (None); how many those were."""
 
 
 class EpochStore(Protocol):
@@ -100,6 +106,21 @@ class StoreEpochs:
             return await self._store.epochs(external_id, names)
         except StoreError:
             return tuple(Epoch(name, 0) for name in names)
+
+
+def whose(revocation: Revocation) -> str | None:
+    """Whose running answers a revocation ends: a user's external id, or None for everybody's.
+
+    Raises:
+        ValueError: it is about one token, whose streams can't be told apart.
+    """
+    match revocation.kind:
+        case Kind.USER if revocation.external_id:
+            return revocation.external_id
+        case Kind.ALL:
+            return None
+        case _:
+            raise ValueError("running answers can only be ended for a user or for everybody")
 
 
 def apply(revocation: Revocation, forgetter: Forgetter) -> None:
@@ -211,6 +232,7 @@ class RevocationFeed:
     Args:
         client: for this feed alone, without a time-out on reading: a quiet channel is no fault.
         pause_s: longest pause before subscribing again.
+        end_streams: ends the running answers of a user, or of everybody (None), here.
     """
 
     def __init__(
@@ -221,9 +243,11 @@ class RevocationFeed:
         channel: str = "sentinel:revocations",
         pause_s: float = 5.0,
         chance: Callable[[], float] = random.random,
+        end_streams: EndStreams | None = None,
     ) -> None:
         self._client = client
         self._forgetters = forgetters
+        self._end_streams = end_streams
         self._channel = channel
         self._pause_s = pause_s
         self._chance = chance
@@ -271,6 +295,8 @@ class RevocationFeed:
             revocation = _decode(body)
             for forgetter in self._forgetters:
                 apply(revocation, forgetter)
+            if revocation.streams and self._end_streams is not None:
+                self._end_streams(whose(revocation))
         except (ValueError, msgspec.MsgspecError):
             logger.warning("a message on the revocation channel makes no sense")
         else:

@@ -180,7 +180,7 @@ class Driver:
                     self._background.start(self._limiter.settle(reservation, actual))
                 case do.Record(record):
                     # Told first: the client may leave while we wait, and the record is kept then.
-                    self._emit(ExchangeFinished(record, exchange.metering_faults))
+                    self._emit(_finished(exchange, record))
                     await self._store(record)
                     todo.extend(exchange.handle(on.Recorded()))
                 case do.Grow(reservation, counted):
@@ -263,7 +263,7 @@ class Driver:
                         self._background.start(self._limiter.settle(reservation, actual))
                     case do.Record(record):
                         exchange.handle(on.Recorded())
-                        self._emit(ExchangeFinished(record, exchange.metering_faults))
+                        self._emit(_finished(exchange, record))
                         self._background.start(self._store(record))
         except Exception as fault:  # noqa: BLE001 - runs in a finally clause
             self._emit(InternalFault(exchange.exchange_id, "end of exchange", fault, True))
@@ -275,13 +275,19 @@ class Driver:
             self._emit(RecordNotStored(record, str(fault)))
 
 
+def _finished(exchange: Exchange, record: UsageRecord) -> ExchangeFinished:
+    return ExchangeFinished(record, exchange.metering_faults, exchange.counted_input)
+
+
 def _refused(exchange: Exchange, respond: do.Respond) -> ExchangeRefused:
     facts = respond.metadata or {}
     endpoint, user = facts.get("endpoint"), facts.get("user")
+    model = facts.get("model")
     return ExchangeRefused(
         exchange_id=exchange.exchange_id,
         status=respond.error.status,
         code=respond.error.code,
         endpoint=None if endpoint is None else str(endpoint),
         user=None if user is None else str(user),
+        model=None if model is None else str(model),
     )
