@@ -195,7 +195,7 @@ class StoreLimiter:
                 claim = _at_least(hold.claim, retaken(hold.claim, target, hold.model))
                 verdict = await self._store.extend(claim)
             except (StoreError, SentinelError) as error:
-                log.warning("a hold could not grow: %s", error)
+                log.debug("a hold could not grow: %s", error)
                 return Growth.DEBT
             if hold.is_settled() or verdict.decision is Decision.OVER:
                 return Growth.GROWN
@@ -294,7 +294,7 @@ class StoreLimiter:
         try:
             await self._store.extend(claim)
         except StoreError as error:
-            log.warning("leases could not be renewed: %s", error)
+            log.debug("leases could not be renewed: %s", error)
 
 
 def _covers(held: Quantities, counted: Quantities) -> bool:

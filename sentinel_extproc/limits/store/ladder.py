@@ -267,7 +267,7 @@ class Ladder:
                 await self._primary.extend(_as_debt(admitted.claim))
         except StoreError as error:
             # One shard of several, perhaps: it is charged when it is settled.
-            log.warning("debt is not charged yet: %s", error)
+            log.debug("debt is not charged yet: %s", error)
         else:
             admitted.replayed = True
 

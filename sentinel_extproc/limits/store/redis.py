@@ -277,7 +277,8 @@ class RedisStore:
 
     @asynccontextmanager
     async def _bounded(self, seconds: float) -> AsyncIterator[None]:
-        """The seam: a time-out, and redis-py's errors as ours; its cluster's are not RedisErrors."""
+        """The seam: a time-out, and redis-py's errors as ours. A cluster's own error is not a
+        RedisError."""
         try:
             async with asyncio.timeout(seconds):
                 yield
