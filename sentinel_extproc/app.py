@@ -46,6 +46,7 @@ from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.server import Keepalive, Server
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reporter import OnAmbiguous, Reporter
+from sentinel_extproc.zion.breaker_board import RedisBoard
 from sentinel_extproc.zion.client import ZionClient
 from sentinel_extproc.zion.wire import Dialect
 
@@ -99,6 +100,7 @@ async def _start(
     outbox.open()
     stack.push_async_callback(outbox.aclose)
 
+    boards = await _breaker_boards(settings, stack)
     zion = ZionClient(
         base_url=settings.zion.url,
         api_key=settings.zion.api_key.get_secret_value(),
@@ -108,8 +110,11 @@ async def _start(
         ca_file=settings.zion.ca_file,
         client_cert_file=settings.zion.client_cert_file,
         client_key_file=settings.zion.client_key_file,
+        lookup_board=boards("lookup"),
+        report_board=boards("report"),
     )
     stack.push_async_callback(zion.aclose)
+    await zion.prime()
 
     reporter = Reporter(
         outbox,
@@ -244,6 +249,22 @@ async def _hear_revocations(
 
 def _revocations(settings: Settings) -> str:
     return f"{settings.redis.prefix}:revocations"
+
+
+async def _breaker_boards(
+    settings: Settings, stack: AsyncExitStack
+) -> Callable[[str], RedisBoard]:
+    # A client of its own: reports are sent until the very end, after the store has closed.
+    redis = settings.redis
+    client = build_client(
+        redis.url, timeout_s=redis.timeout_seconds, max_connections=16, tls=_redis_tls(redis)
+    )
+    stack.push_async_callback(client.aclose)
+
+    def board(name: str) -> RedisBoard:
+        return RedisBoard(client, name, prefix=redis.prefix, budget_s=redis.timeout_seconds)
+
+    return board
 
 
 def _redis_store(settings: Settings) -> RedisStore:
