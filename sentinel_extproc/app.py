@@ -100,7 +100,7 @@ async def _start(
     outbox.open()
     stack.push_async_callback(outbox.aclose)
 
-    boards = await _breaker_boards(settings, stack)
+    boards = _breaker_boards(settings, stack)
     zion = ZionClient(
         base_url=settings.zion.url,
         api_key=settings.zion.api_key.get_secret_value(),
@@ -251,9 +251,7 @@ def _revocations(settings: Settings) -> str:
     return f"{settings.redis.prefix}:revocations"
 
 
-async def _breaker_boards(
-    settings: Settings, stack: AsyncExitStack
-) -> Callable[[str], RedisBoard]:
+def _breaker_boards(settings: Settings, stack: AsyncExitStack) -> Callable[[str], RedisBoard]:
     # A client of its own: reports are sent until the very end, after the store has closed.
     redis = settings.redis
     client = build_client(
