@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sentinel_extproc.endpoints.contract import Plan
@@ -17,10 +17,16 @@ Headers = Sequence[tuple[str, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class RequestHeaders:
-    """The first message of a normal exchange."""
+    """The first message of a normal exchange.
+
+    Attributes:
+        verified: what Envoy's jwt_authn filter says it has verified, by the names it was told to
+            use. It comes as metadata, which unlike headers no client can set.
+    """
 
     headers: Headers
     end_of_stream: bool
+    verified: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sentinel_extproc.endpoints.contract import Plan
 from sentinel_extproc.endpoints.table import Match, match
-from sentinel_extproc.exchange.events import Headers
+from sentinel_extproc.errors import Unauthenticated
+from sentinel_extproc.exchange.events import Headers, RequestHeaders
 from sentinel_extproc.exchange.headers import caller_token, first, read_head, refuse_unreadable
+from sentinel_extproc.identity.claims import claims_credential
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Quantities, Quota, ReserveRequest, Subject
 
@@ -34,15 +37,41 @@ class Opening:
     plan: Plan | None
 
 
-def read_opening(matched: Match, headers: Headers, *, end_of_stream: bool) -> Opening:
-    """Take the token, and decide from the headers if the endpoint can.
+Credential = Callable[[RequestHeaders, str], str]
+"""Takes a request's credential: its headers, and which header this API's clients may put it into
+instead of ``authorization``. Raises Unauthenticated."""
+
+
+def bearer(event: RequestHeaders, key_header: str) -> str:
+    """The token that the client sent: a ``Credential``."""
+    return caller_token(event.headers, key_header)
+
+
+def verified_claims(name: str) -> Credential:
+    """The claims that Envoy verified and put under ``name``, whatever the client sent."""
+
+    def credential(event: RequestHeaders, key_header: str) -> str:
+        try:
+            token = caller_token(event.headers, key_header)
+        except Unauthenticated:
+            token = ""  # Envoy takes a token away once it is verified, unless told to forward it
+        return claims_credential(event.verified, name, token)
+
+    return credential
+
+
+def read_opening(
+    matched: Match, event: RequestHeaders, *, credential: Credential = bearer
+) -> Opening:
+    """Take the credential, and decide from the headers if the endpoint can.
 
     Raises:
-        Unauthenticated: no usable token.
+        Unauthenticated: no usable credential.
         InvalidRequest: it can't be governed as it comes.
     """
+    headers, end_of_stream = event.headers, event.end_of_stream
     endpoint = matched.endpoint
-    token = caller_token(headers, endpoint.key_header)
+    token = credential(event, endpoint.key_header)
     refuse_unreadable(headers, upgrades=endpoint.upgrades)
     head = read_head(headers)
     plan = endpoint.plan_head(head)

@@ -41,7 +41,7 @@ from sentinel_extproc.exchange.headers import (
     to_client,
     to_provider,
 )
-from sentinel_extproc.exchange.intake import claim, find_rules, read_opening
+from sentinel_extproc.exchange.intake import Credential, bearer, claim, find_rules, read_opening
 from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.states import DECIDED, ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
@@ -65,6 +65,7 @@ class Exchange:
         counters: makes counters for generated text.
         default_output_tokens: output to reserve for when the request has no cap.
         prefix: the paths that this gateway serves.
+        credential: takes what is to be authenticated.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Exchange:
         counters: CounterFactory,
         default_output_tokens: int = 1024,
         prefix: str = "/v1/",
+        credential: Credential = bearer,
     ) -> None:
         self.exchange_id = exchange_id
         self.started_at_ms = started_at_ms
@@ -84,6 +86,7 @@ class Exchange:
         self._counters = counters
         self._default_output = default_output_tokens
         self._prefix = prefix
+        self._credential = credential
         # Each is set by the step that learns it, and read only in states that come after.
         self._request: on.RequestHeaders
         self._match: Match
@@ -164,7 +167,7 @@ class Exchange:
         self._request = event
         self._match = find_rules(event.headers, prefix=self._prefix)
         self._facts["endpoint"] = self._match.endpoint.name
-        opening = read_opening(self._match, event.headers, end_of_stream=event.end_of_stream)
+        opening = read_opening(self._match, event, credential=self._credential)
         if opening.plan is not None:
             self._plan, self._planned = opening.plan, True
         self._token = opening.token

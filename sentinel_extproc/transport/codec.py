@@ -5,6 +5,7 @@ Replies are built as serialized bytes, because most of them say "go on" and are 
 
 from __future__ import annotations
 
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct
 
@@ -18,6 +19,10 @@ METHOD = ("envoy.service.ext_proc.v3.ExternalProcessor", "Process")
 
 METADATA_NAMESPACE = "sentinel"
 """Must be listed under the filter's ``receiving_namespaces.untyped``, or Envoy drops it."""
+
+JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
+"""Where Envoy's own filter puts what it has verified; comes only when the filter is told to forward
+it (``forwarding_namespaces.untyped``)."""
 
 
 class CodecError(Exception):
@@ -40,7 +45,9 @@ def decode(data: bytes) -> on.Event:
             return on.ResponseBody(answer.body, answer.end_of_stream)
         case "request_headers":
             head = message.request_headers
-            return on.RequestHeaders(_headers(head.headers), head.end_of_stream)
+            return on.RequestHeaders(
+                _headers(head.headers), head.end_of_stream, _verified(message)
+            )
         case "request_body":
             return on.RequestBody(message.request_body.body)
         case "response_headers":
@@ -62,6 +69,15 @@ def encode(command: do.Reply | do.Respond) -> bytes:
     if not changed and command.mode is None and command.metadata is None:
         return _PLAIN[command.phase]
     return _reply(command).SerializeToString()
+
+
+def _verified(message: pb.ProcessingRequest) -> dict[str, object] | None:
+    if not message.HasField("metadata_context"):
+        return None
+    namespaces = message.metadata_context.filter_metadata
+    if JWT_NAMESPACE not in namespaces:
+        return None
+    return MessageToDict(namespaces[JWT_NAMESPACE])
 
 
 def _headers(headers: pb.HeaderMap) -> on.Headers:

@@ -14,7 +14,7 @@ NAME = "sentinel_extproc"
 LAYERS: list[set[str]] = [
     {"errors", "__init__"},
     {"sse", "tokens.model", "identity.principal", "limits.model", "usage.record"},
-    {"identity.bearer", "limits.headers"},
+    {"identity.bearer", "identity.claims", "limits.headers"},
     {"endpoints"},
     {"exchange"},
     {"tokens", "limits", "zion", "telemetry"},
@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"__main__"},
 ]
 
-PURE = {"errors", "sse", "endpoints", "exchange", "identity.bearer", "limits.headers"}
+PURE = {"errors", "sse", "endpoints", "exchange", "identity.bearer", "identity.claims", "limits.headers"}
 NO_IO = {
     "asyncio",
     "concurrent",
