@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from pathlib import Path
 
+from sentinel_extproc.transport.unix_socket import make_way, socket_path
+
 BACKLOG = 128
-
-
-def socket_path(listen: str) -> Path | None:
-    """The path in ``unix:/path`` or ``unix:///path``; None for ``host:port``."""
-    scheme, _, rest = listen.partition(":")
-    return Path(rest.removeprefix("//")) if scheme == "unix" else None
 
 
 def host_of(listen: str) -> str:
@@ -33,7 +28,8 @@ async def open_socket(listen: str, *, mode: int) -> socket.socket:
     """
     path = socket_path(listen)
     if path is not None:
-        return _open_unix(path, mode)
+        make_way(path)
+        return _listen(socket.socket(socket.AF_UNIX), str(path), mode=mode)
     host, port = host_of(listen), int(listen.rpartition(":")[2])
     found = await asyncio.get_running_loop().getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -41,19 +37,6 @@ async def open_socket(listen: str, *, mode: int) -> socket.socket:
     # `localhost` is two addresses; people mean the older one.
     family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     return _listen(socket.socket(family, kind, protocol), address, reuse=True)
-
-
-def _open_unix(path: Path, mode: int) -> socket.socket:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_socket():
-        # Left behind by a process that was killed; one that still listens is told apart by trying.
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1.0)
-            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
-                probe.connect(str(path))
-                raise OSError(f"another process is listening on {path}")
-        path.unlink(missing_ok=True)
-    return _listen(socket.socket(socket.AF_UNIX), str(path), mode=mode)
 
 
 def _listen(

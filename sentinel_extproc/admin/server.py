@@ -15,8 +15,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sentinel_extproc.admin.listening import open_socket, socket_path
+from sentinel_extproc.admin.listening import open_socket
 from sentinel_extproc.transport.server import ServerError
+from sentinel_extproc.transport.unix_socket import socket_path
 
 log = logging.getLogger("sentinel.admin")
 

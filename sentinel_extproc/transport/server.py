@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,6 +16,7 @@ from grpc_health.v1.health import aio as health_aio
 from sentinel_extproc.exchange.states import ProtocolViolation
 from sentinel_extproc.transport.codec import METHOD, CodecError
 from sentinel_extproc.transport.driver import Driver, UndecidedEnd
+from sentinel_extproc.transport.unix_socket import make_way, socket_path
 
 log = logging.getLogger("sentinel.server")
 
@@ -102,10 +101,10 @@ class Server:
 
             names = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,)
             reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        path = _socket_path(self._listen)
+        path = socket_path(self._listen)
         try:
             if path is not None:
-                _prepare_socket(path)
+                make_way(path)
             self.port = server.add_insecure_port(self._listen)
             if path is not None:
                 path.chmod(self._socket_mode)
@@ -133,7 +132,7 @@ class Server:
             self._driver.hand_back()
         await stopped
         self._server = None
-        if (path := _socket_path(self._listen)) is not None:
+        if (path := socket_path(self._listen)) is not None:
             path.unlink(missing_ok=True)
 
     async def _set_serving(self, serving: bool) -> None:
@@ -171,22 +170,3 @@ class _GrpcStream:
 
     async def write(self, data: bytes) -> None:
         await self._context.write(data)
-
-
-def _socket_path(listen: str) -> Path | None:
-    scheme, _, rest = listen.partition(":")
-    return Path(rest.removeprefix("//")) if scheme == "unix" else None
-
-
-def _prepare_socket(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_socket():
-        # Left behind by a process that was killed; one that still listens is told apart by trying.
-        import socket
-
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1.0)
-            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
-                probe.connect(str(path))
-                raise OSError(f"another process is listening on {path}")
-        path.unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""The gRPC server on a real socket: health, bounds, permissions and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from sentinel_extproc.transport.codec import METHOD
+from sentinel_extproc.transport.driver import Driver, Stream
+from sentinel_extproc.transport.server import Server, ServerError
+
+PATH = f"/{METHOD[0]}/{METHOD[1]}"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+class Echo:
+    """In place of the driver: gives every message back."""
+
+    def __init__(self) -> None:
+        self.live = 0
+        self.handed_back = asyncio.Event()
+
+    async def run(self, stream: Stream) -> None:
+        self.live += 1
+        try:
+            while (data := await stream.read()) is not None:
+                await stream.write(data)
+                if self.handed_back.is_set():
+                    return
+        finally:
+            self.live -= 1
+
+    def hand_back(self) -> None:
+        self.handed_back.set()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sx-srv-") as path:
+        yield Path(path)
+
+
+@asynccontextmanager
+async def serving(listen: str, echo: Echo, **options: object) -> AsyncIterator[Server]:
+    server = Server(cast("Driver", echo), listen=listen, **options)  # type: ignore[arg-type]
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.drain(grace_s=0, hand_back_s=0)
+
+
+@asynccontextmanager
+async def channel(listen: str) -> AsyncIterator[grpc.aio.Channel]:
+    options = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.enable_http_proxy", 0),
+    ]
+    async with grpc.aio.insecure_channel(listen, options=options) as open_channel:
+        yield open_channel
+
+
+def open_stream(
+    client: grpc.aio.Channel, path: str = PATH
+) -> grpc.aio.StreamStreamCall[bytes, bytes]:
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = client.stream_stream(path)
+    return method()
+
+
+async def health(open_channel: grpc.aio.Channel, service: str = "") -> int:
+    stub = health_pb2_grpc.HealthStub(open_channel)
+    answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+    return int(answer.status)
+
+
+async def test_it_serves_and_says_so_on_its_socket(folder: Path) -> None:
+    listen = f"unix:{folder / 'deeper' / 's.sock'}"
+    async with serving(listen, Echo(), socket_mode=0o600), channel(listen) as client:
+        for service in ("", METHOD[0]):
+            assert await health(client, service) == SERVING
+        call = open_stream(client)
+        await call.write(b"x" * (5 << 20))
+        assert await call.read() == b"x" * (5 << 20), "more than grpcio's own 4 MiB"
+        await call.done_writing()
+        mode = (folder / "deeper" / "s.sock").stat().st_mode
+        assert stat.S_IMODE(mode) == 0o600
+    assert not (folder / "deeper" / "s.sock").exists()
+
+
+async def test_a_message_over_the_bound_is_refused(folder: Path) -> None:
+    listen = f"unix:{folder / 's.sock'}"
+    async with serving(listen, Echo(), max_message_bytes=1000), channel(listen) as client:
+        call = open_stream(client)
+        await call.write(b"x" * 2000)
+        assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_streams_are_bounded_and_health_checks_are_none(folder: Path) -> None:
+    listen = f"unix:{folder / 's.sock'}"
+    async with serving(listen, Echo(), max_streams=1), channel(listen) as client:
+        first = open_stream(client)
+        await first.write(b"a")
+        assert await first.read() == b"a"
+        second = open_stream(client)
+        await second.write(b"b")
+        assert await second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await health(client) == SERVING
+        await first.done_writing()
+        assert await first.read() is grpc.aio.EOF
+
+
+@pytest.mark.parametrize("on", [False, True])
+async def test_reflection_is_off_unless_asked_for(folder: Path, on: bool) -> None:
+    listen = f"unix:{folder / 's.sock'}"
+    async with serving(listen, Echo(), reflection=on), channel(listen) as client:
+        call = open_stream(client, REFLECTION)
+        await call.write(b"\x3a\x00")  # list_services
+        if on:
+            assert b"grpc.health.v1.Health" in cast("bytes", await call.read())
+        else:
+            assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_draining_hands_back_what_does_not_end(folder: Path) -> None:
+    listen = f"unix:{folder / 's.sock'}"
+    echo = Echo()
+    async with serving(listen, echo) as server, channel(listen) as client:
+        call = open_stream(client)
+        await call.write(b"a")
+        assert await call.read() == b"a"
+        draining = asyncio.create_task(server.drain(grace_s=0.05, hand_back_s=20))
+        await echo.handed_back.wait()
+        await call.write(b"b")
+        assert await call.read() == b"b"
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK, "so that the rest flows"
+        await draining
+
+
+async def test_a_socket_left_behind_is_replaced_but_not_a_living_one(folder: Path) -> None:
+    listen = f"unix:{folder / 's.sock'}"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(folder / "s.sock"))
+    left.close()
+    async with serving(listen, Echo()):
+        second = Server(cast("Driver", Echo()), listen=listen)
+        with pytest.raises(ServerError, match="another process"):
+            await second.start()
+        async with channel(listen) as client:
+            assert await health(client) == SERVING
+
+
+async def test_a_port_that_is_taken_is_a_clear_error() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = Server(cast("Driver", Echo()), listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(ServerError, match="can't listen"):
+            await server.start()
