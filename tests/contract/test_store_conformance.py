@@ -338,6 +338,20 @@ async def test_a_hold_that_grew_over_two_slots_is_handed_back_whole(bench: Bench
     assert await bench.left(limit) == 100
 
 
+async def test_a_hold_that_grew_hands_back_its_own_part_of_each_slot(bench: Bench) -> None:
+    limit = ring(100, 60_000)
+    await bench.reserve((limit, 10), name="a")
+    bench.advance(5_000)
+    await bench.extend("a", 30)
+    await bench.reserve((limit, 15), name="b")
+    await bench.settle("a", 0)
+    assert await bench.left(limit) == 85
+    bench.advance(56_000)  # the first slot has left the window, the second has not
+    assert await bench.left(limit) == 85
+    bench.advance(5_000)
+    assert await bench.left(limit) == 100
+
+
 @pytest.mark.parametrize(
     ("before", "after", "left"),
     [
