@@ -72,6 +72,7 @@ class Plan:
         upstream_body: what to forward instead of the client's body; None: forward as it came.
         hide_usage: the usage chunk was asked for by us, so the client must not see it.
         unwatched: nothing in the answer's body can change the bill.
+        endless: the answer goes on as long as the caller likes, so that debt must end it.
         upload: shall see the request's body pass; only in plans made from the headers.
     """
 
@@ -84,6 +85,7 @@ class Plan:
     upstream_body: bytes | None = None
     hide_usage: bool = False
     unwatched: bool = False
+    endless: bool = False
     upload: Upload | None = None
 
 
@@ -100,6 +102,7 @@ class Reading:
         model_served: the model that the answer names.
         failed: the answer carries the provider's error object.
         deferred: the provider answers later, elsewhere, so that what was reserved is billed.
+        complete: the answer itself says that it is over, however its connection ends.
     """
 
     reported: TokenUsage | None = None
@@ -109,6 +112,7 @@ class Reading:
     model_served: str | None = None
     failed: bool = False
     deferred: bool = False
+    complete: bool = False
 
 
 class Meter(Protocol):

@@ -22,6 +22,7 @@ from sentinel_extproc.endpoints.messages import CountTokens, Messages
 from sentinel_extproc.endpoints.models import Models
 from sentinel_extproc.endpoints.moderations import Moderations
 from sentinel_extproc.endpoints.other import Other
+from sentinel_extproc.endpoints.realtime import Realtime
 from sentinel_extproc.endpoints.responses import Responses
 from sentinel_extproc.errors import InvalidRequest, NotFound
 
@@ -41,6 +42,7 @@ STORED = TokenFree("stored")
 
 FILES = TokenFree("files")
 BATCHES = TokenFree("batches")
+REALTIME = Realtime()
 DIRECT = DirectAccess()
 OTHER = Other()
 
@@ -81,7 +83,7 @@ a slash behind its path, a provider may still take it for the call that it is.""
 _CANCEL = re.compile(r"responses/[\w-]+/cancel")
 
 ENDPOINTS: tuple[Endpoint, ...] = tuple(
-    {e.name: e for e in [*_POSTS.values(), *(f[2] for f in _FOLDERS), OTHER]}.values()
+    {e.name: e for e in [*_POSTS.values(), *(f[2] for f in _FOLDERS), REALTIME, OTHER]}.values()
 )
 """Every endpoint that has rules, once."""
 
@@ -120,6 +122,8 @@ def match(method: str, target: str, *, prefix: str = "/v1/") -> Match:
     rest = path[len(prefix) :]
     if method == "POST" and rest in _POSTS:
         return Match(_POSTS[rest], path)
+    if method in ("GET", "CONNECT") and rest == "realtime":
+        return Match(REALTIME, path)
     if method == "POST" and _CANCEL.fullmatch(rest):
         return Match(STORED, path)
     for folder, methods, endpoint in _FOLDERS:

@@ -215,6 +215,10 @@ def _connection_manager(
                                 # The default of 15 s would cut long generations.
                                 timeout=timedelta(0),
                                 idle_timeout=stream_idle_timeout,
+                                # For realtime sessions; the sidecar refuses it everywhere else.
+                                upgrade_configs=[
+                                    route.RouteActionUpgradeConfig(upgrade_type="websocket")
+                                ],
                             ),
                             request_body_buffer_limit=buffer_limit_bytes,
                             request_headers_to_remove=list(_CLIENT_ADDRESS_HEADERS),

@@ -49,10 +49,9 @@ class Answer:
         if encoding not in (b"", b"identity"):
             return
         content_type = first(headers, "content-type").strip().lower()
-        self.event_stream = content_type.startswith(b"text/event-stream")
-        self._meter = GuardedMeter(
-            endpoint.meter(plan, event_stream=self.event_stream, counters=counters)
-        )
+        streamed = content_type.startswith(b"text/event-stream")
+        self.event_stream = streamed or plan.endless
+        self._meter = GuardedMeter(endpoint.meter(plan, event_stream=streamed, counters=counters))
 
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
         """Take the next bytes; what the client is to get instead, None for just these."""

@@ -44,17 +44,24 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "envoy"
 METHOD = "Process"
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 BUFFER_LIMIT = 6 * 2**20
+WHOLE_BODY = pb.ProcessingMode(
+    request_body_mode=pb.ProcessingMode.BUFFERED,
+    response_header_mode=pb.ProcessingMode.SEND,
+    response_body_mode=pb.ProcessingMode.STREAMED,
+)
 
 Answer = Callable[[pb.ProcessingRequest], "pb.ProcessingResponse | None"]
 StartEnvoy = Callable[..., RunningEnvoy]
 
 
 def go_on(request: pb.ProcessingRequest) -> pb.ProcessingResponse:
-    """The reply that changes nothing; the last one carries metadata."""
+    """The reply that changes nothing but asks for whole bodies; the last one carries metadata."""
     kind = request.WhichOneof("request")
     assert kind is not None
     response = pb.ProcessingResponse()
     getattr(response, kind).SetInParent()
+    if kind == "request_headers":
+        response.mode_override.CopyFrom(WHOLE_BODY)
     if kind == "response_body" and request.response_body.end_of_stream:
         response.dynamic_metadata.update({"sentinel": {"user": "ada"}, "other": {"user": "eve"}})
     return response
@@ -349,7 +356,8 @@ def test_a_mode_override_spares_us_the_bodies(
     def headers_only(request: pb.ProcessingRequest) -> pb.ProcessingResponse:
         response = go_on(request)
         if request.HasField("request_headers"):
-            response.mode_override.response_header_mode = pb.ProcessingMode.SKIP
+            skip = pb.ProcessingMode(response_header_mode=pb.ProcessingMode.SKIP)
+            response.mode_override.CopyFrom(skip)
         return response
 
     processor = processors(answer=headers_only)
