@@ -44,8 +44,8 @@ class RevokerControl:
     """Implements ``Control``.
 
     Both calls move the epoch: from then on nothing that was cached of the target before is
-    believed, and the identity source is asked. That is all there is to invalidating; revoking may
-    end the running answers too.
+    believed, and the identity source is asked. That is all there is to invalidating; revoking a
+    token also refuses it from then on, and revoking a user may end the running answers too.
 
     Args:
         revoke: ``Revoker.revoke``.
@@ -75,14 +75,16 @@ class RevokerControl:
 
     async def invalidate(self, target: Target) -> Effect:
         """See ``Control``."""
-        result = await self._revoke(_revocation(target))
+        result = await self._revoke(_revocation(target, void_only=True))
         return Effect(result.everywhere, result.heard_by)
 
 
-def _revocation(target: Target, *, streams: bool = False) -> Revocation:
+def _revocation(target: Target, *, streams: bool = False, void_only: bool = False) -> Revocation:
     match target:
         case Token(sha256, owner):
-            return Revocation(Kind.TOKEN, external_id=owner or "", token=sha256.hex())
+            return Revocation(
+                Kind.TOKEN, external_id=owner or "", token=sha256.hex(), void_only=void_only
+            )
         case User(external_id):
             return Revocation(Kind.USER, external_id=external_id, streams=streams)
         case Everybody():

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import jwt
 
-from sentinel_extproc.errors import Forbidden, Unauthenticated
+from sentinel_extproc.errors import Unauthenticated
+from sentinel_extproc.identity.claim_names import ClaimNames
 from sentinel_extproc.identity.jwks import SUPPORTED, VerificationKey
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.identity.profile import check_values
 
 LEEWAY_S = 30.0
 """How far the issuer's clock and ours may be apart."""
@@ -34,8 +34,7 @@ class JwtSource:
         issuer: what ``iss`` must be, exactly.
         audience: what must be in ``aud``.
         algorithms: those accepted, of ``jwks.SUPPORTED``.
-        external_id_claim, email_claim, plan_claim: names of the claims that hold them; a missing
-            email is left empty, a missing plan is None.
+        names: of the claims that say who it is.
 
     Raises:
         ValueError: no issuer or audience, or an algorithm that isn't supported.
@@ -48,9 +47,7 @@ class JwtSource:
         issuer: str,
         audience: str,
         algorithms: Collection[str] = SUPPORTED,
-        external_id_claim: str = "sub",
-        email_claim: str = "email",
-        plan_claim: str | None = None,
+        names: ClaimNames | None = None,
     ) -> None:
         if not issuer or not audience:
             raise ValueError("checking JWTs needs an issuer and an audience")
@@ -60,9 +57,7 @@ class JwtSource:
         self._issuer = issuer
         self._audience = audience
         self._algorithms = frozenset(algorithms)
-        self._external_id_claim = external_id_claim
-        self._email_claim = email_claim
-        self._plan_claim = plan_claim
+        self._names = names or ClaimNames()
 
     async def identify(self, token: str) -> Principal:
         """See ``IdentitySource``."""
@@ -76,7 +71,7 @@ class JwtSource:
         key = await self._keys.find(kid, alg)
         if key is None:
             raise _invalid("its signing key is not known")
-        return self._principal(self._verify(token, key, alg))
+        return self._names.principal(self._verify(token, key, alg))
 
     def _verify(self, token: str, key: VerificationKey, alg: str) -> dict[str, Any]:
         try:
@@ -98,20 +93,6 @@ class JwtSource:
             raise _invalid("it is not valid yet") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             raise _invalid("its signature or claims are not valid") from None
-
-    def _principal(self, claims: dict[str, Any]) -> Principal:
-        external_id = claims.get(self._external_id_claim) or ""
-        email = claims.get(self._email_claim) or ""
-        plan = claims.get(self._plan_claim) if self._plan_claim is not None else None
-        subject = claims.get("sub") or ""
-        if not all(isinstance(value, str) for value in (external_id, email, plan or "", subject)):
-            raise Forbidden(
-                "A claim of this token that must be text is not.", code="profile_invalid"
-            )
-        check_values(external_id=external_id, email=email)
-        return Principal(
-            external_id=external_id, user_id=subject or external_id, email=email, plan=plan
-        )
 
 
 def _invalid(why: str) -> Unauthenticated:

@@ -11,15 +11,19 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import structs
 from redis.exceptions import RedisError
 
 from sentinel_extproc.errors import Unavailable
+from sentinel_extproc.identity.denylist import DenyList
+from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.shared import SharedCache
 from sentinel_extproc.limits.model import Epoch
 from sentinel_extproc.limits.store import StoreError
@@ -28,6 +32,9 @@ from sentinel_extproc.limits.store.redis import Client
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 4096
+
+_PATIENCE_S = 1.0
+"""For telling the other replicas; the epoch holds without it."""
 
 
 class Kind(StrEnum):
@@ -45,12 +52,22 @@ class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
         external_id: the user's; for a token it may be empty, and is then looked up.
         token: SHA-256 of the token, 64 hex digits; for ``Kind.TOKEN`` only.
         streams: end the running answers too; for users and everybody.
+        void_only: what is cached is void, and the identity source decides. That is all there is for
+            users and everybody; a token is refused from now on unless this is set.
+        at_ms: when, in ms since the epoch; set by the revoker.
     """
 
     kind: Kind
     external_id: str = ""
     token: str = ""
     streams: bool = False
+    void_only: bool = False
+    at_ms: int = 0
+
+    @property
+    def denies(self) -> bool:
+        """Whether the token goes on the list of those that are refused."""
+        return self.kind is Kind.TOKEN and not self.void_only
 
     def token_sha256(self) -> bytes:
         """The digest of the token.
@@ -160,7 +177,9 @@ class Revoker:
     Args:
         local: this process' own caches, told directly.
         shared: where a token's owner is looked up; and its entry removed.
+        denials: where tokens are put that must be refused from now on.
         channel: of Redis publish/subscribe.
+        wall_clock: seconds since the epoch.
     """
 
     def __init__(
@@ -170,13 +189,17 @@ class Revoker:
         *,
         local: Forgetter,
         shared: SharedCache | None = None,
+        denials: DenyList | None = None,
         channel: str = "sentinel:revocations",
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._client = client
         self._local = local
         self._shared = shared
+        self._denials = denials
         self._channel = channel
+        self._wall_clock = wall_clock
 
     async def revoke(self, revocation: Revocation) -> RevocationResult:
         """Revoke. Repeating it does no harm.
@@ -185,7 +208,11 @@ class Revoker:
             ValueError: it isn't well-formed.
             Unavailable: the epoch could not be moved; this replica has forgotten all the same.
         """
+        revocation = structs.replace(revocation, at_ms=int(self._wall_clock() * 1000))
         apply(revocation, self._local)
+        if revocation.denies and self._denials is not None:
+            # Before the epoch: who asks because that has moved must find it on the list.
+            await self._denials.deny(revocation.token_sha256())
         everywhere = await self._move(revocation)
         return RevocationResult(everywhere, await self._tell(revocation))
 
@@ -206,20 +233,23 @@ class Revoker:
 
     async def _move_token(self, revocation: Revocation) -> bool:
         digest = revocation.token_sha256()
-        owner = revocation.external_id
+        owners = {revocation.external_id}
         if self._shared is not None:
             entry = await self._shared.get(digest)
             if entry is not None:
-                owner = owner or entry.principal.external_id
+                owners.add(entry.principal.external_id)
             await self._shared.remove(digest)
-        if not owner:
-            return False
-        await self._store.revoke(owner, token_epoch(digest))
-        return True
+        owners.discard("")
+        for owner in sorted(owners):  # two when whoever asked was mistaken about it
+            await self._store.revoke(owner, token_epoch(digest))
+        return bool(owners)
 
     async def _tell(self, revocation: Revocation) -> int | None:
         try:
-            answer: Any = await self._client.publish(self._channel, msgspec.json.encode(revocation))
+            async with asyncio.timeout(_PATIENCE_S):
+                answer: Any = await self._client.publish(
+                    self._channel, msgspec.json.encode(revocation)
+                )
             return int(answer)
         except (RedisError, OSError, TimeoutError) as error:
             logger.warning("the revocation was not announced: %s", type(error).__name__)
@@ -233,6 +263,9 @@ class RevocationFeed:
         client: for this feed alone, without a time-out on reading: a quiet channel is no fault.
         pause_s: longest pause before subscribing again.
         end_streams: ends the running answers of a user, or of everybody (None), here.
+        denials: is told of tokens that are refused from now on.
+        effect: is told when each revocation was made.
+        wall_clock: seconds since the epoch.
     """
 
     def __init__(
@@ -244,10 +277,16 @@ class RevocationFeed:
         pause_s: float = 5.0,
         chance: Callable[[], float] = random.random,
         end_streams: EndStreams | None = None,
+        denials: DenyList | None = None,
+        effect: EffectTimes | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._forgetters = forgetters
         self._end_streams = end_streams
+        self._denials = denials
+        self._effect = effect or EffectTimes()
+        self._wall_clock = wall_clock
         self._channel = channel
         self._pause_s = pause_s
         self._chance = chance
@@ -295,12 +334,16 @@ class RevocationFeed:
             revocation = _decode(body)
             for forgetter in self._forgetters:
                 apply(revocation, forgetter)
+            if revocation.denies and self._denials is not None:
+                self._denials.mirror(revocation.token_sha256())
             if revocation.streams and self._end_streams is not None:
                 self._end_streams(whose(revocation))
         except (ValueError, msgspec.MsgspecError):
             logger.warning("a message on the revocation channel makes no sense")
         else:
             self.heard += 1
+            if revocation.at_ms:
+                self._effect.applied(revocation.at_ms, self._wall_clock())
 
 
 def _decode(body: object) -> Revocation:

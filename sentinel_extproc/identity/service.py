@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated, Unavailable
 from sentinel_extproc.identity.bearer import CHALLENGE_INVALID, MAX_TOKEN_BYTES
 from sentinel_extproc.identity.cache import LruMap, Periods
+from sentinel_extproc.identity.denylist import DenyList
+from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.expiry import JwtClaims, read_jwt
 from sentinel_extproc.identity.gate import Gate
 from sentinel_extproc.identity.principal import Principal
@@ -88,6 +90,9 @@ class CachedAuthenticator:
         gate: bounds how many invented tokens per second reach the source.
         shared: a second level, shared between replicas.
         epochs: stamps principals with the revocation epochs, for the reservation to check.
+        denials: tokens that are refused whatever the source says.
+        effect: is told when a revocation was noticed by its epoch alone.
+        digest: what a token is known by; raises Unauthenticated for one that none can have.
         jitter: a number from 0 to 1, for spreading.
     """
 
@@ -106,6 +111,9 @@ class CachedAuthenticator:
         gate: Gate | None = None,
         shared: SharedCache | None = None,
         epochs: EpochReader | None = None,
+        denials: DenyList | None = None,
+        effect: EffectTimes | None = None,
+        digest: Callable[[str], bytes] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -117,6 +125,9 @@ class CachedAuthenticator:
         self._gate = gate or Gate(clock=clock)
         self._shared = shared
         self._epochs = epochs
+        self._denials = denials
+        self._effect = effect or EffectTimes()
+        self._digest = digest or _key
         self._clock = clock
         self._wall_clock = wall_clock
         self._known: RefreshingCache[bytes, Principal] = RefreshingCache(
@@ -151,7 +162,10 @@ class CachedAuthenticator:
 
     async def authenticate(self, token: str) -> Principal:
         """See ``Authenticator``."""
-        key = _key(token)
+        key = self._digest(token)
+        if self._denials is not None and self._denials.mirrored(key):
+            self._counters.denied_from_cache += 1
+            raise _revoked()
         denial = self._denied.get(key)
         if denial is not None and self._clock() < denial.until:
             self._counters.denied_from_cache += 1
@@ -168,7 +182,8 @@ class CachedAuthenticator:
 
         Raises: as ``authenticate``.
         """
-        key = _key(token)
+        key = self._digest(token)
+        await self._noticed(key)
         self.forget_token(key)
         if self._shared is not None:
             await self._shared.remove(key)
@@ -198,6 +213,8 @@ class CachedAuthenticator:
     async def _load(
         self, key: bytes, token: str, *, known: bool
     ) -> Loaded[Principal] | SentinelError:
+        if await self._is_denied(key):
+            return _revoked()
         claims = read_jwt(token)
         if claims is not None and self._left_s(claims) < -EXPIRY_LEEWAY_S:
             return Unauthenticated("The API key has expired.", headers=CHALLENGE_INVALID)
@@ -268,11 +285,25 @@ class CachedAuthenticator:
             return outcome
         epochs = await self._epochs.epochs(outcome.external_id, key)
         self._everybody = max([self._everybody, *(e.seen for e in epochs if e.name == "all")])
-        if any(epoch.seen != seen.get(epoch.name, 0) for epoch in epochs):
+        if _moved(epochs, seen):
             # Revoked at some time that may lie after the source's answer: only an answer to a
             # question asked after the epochs were read is known to be newer.
+            if await self._is_denied(key):
+                return _revoked()
             outcome = await self._call(token)
         return replace(outcome, epochs=epochs) if isinstance(outcome, Principal) else outcome
+
+    async def _is_denied(self, key: bytes) -> bool:
+        return self._denials is not None and await self._denials.denied(key)
+
+    async def _noticed(self, key: bytes) -> None:
+        """An epoch has moved under a token that is still cached: no message came in time."""
+        known = self._known.peek(key)
+        if known is None or self._epochs is None:
+            return
+        epochs = await self._epochs.epochs(known.external_id, key)
+        if moved := _moved(epochs, {epoch.name: epoch.seen for epoch in known.epochs}):
+            self._effect.applied(max(epoch.seen for epoch in moved), self._wall_clock())
 
     def _loaded(
         self, principal: Principal, claims: JwtClaims | None, *, age_s: float = 0.0
@@ -303,6 +334,16 @@ class CachedAuthenticator:
             else:
                 self._counters.source_denials += 1
             return error
+
+
+def _moved(epochs: Iterable[Epoch], seen: Mapping[str, int]) -> list[Epoch]:
+    return [epoch for epoch in epochs if epoch.seen != seen.get(epoch.name, 0)]
+
+
+def _revoked() -> Unauthenticated:
+    return Unauthenticated(
+        "The API key has been revoked.", code="token_revoked", headers=CHALLENGE_INVALID
+    )
 
 
 def _key(token: str) -> bytes:

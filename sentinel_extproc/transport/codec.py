@@ -45,9 +45,7 @@ def decode(data: bytes) -> on.Event:
             return on.ResponseBody(answer.body, answer.end_of_stream)
         case "request_headers":
             head = message.request_headers
-            return on.RequestHeaders(
-                _headers(head.headers), head.end_of_stream, _verified(message)
-            )
+            return on.RequestHeaders(_headers(head.headers), head.end_of_stream, _verified(message))
         case "request_body":
             return on.RequestBody(message.request_body.body)
         case "response_headers":

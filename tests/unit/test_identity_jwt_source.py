@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from sentinel_extproc.errors import Forbidden, Unauthenticated
+from sentinel_extproc.identity.claim_names import ClaimNames
 from sentinel_extproc.identity.jwks import BadKeySetError, KeySet, VerificationKey, parse_jwks
 from sentinel_extproc.identity.jwt_source import JwtSource
 from sentinel_extproc.identity.principal import Principal
@@ -110,7 +111,7 @@ async def test_audience_in_a_list_and_a_little_clock_skew() -> None:
 
 
 async def test_claims_are_mapped() -> None:
-    mapped = source(external_id_claim="tenant", email_claim="mail", plan_claim="tier")
+    mapped = source(names=ClaimNames(external_id="tenant", email="mail", plan="tier"))
     made = token(tenant="ext-9", mail="b@example.org", tier="pro")
     assert await mapped.identify(made) == Principal("ext-9", "ext-1", "b@example.org", "pro")
     assert await mapped.identify(token(tenant="ext-9")) == Principal("ext-9", "ext-1", "")

@@ -29,7 +29,15 @@ LAYERS: list[set[str]] = [
     {"__main__"},
 ]
 
-PURE = {"errors", "sse", "endpoints", "exchange", "identity.bearer", "identity.claims", "limits.headers"}
+PURE = {
+    "errors",
+    "sse",
+    "endpoints",
+    "exchange",
+    "identity.bearer",
+    "identity.claims",
+    "limits.headers",
+}
 NO_IO = {
     "asyncio",
     "concurrent",
