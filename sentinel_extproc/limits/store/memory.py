@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..kinds import State, opened
@@ -70,7 +70,7 @@ class MemoryStore:
         holds = [
             state.take(None, line.amount) for line, state in zip(claim.lines, states, strict=True)
         ]
-        self._save(claim, states)
+        self._save(claim.owner, zip(claim.lines, states, strict=True))
         self._put_record(claim, holds, now + self._record_ttl)
         return _verdict(Decision.ADMITTED, now, claim, states, fits)
 
@@ -96,7 +96,7 @@ class MemoryStore:
                 state.take(hold, part if admitted else 0)
                 for state, hold, part in zip(states, holds, more, strict=True)
             ]
-            self._save(claim, states)
+            self._save(claim.owner, zip(claim.lines, states, strict=True))
             self._put_record(claim, taken, now + self._record_ttl)
         decision = Decision.ADMITTED if admitted else Decision.DENIED
         return _verdict(decision, now, claim, states, fits, more)
@@ -111,12 +111,16 @@ class MemoryStore:
         strange = 0 if record else 1
         self._make_room(now, claim, states=len(claim.lines) * strange, records=strange)
         states = self._open(claim, now)
+        changed: list[tuple[Line, State]] = []
         for index, (line, state) in enumerate(zip(claim.lines, states, strict=True)):
-            if record is None or record.holds is None:
+            if record is not None and record.holds is not None:
+                state.settle(record.holds[index], line.amount)
+            elif line.amount > 0:
                 state.charge(line.amount, claim.at_ms)
             else:
-                state.settle(record.holds[index], line.amount)
-        self._save(claim, states)
+                continue
+            changed.append((line, state))
+        self._save(claim.owner, changed)
         self._put_record(claim, None, now + self._settled_ttl)
 
     async def epochs(self, external_id: str, names: tuple[str, ...]) -> tuple[Epoch, ...]:
@@ -153,9 +157,9 @@ class MemoryStore:
         record = self._records.get((claim.owner, claim.id))
         return None if record is None or record.expires_ms <= now else record
 
-    def _save(self, claim: Claim, states: list[State]) -> None:
-        for line, state in zip(claim.lines, states, strict=True):
-            key = (claim.owner, line.key)
+    def _save(self, owner: str, changed: Iterable[tuple[Line, State]]) -> None:
+        for line, state in changed:
+            key = (owner, line.key)
             if key not in self._states:
                 heapq.heappush(self._expiry, (state.expires_ms(), False, key))
             self._states[key] = state
