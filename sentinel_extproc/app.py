@@ -21,11 +21,8 @@ from sentinel_extproc.identity.revocation import (
     Forgetter,
     RevocationFeed,
     Revoker,
-    StoreEpochs,
 )
-from sentinel_extproc.identity.service import CachedAuthenticator
-from sentinel_extproc.identity.shared import RedisSharedCache
-from sentinel_extproc.identity.zion_source import ZionSource
+from sentinel_extproc.identity_parts import IdentityParts, credential_of, identity_parts
 from sentinel_extproc.limits.facts import EmitLimitFact
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.policy import default_policy
@@ -127,15 +124,18 @@ async def _start(
     reporter.start()
 
     store = _redis_store(settings)
-    shared = RedisSharedCache(
-        store.client, prefix=settings.redis.prefix, budget_s=settings.redis.timeout_seconds
+    identity = identity_parts(
+        settings.identity,
+        zion=zion,
+        store=store,
+        prefix=settings.redis.prefix,
+        budget_s=settings.redis.timeout_seconds,
+        stack=stack,
     )
-    authenticator = _authenticator(settings, zion, store, shared)
-    stack.push_async_callback(authenticator.aclose)
     quotas = _quotas(settings, zion)
     if quotas is not None:
         stack.push_async_callback(quotas.aclose)
-    forgetters: tuple[Forgetter, ...] = (authenticator, *([quotas] if quotas else []))
+    forgetters: tuple[Forgetter, ...] = (identity.authenticator, *([quotas] if quotas else []))
 
     emit_limits = to_all(log_limit_fact, metrics.emit_limits)
     replicas = ReplicaCounter(store)
@@ -149,7 +149,7 @@ async def _start(
     await warm
     driver = Driver(
         new_exchange=_exchanges(settings, estimator),
-        authenticator=authenticator,
+        authenticator=identity.authenticator,
         estimator=estimator,
         limiter=limiter,
         ledger=outbox,
@@ -158,7 +158,7 @@ async def _start(
         emit=to_all(log_fact, metrics.emit),
         decision_timeout_s=settings.server.decision_timeout_seconds,
     )
-    await _hear_revocations(settings, forgetters, driver.end_streams, stack)
+    await _hear_revocations(settings, identity, forgetters, driver.end_streams, stack)
     server = Server(
         driver,
         listen=settings.server.listen,
@@ -174,7 +174,8 @@ async def _start(
         store,
         store.client,
         local=AllForgetters(*forgetters),
-        shared=shared,
+        shared=identity.shared,
+        denials=identity.denials,
         channel=_revocations(settings),
     )
     # Last to start and first to end, so that it never looks at a part that isn't there.
@@ -185,8 +186,8 @@ async def _start(
             outbox=outbox,
             reporter=reporter,
             zion=zion,
-            authenticator=authenticator,
-            shared=shared,
+            authenticator=identity.authenticator,
+            shared=identity.shared,
             quotas=quotas,
             limiter=limiter,
             ladder=ladder,
@@ -198,22 +199,6 @@ async def _start(
         stack,
     )
     return server, driver
-
-
-def _authenticator(
-    settings: Settings, zion: ZionClient, store: RedisStore, shared: RedisSharedCache
-) -> CachedAuthenticator:
-    identity = settings.identity
-    return CachedAuthenticator(
-        ZionSource(zion),
-        fresh_s=identity.fresh_seconds,
-        jwt_fresh_s=identity.jwt_fresh_seconds,
-        stale_s=identity.stale_seconds,
-        on_error_s=identity.stale_on_error_seconds,
-        max_entries=identity.max_entries,
-        shared=shared,
-        epochs=StoreEpochs(store),
-    )
 
 
 def _quotas(settings: Settings, zion: ZionClient) -> CachedQuotas | None:
@@ -231,6 +216,7 @@ def _quotas(settings: Settings, zion: ZionClient) -> CachedQuotas | None:
 
 async def _hear_revocations(
     settings: Settings,
+    identity: IdentityParts,
     forgetters: tuple[Forgetter, ...],
     end_streams: EndStreams,
     stack: AsyncExitStack,
@@ -241,7 +227,12 @@ async def _hear_revocations(
     )
     stack.push_async_callback(client.aclose)
     feed = RevocationFeed(
-        client, forgetters, channel=_revocations(settings), end_streams=end_streams
+        client,
+        forgetters,
+        channel=_revocations(settings),
+        end_streams=end_streams,
+        denials=identity.denials,
+        effect=identity.effect,
     )
     stack.push_async_callback(feed.aclose)
     feed.start()
@@ -316,6 +307,8 @@ def _exchanges(settings: Settings, estimator: RequestEstimator) -> Callable[[str
         tell_identity=settings.provider.tell_identity,
     )
 
+    credential = credential_of(settings.identity)
+
     def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
         return Exchange(
             exchange_id=exchange_id,
@@ -324,6 +317,7 @@ def _exchanges(settings: Settings, estimator: RequestEstimator) -> Callable[[str
             counters=estimator.output_counter,
             default_output_tokens=settings.limits.default_output_tokens,
             prefix=settings.endpoints.prefix,
+            credential=credential,
         )
 
     return new_exchange

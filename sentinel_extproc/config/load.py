@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from sentinel_extproc.config.admin import admin_faults
+from sentinel_extproc.config.identity import identity_faults
 from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 
@@ -219,6 +220,5 @@ def _cross_checks(settings: Settings) -> list[str]:
             load_policy(settings.limits.policy_file)
         except PolicyFileError as error:
             faults += [f"{settings.limits.policy_file}: {fault}" for fault in error.faults]
-    if settings.identity.stale_on_error_seconds < settings.identity.stale_seconds:
-        faults.append("identity.stale_on_error_seconds: must not be below identity.stale_seconds")
+    faults += identity_faults(settings.identity)
     return faults + admin_faults(settings.admin)

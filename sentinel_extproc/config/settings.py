@@ -126,6 +126,15 @@ class Dialect(StrEnum):
     PER_METRIC = "per_metric"
 
 
+class IdentitySourceName(StrEnum):
+    """Who says whom a credential belongs to."""
+
+    ZION = "zion"
+    JWT = "jwt"
+    ENVOY_JWT = "envoy_jwt"
+    STATIC = "static"
+
+
 class Durability(StrEnum):
     """What a stored usage record survives."""
 
@@ -221,8 +230,29 @@ class RedisSettings(Section):
 
 
 class IdentitySettings(Section):
-    """How long an answer of the user service is believed."""
+    """Who says whom a credential belongs to, and how long that is believed."""
 
+    source: IdentitySourceName = IdentitySourceName.ZION
+    """`zion` asks the user service; `jwt` checks JWTs here; `envoy_jwt` takes what the filter
+    jwt_authn of Envoy has verified; `static` reads keys from a file, for development."""
+    jwt_issuer: str = ""
+    """What `iss` must be; needed for `jwt`."""
+    jwt_audience: str = ""
+    """What `aud` must contain; needed for `jwt`."""
+    jwks_url: HttpUrl | None = None
+    """Where the issuer publishes its keys; needed for `jwt`."""
+    jwks_ca_file: Path | None = None
+    """PEM bundle for that address; replaces the shipped roots."""
+    jwt_metadata_name: str = Field("jwt_payload", min_length=1, max_length=256)
+    """For `envoy_jwt`: the filter's `payload_in_metadata`."""
+    jwt_external_id_claim: str = Field("sub", min_length=1, max_length=256)
+    """The claim that limits and billing go by."""
+    jwt_email_claim: str = Field("email", min_length=1, max_length=256)
+    """The claim with the address."""
+    jwt_plan_claim: str | None = None
+    """The claim with the plan, for policies that go by it."""
+    static_keys_file: Path | None = None
+    """For `static`: YAML list of `sha256`, `external_id`, `email`, `user_id`, `plan`."""
     fresh_seconds: float = Field(60.0, ge=1, le=3600)
     """Opaque tokens; jittered down to half. Also `CACHE_TTL_SECONDS`."""
     jwt_fresh_seconds: float = Field(60.0, ge=1, le=3600)
@@ -233,6 +263,8 @@ class IdentitySettings(Section):
     """Used when the user service fails, up to this age; never past the token's `exp`."""
     max_entries: int = Field(10_000, ge=1, le=10_000_000)
     """Tokens remembered per process."""
+    revoked_token_seconds: float = Field(86_400.0, ge=60, le=2_678_400)
+    """How long a token that an operator revoked is refused, whatever the source says of it."""
 
 
 class LimitSettings(Section):

@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {"config"},
     {"transport"},
     {"admin"},
+    {"identity_parts"},
     {"app"},
     {"envoyconf"},
     {"demo"},
