@@ -1,4 +1,5 @@
-"""A stand-in for the paid provider: chat completions and models, with real token counts.
+"""A stand-in for the paid provider, with real token counts: chat and text completions, responses,
+embeddings, models.
 
 It refuses every credential but the provider's key, records what it saw and served, and fails on
 demand: by the header ``x-standin-fault: NAME`` or by the model ``standin-NAME`` (see `Fault`).
@@ -14,8 +15,8 @@ import uuid
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import click
@@ -26,72 +27,35 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, request_response
 
 from sentinel_extproc.demo.hosting import drop_connection, server_config
+from sentinel_extproc.demo.openai_calls import (
+    CHAT,
+    COMPLETIONS,
+    RESPONSES,
+    Api,
+    BadCall,
+    Call,
+    count,
+    texts_or_tokens,
+)
+from sentinel_extproc.demo.openai_embeddings_wire import embeddings
+from sentinel_extproc.demo.openai_records import Fault, SeenRequest, Served
 from sentinel_extproc.demo.openai_wire import (
     DATED_MODELS,
-    DONE,
     Completion,
     JsonObject,
     ShippedTokenizer,
     TextTokenizer,
     answer_headers,
-    answer_text,
     cut_into_deltas,
     error_body,
-    prompt_tokens,
 )
 
 _MAX_RECORDED = 20_000
 _MAX_RECORDED_BODY = 64 * 1024
 _MAX_ANSWER_TOKENS = 100_000
+_MAX_DIMENSIONS = 3072
 _MODEL_PREFIX = "standin-"
 _GZIP_WBITS = 31
-
-
-class Fault(StrEnum):
-    """How a request can be made to fail."""
-
-    ERROR_500 = "error-500"
-    ERROR_429 = "error-429"
-    DROP_MIDSTREAM = "drop-midstream"
-    HANG = "hang"
-    SLOW = "slow"
-    NO_USAGE = "no-usage"
-    GARBAGE = "garbage"
-    GZIP = "gzip"
-
-
-@dataclass(frozen=True, slots=True)
-class SeenRequest:
-    """A request as it arrived.
-
-    Attributes:
-        headers: lower-case name and value pairs, in order, duplicates kept.
-        body: at most the first 64 KiB, undecodable bytes replaced.
-    """
-
-    method: str
-    path: str
-    headers: tuple[tuple[str, str], ...]
-    body: str
-    body_bytes: int
-    authorized: bool
-
-    def header(self, name: str) -> str | None:
-        """The first value of a header, by its lower-case name."""
-        return next((value for key, value in self.headers if key == name), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What one answer cost; ``complete`` is False when the client or a fault cut it."""
-
-    id: str
-    model_requested: str
-    model: str
-    streamed: bool
-    complete: bool
-    prompt_tokens: int
-    completion_tokens: int
 
 
 class OpenAIStandIn:
@@ -120,7 +84,10 @@ class OpenAIStandIn:
         self._served: deque[Served] = deque(maxlen=_MAX_RECORDED)
         self.app = Starlette(
             routes=[
-                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/chat/completions", partial(self._generate, CHAT), methods=["POST"]),
+                Route("/v1/completions", partial(self._generate, COMPLETIONS), methods=["POST"]),
+                Route("/v1/responses", partial(self._generate, RESPONSES), methods=["POST"]),
+                Route("/v1/embeddings", self._embeddings, methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/_standin/requests", self._show_requests, methods=["GET"]),
                 Route("/_standin/served", self._show_served, methods=["GET"]),
@@ -138,7 +105,49 @@ class OpenAIStandIn:
         """Every answer so far, in the order in which they ended; the latest 20,000 at most."""
         return list(self._served)
 
-    async def _chat(self, request: Request) -> Response:
+    async def _generate(self, api: Api, request: Request) -> Response:
+        asked = await self._asked(request)
+        if isinstance(asked, Response):
+            return asked
+        try:
+            call = api.read(self._tokenizer, asked)
+        except BadCall as bad:
+            return _invalid(str(bad), param=bad.param)
+        fault = _fault(request, asked["model"])
+        if response := await self._fail_early(request, fault):
+            return response
+        completion = self._complete(request, api, asked["model"], call)
+        if asked.get("stream"):
+            usage = not api.asks_for_usage or _wants_usage(asked)
+            return self._stream(request, asked, completion, fault, include_usage=usage)
+        return await self._answer(request, asked, completion, fault)
+
+    async def _embeddings(self, request: Request) -> Response:
+        asked = await self._asked(request)
+        if isinstance(asked, Response):
+            return asked
+        model: str = asked["model"]
+        try:
+            given = texts_or_tokens(asked.get("input"), "input")
+        except BadCall as bad:
+            return _invalid(str(bad), param=bad.param)
+        fault = _fault(request, model)
+        if response := await self._fail_early(request, fault):
+            return response
+        size = asked.get("dimensions")
+        tokens = sum(count(self._tokenizer, model, one) for one in given)
+        content = embeddings(
+            model,
+            given,
+            tokens=tokens,
+            dimensions=size if isinstance(size, int) and 1 <= size <= _MAX_DIMENSIONS else None,
+            as_base64=asked.get("encoding_format") == "base64",
+            with_usage=fault is not Fault.NO_USAGE,
+        )
+        served = Served(f"embd-{uuid.uuid4().hex}", model, model, False, True, tokens, 0)
+        return await self._send(request, content, fault, served)
+
+    async def _asked(self, request: Request) -> JsonObject | Response:
         body = await request.body()
         if refusal := self._record(request, body):
             return refusal
@@ -148,17 +157,7 @@ class OpenAIStandIn:
             return _invalid("We could not parse the JSON body of your request.")
         if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
             return _invalid("you must provide a model parameter", param="model")
-        messages = asked.get("messages")
-        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-            return _invalid("Missing required parameter: 'messages'.", param="messages")
-        fault = _fault(request, asked["model"])
-        if response := await self._fail_early(request, fault):
-            return response
-        completion = self._complete(request, asked, messages)
-        gzip = fault is Fault.GZIP or "gzip" in request.headers.get("accept-encoding", "")
-        if asked.get("stream"):
-            return self._stream(request, asked, completion, fault, gzip)
-        return await self._answer(request, asked, completion, fault, gzip)
+        return asked
 
     async def _fail_early(self, request: Request, fault: Fault | None) -> Response | None:
         if fault is Fault.ERROR_500:
@@ -179,41 +178,38 @@ class OpenAIStandIn:
             return Response(status_code=499)
         return None
 
-    def _complete(
-        self, request: Request, asked: JsonObject, messages: list[JsonObject]
-    ) -> Completion:
-        model: str = asked["model"]
-        pieces = self._tokenizer.pieces(model, answer_text(messages))
+    def _complete(self, request: Request, api: Api, model: str, call: Call) -> Completion:
+        pieces = self._tokenizer.pieces(model, call.text)
         wanted = request.headers.get("x-standin-tokens")
         if wanted is not None and wanted.isdigit():
-            count = min(int(wanted), _MAX_ANSWER_TOKENS)
-            pieces = (pieces * (count // len(pieces) + 1))[:count]
-        caps = [asked.get(name) for name in ("max_completion_tokens", "max_tokens")]
-        cap = min((c for c in caps if isinstance(c, int) and c >= 0), default=len(pieces))
+            length = min(int(wanted), _MAX_ANSWER_TOKENS)
+            pieces = (pieces * (length // len(pieces) + 1))[:length]
+        cap = len(pieces) if call.cap is None else call.cap
         deltas, tokens = cut_into_deltas(pieces[:cap])
-        choices = asked.get("n")
-        return Completion(
-            id=f"chatcmpl-{uuid.uuid4().hex[:29]}",
+        return api.answer(
+            id=f"{api.id_prefix}{uuid.uuid4().hex[:29]}",
             created=int(time.time()),
             model=DATED_MODELS.get(model) or model,
-            choices=choices if isinstance(choices, int) and 1 <= choices <= 128 else 1,
+            choices=call.choices,
             deltas=deltas,
             tokens=tokens,
             finish_reason="length" if cap < len(pieces) else "stop",
-            prompt_tokens=prompt_tokens(self._tokenizer, model, messages),
+            prompt_tokens=call.prompt_tokens,
         )
 
     async def _answer(
-        self,
-        request: Request,
-        asked: JsonObject,
-        completion: Completion,
-        fault: Fault | None,
-        gzip: bool,
+        self, request: Request, asked: JsonObject, completion: Completion, fault: Fault | None
+    ) -> Response:
+        content = completion.as_json(with_usage=fault is not Fault.NO_USAGE)
+        served = _served(asked, completion, streamed=False)
+        return await self._send(request, content, fault, served)
+
+    async def _send(
+        self, request: Request, answer: JsonObject, fault: Fault | None, served: Served
     ) -> Response:
         if fault is Fault.SLOW:
             await asyncio.sleep(self._slow_s)
-        content = json.dumps(completion.as_json(with_usage=fault is not Fault.NO_USAGE)).encode()
+        content = json.dumps(answer).encode()
         if fault is Fault.GARBAGE:
             content = b'{"id": "chatcmpl-\xff\xfe", "choices": [<html>'
         headers = answer_headers() | {"content-type": "application/json"}
@@ -223,14 +219,14 @@ class OpenAIStandIn:
                 yield content[: len(content) // 2]
                 await drop_connection(request.scope, request.receive)
 
-            self._note_served(asked, completion, streamed=False, complete=False)
+            self._served.append(replace(served, complete=False))
             headers["content-length"] = str(len(content))
             return StreamingResponse(half(), headers=headers)
-        if gzip:
+        if _compresses(request, fault):
             packer = zlib.compressobj(wbits=_GZIP_WBITS)
             content = packer.compress(content) + packer.flush()
             headers["content-encoding"] = "gzip"
-        self._note_served(asked, completion, streamed=False, complete=True)
+        self._served.append(served)
         return Response(content, headers=headers)
 
     def _stream(
@@ -239,21 +235,26 @@ class OpenAIStandIn:
         asked: JsonObject,
         completion: Completion,
         fault: Fault | None,
-        gzip: bool,
+        *,
+        include_usage: bool,
     ) -> Response:
         headers = answer_headers() | {"content-type": "text/event-stream; charset=utf-8"}
-        events = self._events(request, asked, completion, fault)
-        if gzip:
+        include_usage = include_usage and fault is not Fault.NO_USAGE
+        events = self._events(request, asked, completion, fault, include_usage=include_usage)
+        if _compresses(request, fault):
             headers["content-encoding"] = "gzip"
             events = _gzipped(events)
         return StreamingResponse(events, headers=headers)
 
     async def _events(
-        self, request: Request, asked: JsonObject, completion: Completion, fault: Fault | None
+        self,
+        request: Request,
+        asked: JsonObject,
+        completion: Completion,
+        fault: Fault | None,
+        *,
+        include_usage: bool,
     ) -> AsyncIterator[bytes]:
-        options = asked.get("stream_options")
-        include_usage = isinstance(options, dict) and options.get("include_usage") is True
-        include_usage = include_usage and fault is not Fault.NO_USAGE
         delay = self._slow_s if fault is Fault.SLOW else self._chunk_delay_s
         sent, complete = 0, False
         try:
@@ -267,32 +268,12 @@ class OpenAIStandIn:
                 if fault is Fault.DROP_MIDSTREAM and deltas * 2 >= len(completion.deltas):
                     await drop_connection(request.scope, request.receive)
                     return
-            yield DONE
+            if completion.done:
+                yield completion.done
             complete = True
         finally:
-            self._note_served(asked, completion, streamed=True, complete=complete, sent=sent)
-
-    def _note_served(
-        self,
-        asked: JsonObject,
-        completion: Completion,
-        *,
-        streamed: bool,
-        complete: bool,
-        sent: int | None = None,
-    ) -> None:
-        usage = completion.usage(deltas_sent=sent)
-        self._served.append(
-            Served(
-                id=completion.id,
-                model_requested=asked["model"],
-                model=completion.model,
-                streamed=streamed,
-                complete=complete,
-                prompt_tokens=usage["prompt_tokens"],
-                completion_tokens=usage["completion_tokens"],
-            )
-        )
+            served = _served(asked, completion, streamed=True, sent=sent)
+            self._served.append(replace(served, complete=complete))
 
     async def _models(self, request: Request) -> Response:
         if refusal := self._record(request, b""):
@@ -357,6 +338,30 @@ def _fault(request: Request, model: str) -> Fault | None:
     if name is None and model.startswith(_MODEL_PREFIX):
         name = model.removeprefix(_MODEL_PREFIX)
     return Fault(name) if name in set(Fault) else None
+
+
+def _wants_usage(asked: JsonObject) -> bool:
+    options = asked.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def _compresses(request: Request, fault: Fault | None) -> bool:
+    return fault is Fault.GZIP or "gzip" in request.headers.get("accept-encoding", "")
+
+
+def _served(
+    asked: JsonObject, completion: Completion, *, streamed: bool, sent: int | None = None
+) -> Served:
+    given, generated = completion.used(deltas_sent=sent)
+    return Served(
+        id=completion.id,
+        model_requested=asked["model"],
+        model=completion.model,
+        streamed=streamed,
+        complete=True,
+        prompt_tokens=given,
+        completion_tokens=generated,
+    )
 
 
 def _invalid(message: str, *, param: str | None = None) -> Response:

@@ -72,13 +72,22 @@ class Completion:
     finish_reason: str
     prompt_tokens: int
 
+    @property
+    def done(self) -> bytes:
+        """What ends a stream, after its last event."""
+        return DONE
+
+    def used(self, *, deltas_sent: int | None = None) -> tuple[int, int]:
+        """Tokens given and generated, for all of the answer or its first ``deltas_sent`` deltas."""
+        return self.prompt_tokens, self.choices * sum(self.tokens[:deltas_sent])
+
     def usage(self, *, deltas_sent: int | None = None) -> JsonObject:
         """OpenAI's usage object, for all of the answer or its first ``deltas_sent`` deltas."""
-        completion = self.choices * sum(self.tokens[:deltas_sent])
+        given, generated = self.used(deltas_sent=deltas_sent)
         return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": completion,
-            "total_tokens": self.prompt_tokens + completion,
+            "prompt_tokens": given,
+            "completion_tokens": generated,
+            "total_tokens": given + generated,
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {
                 "reasoning_tokens": 0,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -197,6 +198,159 @@ def test_what_it_saw_and_served_can_be_read(client: openai.OpenAI, provider_url:
     assert [request["path"] for request in seen] == ["/v1/chat/completions", "/v1/models"]
     (served,) = httpx.get(provider_url + "/_standin/served").json()
     assert served["model_requested"] == "gpt-4o-mini"
+
+
+def test_a_text_completion_is_answered_for_every_prompt(
+    client: openai.OpenAI, provider: OpenAIStandIn
+) -> None:
+    answer = client.completions.create(
+        model="gpt-3.5-turbo-instruct", prompt=["one two", "three"], n=2, max_tokens=3
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert answer.choices[0].text == "You asked: “one "
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 12)
+    tokens = client.completions.create(model="gpt-3.5-turbo-instruct", prompt=[1, 2, 3, 4])
+    assert tokens.usage is not None
+    assert (tokens.usage.prompt_tokens, tokens.usage.completion_tokens) == (4, 16)
+    assert [s.completion_tokens for s in provider.served()] == [12, 16]
+
+
+def test_a_streamed_text_completion_says_the_same(client: openai.OpenAI) -> None:
+    call: dict[str, Any] = {"model": "m", "prompt": "hello", "max_tokens": 100}
+    whole = client.completions.create(**call)
+    chunks = list(
+        client.completions.create(**call, stream=True, stream_options={"include_usage": True})
+    )
+    assert "".join(c.choices[0].text for c in chunks[:-1]) == whole.choices[0].text
+    assert [c.choices[0].finish_reason for c in chunks[:-1] if c.choices[0].finish_reason] == [
+        "stop"
+    ]
+    assert chunks[-1].usage == whole.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+@pytest.mark.parametrize(("cap", "status"), [(100, "completed"), (16, "incomplete")])
+def test_a_response_is_the_same_whole_and_streamed(
+    client: openai.OpenAI, provider: OpenAIStandIn, cap: int, status: str
+) -> None:
+    call: dict[str, Any] = {
+        "model": "gpt-4.1",
+        "instructions": "be brief",
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": "one two three"}]}],
+        "max_output_tokens": cap,
+    }
+    whole = client.responses.create(**call)
+    assert (whole.model, whole.status) == ("gpt-4.1-2025-04-14", status)
+    assert whole.usage is not None
+    assert whole.usage.input_tokens == (4 + 2) + (4 + 3) + 3
+    assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens
+    events = list(client.responses.create(**call, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type for event in events]
+    assert kinds[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert kinds[-4:] == [
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        f"response.{status}",
+    ]
+    deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
+    assert "".join(deltas) == whole.output_text
+    last = events[-1]
+    assert last.type in ("response.completed", "response.incomplete")
+    assert last.response.usage == whole.usage
+    first, second = provider.served()
+    assert (first.streamed, second.streamed, second.complete) == (False, True, True)
+    assert first.completion_tokens == second.completion_tokens == whole.usage.output_tokens
+
+
+def test_a_stream_of_a_response_ends_without_done(provider_url: str) -> None:
+    answer = httpx.post(
+        provider_url + "/v1/responses",
+        headers={"authorization": "Bearer sk-provider", "x-standin-fault": "no-usage"},
+        json={"model": "m", "input": "hi", "stream": True},
+    )
+    assert answer.text.startswith("event: response.created\ndata: {")
+    assert "[DONE]" not in answer.text
+    assert '"output_tokens"' not in answer.text
+
+
+def test_embeddings_are_vectors_of_length_one(
+    client: openai.OpenAI, provider: OpenAIStandIn
+) -> None:
+    answer = client.embeddings.create(model="text-embedding-3-large", input=["one two", "three"])
+    first, second = (item.embedding for item in answer.data)
+    assert len(first) == 3072
+    assert sum(component**2 for component in first) == pytest.approx(1, rel=1e-4)
+    assert first != second
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens == 3
+    short = client.embeddings.create(
+        model="text-embedding-3-small", input="one two", dimensions=8, encoding_format="float"
+    )
+    assert len(short.data[0].embedding) == 8
+    tokens = client.embeddings.create(model="text-embedding-3-small", input=[[1, 2], [3]])
+    assert (len(tokens.data), tokens.usage.prompt_tokens) == (2, 3)
+    assert [(s.prompt_tokens, s.completion_tokens) for s in provider.served()] == [
+        (3, 0),
+        (2, 0),
+        (3, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("chat/completions", {"messages": "hi"}, "messages"),
+        ("completions", {"prompt": {}}, "prompt"),
+        ("completions", {"prompt": ["a", 1]}, "prompt"),
+        ("responses", {}, "input"),
+        ("embeddings", {"input": []}, "input"),
+        ("embeddings", {"input": [[1.5]]}, "input"),
+    ],
+)
+def test_what_is_missing_is_a_400_that_names_it(
+    provider_url: str, path: str, body: dict[str, Any], param: str
+) -> None:
+    answer = httpx.post(
+        f"{provider_url}/v1/{path}",
+        headers={"authorization": "Bearer sk-provider"},
+        json={"model": "m"} | body,
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("completions", {"prompt": "hi"}),
+        ("responses", {"input": "hi"}),
+        ("embeddings", {"input": "hi"}),
+    ],
+)
+def test_every_api_fails_on_demand(
+    provider_url: str, provider: OpenAIStandIn, path: str, body: dict[str, Any]
+) -> None:
+    def ask_with(fault: str) -> httpx.Response:
+        return httpx.post(
+            f"{provider_url}/v1/{path}",
+            headers={"authorization": "Bearer sk-provider", "x-standin-fault": fault},
+            json={"model": "m"} | body,
+        )
+
+    assert ask_with("error-500").status_code == 500
+    assert ask_with("gzip").headers["content-encoding"] == "gzip"
+    assert not ask_with("no-usage").json().get("usage")
+    with pytest.raises(httpx.TransportError):
+        ask_with("drop-midstream")
+    assert [served.complete for served in provider.served()] == [True, True, False]
 
 
 def test_zion_knows_its_users(http: httpx.Client) -> None:
