@@ -88,8 +88,6 @@ class SessionMeter:
                 event = decode(message.content)
                 if isinstance(event, dict):
                     self._read(event)
-        if self._scanner.broken:
-            self._unread += len(chunk)
         return None
 
     @property
@@ -102,13 +100,14 @@ class SessionMeter:
         return known * _CHARS_PER_TOKEN + self._texts.volume
 
     def reading(self) -> Reading:
-        open_tokens = self._texts.total() + self._sounding() + tokens_by_size(self._unread)
+        unread = self._unread + self._scanner.unread
+        open_tokens = self._texts.total() + self._sounding() + tokens_by_size(unread)
         if not open_tokens:
             return Reading(reported=self._sum, complete=self._closed)
         return Reading(
             so_far=self._sum,
             output_tokens=open_tokens,
-            exact=self._texts.exact and not self._sound and not self._unread,
+            exact=self._texts.exact and not self._sound and not unread,
             complete=self._closed,
         )
 

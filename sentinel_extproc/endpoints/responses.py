@@ -137,7 +137,7 @@ def read_response(answer: dict[str, Any]) -> Whole:
         reported,
         _pieces(known),
         exact=all(item.get("type") in ("message", "function_call") for item in known),
-        deferred=reported is None and answer.get("status") in _WAITING,
+        deferred=reported is None and text_of(answer.get("status")) in _WAITING,
     )
 
 

@@ -38,11 +38,13 @@ class FrameScanner:
 
     Attributes:
         broken: it is no WebSocket, or has an extension in it; nothing more can be told.
+        unread: bytes that came after it broke.
         partial: bytes at the end that are of a message not yet complete.
     """
 
     def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
         self.broken = False
+        self.unread = 0
         self.partial = 0
         self._max = max_message_bytes
         self._header = b""
@@ -67,6 +69,8 @@ class FrameScanner:
             if self._in_frame and not self._left:
                 self._in_frame = False
                 self._end_frame(messages)
+        if self.broken:
+            self.unread += len(chunk) - at
         return messages
 
     def _head(self, chunk: bytes, at: int) -> int:

@@ -26,7 +26,12 @@ USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}
 
 
 def lines(path: bytes, token: bytes) -> list[tuple[str, bytes]]:
-    return [(":method", b"POST"), (":path", path), ("authorization", token)]
+    method = b"GET" if path == b"/v1/realtime" else b"POST"
+    head = [(":method", method), (":path", path), ("authorization", token)]
+    if path.startswith(b"/v1/audio"):  # too large to be kept
+        form = b"multipart/form-data; boundary=XX"
+        head += [("content-type", form), ("content-length", b"9999999")]
+    return head
 
 
 MESSAGES = st.one_of(
@@ -34,7 +39,12 @@ MESSAGES = st.one_of(
         on.RequestHeaders,
         st.builds(
             lines,
-            st.sampled_from([b"/v1/chat/completions", b"/v1/models", b"/v1/x", b"/y", b"//"]),
+            st.sampled_from(
+                [
+                    *(b"/v1/chat/completions", b"/v1/models", b"/v1/x", b"/y", b"//"),
+                    *(b"/v1/audio/transcriptions", b"/v1/files", b"/v1/messages", b"/v1/realtime"),
+                ]
+            ),
             st.sampled_from([b"Bearer " + TOKEN, b"", b"Basic x"]),
         ),
         st.booleans(),

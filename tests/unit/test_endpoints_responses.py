@@ -203,6 +203,7 @@ class TestWhole:
         assert read_whole(status=status, output=[], usage=None).deferred
         assert not read_whole(status=status, output=[], usage=USAGE).deferred
         assert not read_whole(status="completed", output=[]).deferred
+        assert not read_whole(status=[], output=[]).deferred
 
     def test_a_failure(self) -> None:
         assert read_whole(status="failed", error={"message": "boom"}).failed
