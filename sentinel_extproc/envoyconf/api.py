@@ -19,6 +19,7 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.extensions.access_loggers.filters.cel import v3 as cel
     from envoy_data_plane.envoy.extensions.access_loggers.stream import v3 as stream_log
     from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+    from envoy_data_plane.envoy.extensions.filters.http.jwt_authn import v3 as jwt_authn
     from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
     from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
     from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import (
@@ -42,6 +43,7 @@ __all__ = [
     "ext_proc",
     "ext_proc_service",
     "hcm",
+    "jwt_authn",
     "listener",
     "matcher",
     "overload",

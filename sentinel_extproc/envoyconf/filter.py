@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sentinel_extproc.envoyconf.api import core, ext_proc, types
 
 FILTER_NAME = "envoy.filters.http.ext_proc"
+JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
+"""Where Envoy's filter puts verified claims; forward it for ``identity.source: envoy_jwt``."""
+
 METADATA_NAMESPACE = "sentinel"
 """Where our dynamic metadata goes; access logs and later filters read it there."""
 
@@ -20,7 +24,11 @@ _SKIP = ext_proc.ProcessingModeHeaderSendMode.SKIP
 
 
 def ext_proc_filter(
-    *, cluster: str, message_timeout_s: float, envoy_version: tuple[int, int]
+    *,
+    cluster: str,
+    message_timeout_s: float,
+    envoy_version: tuple[int, int],
+    forward_namespaces: Sequence[str] = (),
 ) -> ext_proc.ExternalProcessor:
     """The filter's configuration.
 
@@ -29,6 +37,7 @@ def ext_proc_filter(
         message_timeout_s: seconds that one reply may take; Envoy's own 0.2 is too little for a
             call that has to ask Zion.
         envoy_version: ``(major, minor)`` of the Envoy that will read this.
+        forward_namespaces: dynamic metadata of earlier filters that is sent along.
     """
     return ext_proc.ExternalProcessor(
         grpc_service=core.GrpcService(
@@ -51,9 +60,14 @@ def ext_proc_filter(
         message_timeout=timedelta(seconds=message_timeout_s),
         stat_prefix="sentinel",
         metadata_options=ext_proc.MetadataOptions(
+            forwarding_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(
+                untyped=list(forward_namespaces)
+            )
+            if forward_namespaces
+            else None,
             receiving_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(
                 untyped=[METADATA_NAMESPACE]
-            )
+            ),
         ),
         # A changed :path or authorization must not send the request down another route.
         route_cache_action=ext_proc.ExternalProcessorRouteCacheAction.RETAIN,

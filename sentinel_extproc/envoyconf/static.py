@@ -73,6 +73,7 @@ def static_bootstrap(
     stream_idle_timeout_s: float = 300.0,
     health_check_interval_s: float = 5.0,
     envoy_version: tuple[int, int] = (1, 40),
+    forward_namespaces: Sequence[str] = (),
 ) -> bootstrap.Bootstrap:
     """Everything Envoy needs to be a governed gateway in front of one provider.
 
@@ -91,6 +92,7 @@ def static_bootstrap(
             answer need minutes.
         health_check_interval_s: seconds between gRPC health checks of each worker; 0 for none.
         envoy_version: ``(major, minor)`` of the target.
+        forward_namespaces: dynamic metadata of earlier filters that the sidecar gets.
 
     Raises:
         ValueError: an impossible value, naming the parameter.
@@ -117,6 +119,7 @@ def static_bootstrap(
         buffer_limit_bytes=buffer_limit_bytes,
         stream_idle_timeout=timedelta(seconds=stream_idle_timeout_s),
         envoy_version=envoy_version,
+        forward_namespaces=forward_namespaces,
     )
     return bootstrap.Bootstrap(
         admin=_admin(admin),
@@ -176,11 +179,13 @@ def _connection_manager(
     buffer_limit_bytes: int,
     stream_idle_timeout: timedelta,
     envoy_version: tuple[int, int],
+    forward_namespaces: Sequence[str],
 ) -> hcm.HttpConnectionManager:
     processor = ext_proc_filter(
         cluster=PROCESSOR_CLUSTER,
         message_timeout_s=message_timeout_s,
         envoy_version=envoy_version,
+        forward_namespaces=forward_namespaces,
     )
     return hcm.HttpConnectionManager(
         stat_prefix=LISTENER_NAME,
