@@ -41,6 +41,7 @@ from sentinel_extproc.tokens.model import RequestEstimator
 from sentinel_extproc.tokens.models import ModelTable
 from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.server import Keepalive, Server
+from sentinel_extproc.usage.deferred import RedisDeferredUsage
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reporter import OnAmbiguous, Reporter
 from sentinel_extproc.zion.breaker_board import RedisBoard
@@ -154,6 +155,7 @@ async def _start(
         limiter=limiter,
         ledger=outbox,
         quotas=quotas,
+        deferred=_deferred_usage(settings, stack),
         pool=pool,
         emit=to_all(log_fact, metrics.emit),
         decision_timeout_s=settings.server.decision_timeout_seconds,
@@ -254,6 +256,15 @@ def _breaker_boards(settings: Settings, stack: AsyncExitStack) -> Callable[[str]
         return RedisBoard(client, name, prefix=redis.prefix, budget_s=redis.timeout_seconds)
 
     return board
+
+
+def _deferred_usage(settings: Settings, stack: AsyncExitStack) -> RedisDeferredUsage:
+    redis = settings.redis
+    client = build_client(
+        redis.url, timeout_s=redis.timeout_seconds, max_connections=8, tls=_redis_tls(redis)
+    )
+    stack.push_async_callback(client.aclose)
+    return RedisDeferredUsage(client, prefix=redis.prefix, budget_s=redis.timeout_seconds)
 
 
 def _redis_store(settings: Settings) -> RedisStore:

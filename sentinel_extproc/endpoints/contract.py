@@ -90,6 +90,18 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferred:
+    """Work that is billed when its result is seen, named by the provider's id.
+
+    Attributes:
+        usage: what it cost; None while that isn't known.
+    """
+
+    name: str
+    usage: TokenUsage | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What a meter knows of an answer.
 
@@ -103,6 +115,7 @@ class Reading:
         failed: the answer carries the provider's error object.
         deferred: the provider answers later, elsewhere, so that what was reserved is billed.
         complete: the answer itself says that it is over, however its connection ends.
+        deferrals: earlier or later work that it tells of, each to be billed once.
     """
 
     reported: TokenUsage | None = None
@@ -113,6 +126,7 @@ class Reading:
     failed: bool = False
     deferred: bool = False
     complete: bool = False
+    deferrals: tuple[Deferred, ...] = ()
 
 
 class Meter(Protocol):

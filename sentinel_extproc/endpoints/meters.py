@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sentinel_extproc.endpoints.contract import CounterFactory, Reading
+from sentinel_extproc.endpoints.contract import CounterFactory, Deferred, Reading
 from sentinel_extproc.endpoints.provider_usage import decode, find_member, read_usage
 from sentinel_extproc.endpoints.texts import Texts
 from sentinel_extproc.usage.record import TokenUsage
@@ -41,6 +41,7 @@ class Whole:
     so_far: TokenUsage | None = None
     exact: bool = True
     deferred: bool = False
+    deferrals: tuple[Deferred, ...] = ()
 
 
 class _Unchanging:
@@ -168,6 +169,7 @@ class JsonMeter(_Unchanging):
             model_served=text_of(answer.get("model")) or None,
             failed=isinstance(answer.get("error"), dict),
             deferred=whole.deferred,
+            deferrals=whole.deferrals,
         )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sentinel_extproc.endpoints.audio import Recordings, Speech
 from sentinel_extproc.endpoints.base import TokenFree
+from sentinel_extproc.endpoints.batches import Batches
 from sentinel_extproc.endpoints.chat import ChatCompletions
 from sentinel_extproc.endpoints.completions import Completions
 from sentinel_extproc.endpoints.contract import Endpoint
@@ -41,7 +42,8 @@ STORED = TokenFree("stored")
 """Reading and deleting what earlier calls left at the provider: paid for when it was made."""
 
 FILES = TokenFree("files")
-BATCHES = TokenFree("batches")
+NEW_BATCH = Batches(creates=True)
+BATCHES = Batches(creates=False)
 REALTIME = Realtime()
 DIRECT = DirectAccess()
 OTHER = Other()
@@ -63,7 +65,8 @@ _POSTS: dict[str, Endpoint] = {
     "messages": MESSAGES,
     "messages/count_tokens": CountTokens(),
     "files": FILES,
-    "batches": BATCHES,
+    "batches": NEW_BATCH,
+    "batches/": NEW_BATCH,
 }
 
 _READS = frozenset({"GET", "HEAD"})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from sentinel_extproc.endpoints.contract import CounterFactory, Endpoint, Plan, Reading
+from dataclasses import replace
+
+from sentinel_extproc.endpoints.contract import CounterFactory, Deferred, Endpoint, Plan, Reading
 from sentinel_extproc.endpoints.guarded import GuardedMeter
 from sentinel_extproc.endpoints.meters import OpaqueMeter
+from sentinel_extproc.endpoints.provider_usage import added
 from sentinel_extproc.exchange.events import Headers
 from sentinel_extproc.exchange.headers import first
+from sentinel_extproc.usage.record import TokenUsage
 
 GROW_EVERY_CHARS = 256
 """Generated text between two looks at the reservation: some 60 tokens, the least that it grows by
@@ -24,6 +28,7 @@ class Answer:
         self.event_stream = False
         self._meter = GuardedMeter(OpaqueMeter())
         self._look_at = GROW_EVERY_CHARS
+        self._claimed: tuple[Deferred, ...] = ()
         self._shown = b""
 
     @property
@@ -67,8 +72,18 @@ class Answer:
         return True
 
     def reading(self) -> Reading:
-        """What is known so far."""
-        return self._meter.reading()
+        """What is known so far, with what was claimed of its deferrals as its usage."""
+        reading = self._meter.reading()
+        if not self._claimed:
+            return reading
+        usage = TokenUsage()
+        for one in self._claimed:
+            usage = added(usage, one.usage or TokenUsage())
+        return replace(reading, reported=usage)
+
+    def claim(self, claimed: tuple[Deferred, ...]) -> None:
+        """Take what is to be billed of the work that the answer tells of."""
+        self._claimed = claimed
 
     def cut(self, end: bytes) -> bytes | None:
         """The bytes last fed, up to the last whole event, with ``end`` in place of the rest.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from sentinel_extproc.endpoints.contract import CountRequest, Endpoint, Head
+from sentinel_extproc.endpoints.contract import CountRequest, Deferred, Endpoint, Head
 from sentinel_extproc.errors import SentinelError
 from sentinel_extproc.limits.model import Quantities, Reservation, ReserveRequest
 from sentinel_extproc.usage.record import UsageRecord
@@ -122,8 +122,36 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """Note who owes for work, and find out what of it is to be billed now; gives ``Claimed``."""
+
+    owner: str
+    deferrals: tuple[Deferred, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """What was claimed is billed; no reply."""
+
+    claimed: tuple[Deferred, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """End our side of the stream cleanly: the rest of the answer flows without us."""
 
 
-Command = Reply | Respond | Authenticate | Read | Count | Reserve | Grow | Settle | Record | Close
+Command = (
+    Reply
+    | Respond
+    | Authenticate
+    | Read
+    | Count
+    | Reserve
+    | Grow
+    | Settle
+    | Record
+    | Close
+    | Claim
+    | Confirm
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sentinel_extproc.endpoints.contract import Plan
+from sentinel_extproc.endpoints.contract import Deferred, Plan
 from sentinel_extproc.errors import SentinelError
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quota, Reservation
@@ -116,6 +116,13 @@ class Grown:
 
 
 @dataclass(frozen=True, slots=True)
+class Claimed:
+    """Reply to ``Claim``: what this exchange is to be billed, and nobody else."""
+
+    claimed: tuple[Deferred, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """Reply to ``Record``: the record is durable, or storing it failed and was reported."""
 
@@ -147,6 +154,7 @@ Event = (
     | Reserved
     | Revoked
     | Grown
+    | Claimed
     | Recorded
     | Disconnected
     | Evicted

@@ -333,7 +333,11 @@ class Exchange:
         """Watch a piece of the answer pass."""
         body = self._answer.feed(event.body, end=event.end_of_stream)
         if event.end_of_stream:
-            return self._finish(Outcome.COMPLETED, do.Reply(do.Phase.RESPONSE_BODY, body=body))
+            self._waiting = do.Reply(do.Phase.RESPONSE_BODY, body=body)
+            if deferrals := self._answer.reading().deferrals:
+                self.state = State.CLAIMING
+                return (do.Claim(self._principal.external_id, deferrals),)
+            return self._finish(Outcome.COMPLETED, self._waiting)
         if self._handing_back:
             if body is not None:
                 body += self._answer.held
@@ -351,6 +355,14 @@ class Exchange:
             self._predicted, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
         )
         return (do.Grow(self._reservation, counted),)
+
+    def claimed(self, event: on.Claimed) -> Commands:
+        """Bill what the answer tells of, and what wasn't billed yet."""
+        self._answer.claim(event.claimed)
+        commands = self._finish(Outcome.COMPLETED, self._waiting)
+        if event.claimed:
+            self._last += (do.Confirm(event.claimed),)
+        return commands
 
     def grown(self, event: on.Grown) -> Commands:
         """Go on, or end the answer because a limit ran out under it."""
@@ -482,6 +494,8 @@ _STEPS: dict[tuple[State, type[on.Event]], Step] = {
     (State.ANSWERING, on.RequestBody): Exchange.uploaded,
     (State.ANSWERING, on.Disconnected): Exchange.lost,
     (State.GROWING, on.Grown): Exchange.grown,
+    (State.CLAIMING, on.Claimed): Exchange.claimed,
+    (State.CLAIMING, on.Disconnected): Exchange.lost,
     (State.GROWING, on.Disconnected): Exchange.lost,
     (State.CUT, on.ResponseBody): Exchange.after_cut,
     (State.CUT, on.RequestBody): Exchange.uploaded,

@@ -18,6 +18,7 @@ class State(Enum):
     ADMITTED = auto()
     ANSWERING = auto()
     GROWING = auto()
+    CLAIMING = auto()
     RECORDING = auto()
     CUT = auto()
     DONE = auto()
@@ -32,6 +33,7 @@ DECIDED = frozenset(
         State.ADMITTED,
         State.ANSWERING,
         State.GROWING,
+        State.CLAIMING,
         State.RECORDING,
         State.CUT,
         State.DONE,

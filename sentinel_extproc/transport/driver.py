@@ -35,7 +35,9 @@ from sentinel_extproc.telemetry.facts import (
 )
 from sentinel_extproc.tokens.model import RequestEstimator
 from sentinel_extproc.transport.background import Background
+from sentinel_extproc.transport.claims import Claims
 from sentinel_extproc.transport.codec import decode, encode
+from sentinel_extproc.usage.deferred import DeferredUsage
 from sentinel_extproc.usage.record import Ledger, UsageRecord
 
 INLINE_BYTES = 6_000
@@ -71,6 +73,7 @@ class Driver:
         new_exchange: makes a machine from an exchange id and a start in ms since the epoch.
         decision_timeout_s: for all that one message asks for (authentication, or counting and
             reservation); below Envoy's ``message_timeout``, whose expiry would be a bare 504.
+        deferred: knows who owes for work that is billed later; None: nobody does.
         quotas: knows the callers' quotas; None when there are only our own limits.
         pool: where large bodies are counted.
         emit: takes facts.
@@ -87,6 +90,7 @@ class Driver:
         pool: Executor,
         emit: Emit,
         quotas: QuotaSource | None = None,
+        deferred: DeferredUsage | None = None,
         decision_timeout_s: float = 1.8,
     ) -> None:
         self._new_exchange = new_exchange
@@ -100,6 +104,7 @@ class Driver:
         self._decision_timeout_s = decision_timeout_s
         self._live: set[Exchange] = set()
         self._background = Background()
+        self._claims = Claims(deferred, emit=emit, background=self._background)
 
     @property
     def live(self) -> int:
@@ -186,6 +191,11 @@ class Driver:
                 case do.Grow(reservation, counted):
                     growth = await self._limiter.grow(reservation, counted)
                     todo.extend(exchange.handle(on.Grown(growth)))
+                case do.Claim(owner, deferrals):
+                    claimed = await self._claims.claim(exchange.exchange_id, owner, deferrals)
+                    todo.extend(exchange.handle(on.Claimed(claimed)))
+                case do.Confirm(claimed):
+                    self._claims.confirm(exchange.exchange_id, claimed)
                 case do.Close():
                     return True
                 case do.Authenticate() | do.Read() | do.Count() | do.Reserve() as question:

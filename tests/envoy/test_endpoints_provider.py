@@ -103,6 +103,8 @@ class Provider:
                 Route("/v1/embeddings", self.embeddings, methods=["POST"]),
                 Route("/v1/audio/transcriptions", self.transcribe, methods=["POST"]),
                 Route("/v1/files", self.file, methods=["POST"]),
+                Route("/v1/batches", self.batch, methods=["GET", "POST"]),
+                Route("/v1/batches/{id}", self.batch, methods=["GET"]),
             ]
         )
 
@@ -153,6 +155,14 @@ class Provider:
     async def file(self, request: Request) -> Response:
         await self.take(request)
         return JSONResponse({"id": "file-1", "object": "file"})
+
+    async def batch(self, request: Request) -> Response:
+        await self.take(request)
+        if request.method == "POST":
+            return JSONResponse({"id": "batch_1", "status": "validating", "usage": None})
+        usage = {"input_tokens": 700, "output_tokens": 300, "total_tokens": 1000}
+        batch = {"id": "batch_1", "status": "completed", "usage": usage}
+        return JSONResponse(batch if "id" in request.path_params else {"data": [batch]})
 
 
 @dataclass
@@ -423,3 +433,22 @@ class TestForms:
         assert answer.json()["id"] == "file-1"
         assert gateway.provider.seen[tag].size == len(answer.request.read())
         gateway.settles_to(tag, 1, 0, 0)
+
+
+def test_a_batch_is_billed_to_who_made_it_once_when_its_result_is_seen(gateway: Gateway) -> None:
+    ada, eve = gateway.user(), gateway.user()
+    post(gateway, "/v1/batches", ada, json={"input_file_id": "file-1"})
+    with httpx.Client(trust_env=False, timeout=30) as client:
+
+        def look(tag: str, path: str) -> None:
+            answer = client.get(gateway.stack.url + path, headers=gateway.headers(tag))
+            assert answer.status_code == 200
+
+        look(eve, "/v1/batches/batch_1")
+        look(eve, "/v1/batches")
+        for _ in range(3):
+            look(ada, "/v1/batches")
+            look(ada, "/v1/batches/batch_1")
+    eventually(lambda: gateway.billed(ada)[0] == 7 and gateway.billed(eve)[0] == 2)
+    assert gateway.billed(ada) == (7, 700, 300)
+    assert gateway.billed(eve) == (2, 0, 0)
