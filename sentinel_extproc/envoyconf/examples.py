@@ -52,8 +52,8 @@ def examples() -> dict[str, str]:
                 listener_address="127.0.0.1",
             ),
             comment=(
-                "For trying things by hand: the sidecar on a port, the stand-in provider on another,\n"
-                "everything on loopback. docs/attach.md walks through it.\n"
+                "For trying things by hand: sidecar and stand-in provider on ports, everything on\n"
+                "loopback. docs/attach.md walks through it.\n"
                 f"{_RENDERED}"
             ),
         ),
