@@ -29,6 +29,8 @@ class Answer:
         self._meter = GuardedMeter(OpaqueMeter())
         self._look_at = GROW_EVERY_CHARS
         self._claimed: tuple[Deferred, ...] = ()
+        self._ended = False
+        self._last: Reading | None = None
         self._shown = b""
 
     @property
@@ -60,6 +62,7 @@ class Answer:
 
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
         """Take the next bytes; what the client is to get instead, None for just these."""
+        self._ended = end
         body = self._meter.feed(chunk, end=end)
         self._shown = chunk if body is None else body
         return body
@@ -73,7 +76,10 @@ class Answer:
 
     def reading(self) -> Reading:
         """What is known so far, with what was claimed of its deferrals as its usage."""
-        reading = self._meter.reading()
+        # An answer is read twice at its end, once for its deferrals; that may mean megabytes.
+        reading = self._last or self._meter.reading()
+        if self._ended:
+            self._last = reading
         if not self._claimed:
             return reading
         usage = TokenUsage()
