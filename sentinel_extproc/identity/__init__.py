@@ -10,11 +10,14 @@ the one running check of a token that all its requests wait for.
 - ``flight``: one look-up per token at a time; ``gate``: few look-ups of invented tokens
 - ``refreshing``: the cache that ``quotas`` and ``service`` are made of
 - ``shared``: ``RedisSharedCache``, the cache's second level
-- ``revocation``: ``Revoker``, ``RevocationFeed``, ``StoreEpochs``
+- ``revocation``: ``Revoker``, ``RevocationFeed``, ``StoreEpochs``; ``effect``: how long they take
+- ``denylist``: ``RedisDenyList``, tokens that are refused whatever the source says
 - ``quotas``: ``CachedQuotas``, Zion's quotas of a user
 - ``service``: ``CachedAuthenticator``, the ``Authenticator`` the rest of the program uses
 - ``profile``: what every identity's values must be like, pure
 - ``zion_source``: ``ZionSource``, the default source
+- ``claims``: claims that Envoy verified, as a credential, pure; ``claims_source`` reads them
+- ``claim_names``: which claims say who it is, pure
 - ``jwt_source``, ``jwks_cache``, ``jwks``: ``JwtSource``, JWTs checked here against a key set
 - ``static_keys``: ``StaticKeys``, API keys by hash, for development
 
@@ -27,15 +30,19 @@ Use::
         max_entries=10_000,
         shared=RedisSharedCache(redis_client, prefix="sentinel"),   # optional
         epochs=StoreEpochs(redis_store),       # optional: the limits' RedisStore
+        denials=RedisDenyList(redis_client, ttl_s=86_400.0),        # optional
+        effect=EffectTimes(),                  # optional: read by telemetry
     )
     # or: StaticKeys({digest: Principal(...)})
     # or: JwtSource(JwksCache(JwksEndpoint(url)), issuer="https://...", audience="...")
     principal = await authenticator.authenticate(parse_bearer([b"Bearer ..."]))
     authenticator.forget_token(sha256) / forget_user(external_id) / forget_all()
     await authenticator.recheck(token)   # after a reservation said ``token_revoked``
-    revoker = Revoker(redis_store, redis_client, local=authenticator, shared=shared)
+    revoker = Revoker(redis_store, redis_client, local=authenticator, shared=shared,
+                      denials=denials)
     await revoker.revoke(Revocation(Kind.USER, external_id="..."))
-    feed = RevocationFeed(client_without_read_timeout, (authenticator,))   # start(), aclose()
+    feed = RevocationFeed(client_without_read_timeout, (authenticator,),
+                          denials=denials, effect=effect)      # start(), aclose()
     await authenticator.aclose()
     quotas = CachedQuotas(client, fresh_s=60.0)   # a QuotaSource
 """

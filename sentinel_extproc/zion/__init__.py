@@ -8,8 +8,10 @@ result. The wire contract has two *dialects*, ``unified`` and ``per_metric``.
 - ``batches``: increments to rows and back, both dialects, pure
 - ``answers``: pure mapping of status, headers and faults to ``errors``
 - ``breaker``: pure circuit breaker; time is an argument
+- ``shared_breaker``: one for the whole fleet; ``breaker_board``: where replicas post, in Redis, by
+  ``scripts/breaker.lua``
 - ``tls``: certificates, always verified
-- ``client``: the only part that does I/O
+- ``client``: the HTTP calls
 
 Use::
 
@@ -21,7 +23,10 @@ Use::
         ca_file=None,                  # Path of a PEM bundle that replaces the shipped roots
         client_cert_file=None,         # Path, PEM, with client_key_file
         client_key_file=None,
+        lookup_board=RedisBoard(redis_client, "lookup"),            # optional
+        report_board=RedisBoard(redis_client, "report"),            # optional
     )                                  # ValueError: unusable URL or unreadable certificate
+    await client.prime()               # once, before the first call: a restart keeps breakers open
     profile = await client.whoami(token)
     limits = await client.limits(external_id)
     rows = await client.report(increments, batch_key)
