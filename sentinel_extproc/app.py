@@ -190,6 +190,8 @@ async def _start(
             zion=zion,
             authenticator=identity.authenticator,
             shared=identity.shared,
+            denials=identity.denials,
+            effect=identity.effect,
             quotas=quotas,
             limiter=limiter,
             ladder=ladder,

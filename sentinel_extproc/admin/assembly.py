@@ -18,6 +18,8 @@ from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.server import AdminServer, Tls
 from sentinel_extproc.config.admin import admin_token
 from sentinel_extproc.config.settings import AdminSettings, Requirement
+from sentinel_extproc.identity.denylist import RedisDenyList
+from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.quotas import CachedQuotas
 from sentinel_extproc.identity.service import CachedAuthenticator
 from sentinel_extproc.identity.shared import RedisSharedCache
@@ -44,6 +46,8 @@ class Parts:
     zion: ZionClient
     authenticator: CachedAuthenticator
     shared: RedisSharedCache
+    denials: RedisDenyList
+    effect: EffectTimes
     quotas: CachedQuotas | None
     limiter: StoreLimiter
     ladder: Ladder
@@ -96,6 +100,7 @@ def _readings(parts: Parts, backlog: BacklogSampler) -> list[Reading]:
         *readings.serving_readings(live=parts.live, draining=parts.draining),
         *readings.identity_readings(lambda: parts.authenticator.counters),
         *readings.shared_cache_readings(lambda: parts.shared.counters),
+        *readings.revocation_readings(lambda: parts.denials.counters, lambda: parts.effect),
         *([] if quotas is None else readings.quota_readings(lambda: quotas.counters)),
         *readings.limit_readings(
             down=lambda: parts.ladder.down,

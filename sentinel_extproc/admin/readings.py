@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from sentinel_extproc.admin.backlog import BacklogSampler
+from sentinel_extproc.identity.denylist import DenyCounters
+from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.refreshing import CacheCounters
 from sentinel_extproc.identity.service import IdentityCounters
 from sentinel_extproc.identity.shared import SharedCounters
@@ -36,6 +38,9 @@ IDENTITY_SOURCE: _Fields = {
 }
 IDENTITY_HELD_BACK: _Fields = {"refresh": "refreshes_shed", "gate": "gated"}
 IDENTITY_FORGOTTEN: _Fields = {"revoked": "revoked"}
+
+DENIALS: _Fields = {"added": "added", "refused": "refused", "unsure": "unsure"}
+EFFECTS: _Fields = {"revocations": "count", "seconds": "seconds"}
 
 CACHE_ANSWERS: _Fields = {
     "fresh": "fresh",
@@ -101,6 +106,38 @@ def identity_readings(counters: Callable[[], IdentityCounters]) -> list[Reading]
             "why",
             counters,
             IDENTITY_FORGOTTEN,
+        ),
+    ]
+
+
+def revocation_readings(
+    denials: Callable[[], DenyCounters], effect: Callable[[], EffectTimes]
+) -> list[Reading]:
+    """Of revoked tokens, and of how soon revocations hold here."""
+    return [
+        _counters(
+            "sentinel_identity_denied_tokens_total",
+            "Tokens revoked here, requests refused for one, and looks that Redis didn't answer.",
+            "what",
+            denials,
+            DENIALS,
+        ),
+        _counters(
+            "sentinel_revocation_effects_total",
+            "Revocations that took effect here, and the seconds that they took in all.",
+            "sum",
+            effect,
+            EFFECTS,
+        ),
+        _gauge(
+            "sentinel_revocation_effect_last_seconds",
+            "From the latest revocation to its effect here.",
+            lambda: effect().last_s,
+        ),
+        _gauge(
+            "sentinel_revocation_effect_longest_seconds",
+            "The longest that a revocation took to its effect here.",
+            lambda: effect().longest_s,
         ),
     ]
 

@@ -12,6 +12,8 @@ import pytest
 from sentinel_extproc.admin import readings as named
 from sentinel_extproc.admin.backlog import BacklogSampler
 from sentinel_extproc.errors import Unavailable
+from sentinel_extproc.identity.denylist import DenyCounters
+from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.refreshing import CacheCounters
 from sentinel_extproc.identity.service import IdentityCounters
 from sentinel_extproc.identity.shared import SharedCounters
@@ -33,6 +35,7 @@ TABLES: list[tuple[type, list[Mapping[str, str]]]] = [
             named.IDENTITY_FORGOTTEN,
         ],
     ),
+    (DenyCounters, [named.DENIALS]),
     (CacheCounters, [named.CACHE_ANSWERS, named.CACHE_HELD_BACK]),
     (SharedCounters, [named.SHARED_RESULTS]),
     (WriterCounters, [named.OUTBOX_RECORDS, named.OUTBOX_COMMITS]),
@@ -61,6 +64,20 @@ def test_identity() -> None:
     again = values(named.identity_readings(lambda: counters))["sentinel_identity_answers_total"]
     assert isinstance(again, dict)
     assert again["fresh"] == 9
+
+
+def test_revocations() -> None:
+    effect = EffectTimes()
+    effect.applied(1_000_000, 1_002.5)
+    effect.applied(1_000_000, 1_000.5)
+    effect.applied(1_000_000, 999.0)  # by a clock that is behind
+    found = values(named.revocation_readings(lambda: DenyCounters(added=2), lambda: effect))
+    assert found == {
+        "sentinel_identity_denied_tokens_total": {"added": 2, "refused": 0, "unsure": 0},
+        "sentinel_revocation_effects_total": {"revocations": 3, "seconds": 3.0},
+        "sentinel_revocation_effect_last_seconds": 0.0,
+        "sentinel_revocation_effect_longest_seconds": 2.5,
+    }
 
 
 def test_breakers_and_limits() -> None:
