@@ -40,7 +40,6 @@ IDENTITY_HELD_BACK: _Fields = {"refresh": "refreshes_shed", "gate": "gated"}
 IDENTITY_FORGOTTEN: _Fields = {"revoked": "revoked"}
 
 DENIALS: _Fields = {"added": "added", "refused": "refused", "unsure": "unsure"}
-EFFECTS: _Fields = {"revocations": "count", "seconds": "seconds"}
 
 CACHE_ANSWERS: _Fields = {
     "fresh": "fresh",
@@ -122,12 +121,17 @@ def revocation_readings(
             denials,
             DENIALS,
         ),
-        _counters(
-            "sentinel_revocation_effects_total",
-            "Revocations that took effect here, and the seconds that they took in all.",
-            "sum",
-            effect,
-            EFFECTS,
+        Reading(
+            "sentinel_revocations_applied_total",
+            "Revocations that took effect here, by a message or because an epoch had moved.",
+            Kind.COUNTER,
+            lambda: effect().count,
+        ),
+        Reading(
+            "sentinel_revocation_effect_seconds_total",
+            "Sum of the seconds from each of them to its effect here.",
+            Kind.COUNTER,
+            lambda: effect().seconds,
         ),
         _gauge(
             "sentinel_revocation_effect_last_seconds",

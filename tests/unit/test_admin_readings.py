@@ -74,7 +74,8 @@ def test_revocations() -> None:
     found = values(named.revocation_readings(lambda: DenyCounters(added=2), lambda: effect))
     assert found == {
         "sentinel_identity_denied_tokens_total": {"added": 2, "refused": 0, "unsure": 0},
-        "sentinel_revocation_effects_total": {"revocations": 3, "seconds": 3.0},
+        "sentinel_revocations_applied_total": 3,
+        "sentinel_revocation_effect_seconds_total": 3.0,
         "sentinel_revocation_effect_last_seconds": 0.0,
         "sentinel_revocation_effect_longest_seconds": 2.5,
     }
