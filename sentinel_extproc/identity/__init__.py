@@ -44,5 +44,5 @@ Use::
     feed = RevocationFeed(client_without_read_timeout, (authenticator,),
                           denials=denials, effect=effect)      # start(), aclose()
     await authenticator.aclose()
-    quotas = CachedQuotas(client, fresh_s=60.0)   # a QuotaSource
+    quotas = CachedQuotas(client, fresh_s=60.0)   # an EntitlementSource
 """

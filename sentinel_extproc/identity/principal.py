@@ -46,11 +46,23 @@ class Authenticator(Protocol):
         ...
 
 
-class QuotaSource(Protocol):
-    """Knows the quotas that another authority keeps for a caller."""
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """What another authority says a caller may use.
 
-    async def quotas(self, principal: Principal) -> tuple[Quota, ...]:
-        """The caller's quotas, as last reported.
+    Attributes:
+        plan: the subscription's name; None when the authority names none.
+    """
+
+    quotas: tuple[Quota, ...] = ()
+    plan: str | None = None
+
+
+class EntitlementSource(Protocol):
+    """Knows what callers are entitled to."""
+
+    async def entitlement(self, principal: Principal) -> Entitlement:
+        """The caller's quotas and plan, as last reported.
 
         Raises:
             Forbidden: the authority doesn't know the caller.

@@ -1,4 +1,4 @@
-"""Zion's quotas of a user, cached as identities are: a ``QuotaSource``."""
+"""Zion's quotas of a user, cached as identities are: a ``EntitlementSource``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sentinel_extproc.errors import SentinelError
 from sentinel_extproc.identity.cache import Periods
-from sentinel_extproc.identity.principal import Principal
+from sentinel_extproc.identity.principal import Entitlement, Principal
 from sentinel_extproc.identity.refreshing import CacheCounters, Loaded, RefreshingCache, SourceBusy
 from sentinel_extproc.limits.model import Quota, QuotaPeriod, Unit
 from sentinel_extproc.zion import wire
@@ -34,7 +34,7 @@ class LimitsClient(Protocol):
 
 
 class CachedQuotas:
-    """Implements ``QuotaSource`` over Zion. One event loop.
+    """Implements ``EntitlementSource`` over Zion. One event loop.
 
     Args:
         fresh_s: longest time an answer is used unchecked: how late a change in Zion shows.
@@ -62,7 +62,7 @@ class CachedQuotas:
         self._client = client
         self._periods = Periods(fresh_s, stale_s, on_error_s)
         self._wall_clock = wall_clock
-        self._known: RefreshingCache[str, tuple[Quota, ...]] = RefreshingCache(
+        self._known: RefreshingCache[str, Entitlement] = RefreshingCache(
             max_entries=max_entries,
             max_loads=max_lookups,
             busy_message="The account's quotas can't be read right now; "
@@ -76,11 +76,11 @@ class CachedQuotas:
         """Counts for telemetry."""
         return self._known.counters
 
-    async def quotas(self, principal: Principal) -> tuple[Quota, ...]:
-        """See ``QuotaSource``."""
+    async def entitlement(self, principal: Principal) -> Entitlement:
+        """See ``EntitlementSource``."""
         external_id = principal.external_id
 
-        async def load(_known: bool) -> Loaded[tuple[Quota, ...]] | SentinelError:
+        async def load(_known: bool) -> Loaded[Entitlement] | SentinelError:
             # The older of the two times: usage of ours that Zion adds meanwhile is counted twice
             # for a moment rather than not at all.
             seen_ms = int(self._wall_clock() * 1000)
@@ -93,7 +93,8 @@ class CachedQuotas:
                 return error
             except SentinelError as error:
                 return error
-            return Loaded(translated(limits.quotas, seen_ms), self._periods)
+            entitlement = Entitlement(translated(limits.quotas, seen_ms), plan_of(limits.quotas))
+            return Loaded(entitlement, self._periods)
 
         return await self._known.get(external_id, load)
 
@@ -111,6 +112,11 @@ class CachedQuotas:
     async def aclose(self) -> None:
         """Cancel look-ups that still run."""
         await self._known.aclose()
+
+
+def plan_of(quotas: Iterable[wire.Quota]) -> str | None:
+    """The plan that Zion's limits are named for; the per-metric dialect names metrics instead."""
+    return next((quota.name for quota in quotas if quota.name != quota.metric.value), None)
 
 
 def translated(quotas: Iterable[wire.Quota], seen_ms: int) -> tuple[Quota, ...]:

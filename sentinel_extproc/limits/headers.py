@@ -16,10 +16,10 @@ def limit_headers(states: Sequence[LimitState], *, degraded: str | None = None) 
     ``x-ratelimit-limit``, ``-remaining`` and ``-reset`` (whole seconds) are of the limit that is
     closest to its end; the forms with ``-requests`` and ``-tokens``, whose reset reads ``6m0s``,
     are OpenAI's own. A limit that never resets has no reset header. ``x-sentinel-degraded`` names
-    the rung of the ladder that decided. Shadow limits and cost don't show in OpenAI's forms, shadow
-    limits nowhere.
+    the rung of the ladder that decided. Shadow limits and cost don't show.
     """
-    visible = [state for state in states if not state.shadow]
+    # Money is no number of things that a client could count down, and is kept in millionths.
+    visible = [state for state in states if not state.shadow and state.unit is not Unit.COST]
     headers: dict[str, str] = {}
     tightest = _tightest(visible)
     if tightest is not None:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.states import State
-from sentinel_extproc.identity.principal import Authenticator, QuotaSource
+from sentinel_extproc.identity.principal import Authenticator, EntitlementSource
 from sentinel_extproc.limits.headers import limit_headers
 from sentinel_extproc.limits.model import NOTHING, GrowingLimiter, Reservation, ReserveRequest
 from sentinel_extproc.telemetry.facts import (
@@ -89,7 +90,7 @@ class Driver:
         ledger: Ledger,
         pool: Executor,
         emit: Emit,
-        quotas: QuotaSource | None = None,
+        quotas: EntitlementSource | None = None,
         deferred: DeferredUsage | None = None,
         decision_timeout_s: float = 1.8,
     ) -> None:
@@ -226,7 +227,10 @@ class Driver:
                 principal = await check(token)
                 if self._quotas is None:
                     return on.Authenticated(principal)
-                return on.Authenticated(principal, await self._quotas.quotas(principal))
+                entitled = await self._quotas.entitlement(principal)
+                if principal.plan is None and entitled.plan is not None:
+                    principal = replace(principal, plan=entitled.plan)
+                return on.Authenticated(principal, entitled.quotas)
             case do.Read(endpoint, body, head):
                 return on.Planned(await self._work(len(body), endpoint.plan, body, head))
             case do.Count(request):

@@ -145,3 +145,19 @@ def test_a_stream_over_its_hold_goes_on_as_debt(run_stack: RunStack, work_dir: P
     refused = chat(stack, max_tokens=1)
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) > 3600, "the debt is carried forward"
+
+
+def test_a_policy_can_match_the_plan_that_zion_names(run_stack: RunStack, work_dir: Path) -> None:
+    policy = work_dir / "policy.yaml"
+    policy.write_text(
+        "rules:\n"
+        "  - match: {plan: ai_usage}\n"
+        "    limits: [{name: of-plan, unit: requests, kind: ring, limit: 1, per: 1h}]\n"
+        "  - match: {plan: another}\n"
+        "    limits: [{name: of-another, unit: requests, kind: ring, limit: 0, per: 1h}]\n"
+    )
+    stack = run_stack(settings={"SENTINEL_LIMITS__POLICY_FILE": str(policy)})
+    assert chat(stack).status_code == 200
+    refused = chat(stack)
+    assert refused.status_code == 429
+    assert refused.json()["sentinel"]["limit_name"] == "of-plan"

@@ -76,9 +76,17 @@ async def test_translation(
 ) -> None:
     client = Client((zion_quota(metric=metric, resets=resets, used=130),))
     name = f"pro-{metric.value}"
-    assert await make(client, Clock()).quotas(ALICE) == (
+    assert (await make(client, Clock()).entitlement(ALICE)).quotas == (
         Quota(name=name, unit=unit, limit=100, used=130, period=period, seen_ms=1_767_225_600_000),
     )
+
+
+@pytest.mark.parametrize(("names", "plan"), [(["pro"], "pro"), (["ai_requests"], None), ([], None)])
+async def test_the_plan_is_what_zions_limits_are_named_for(
+    names: list[str], plan: str | None
+) -> None:
+    client = Client(tuple(zion_quota(name=name, metric=Metric.REQUESTS) for name in names))
+    assert (await make(client, Clock()).entitlement(ALICE)).plan == plan
 
 
 def test_every_quota_has_a_name_of_its_own() -> None:
@@ -109,18 +117,18 @@ def test_every_quota_has_a_name_of_its_own() -> None:
 async def test_a_change_in_zion_shows_within_the_fresh_period_or_at_once_when_told() -> None:
     client, clock = Client(), Clock()
     quotas = make(client, clock)
-    await quotas.quotas(ALICE)
+    await quotas.entitlement(ALICE)
     client.answer = (zion_quota(limit=5),)
     clock.now = 59
-    assert (await quotas.quotas(ALICE))[0].limit == 100
+    assert (await quotas.entitlement(ALICE)).quotas[0].limit == 100
     quotas.forget_user("ext-z")
-    assert (await quotas.quotas(ALICE))[0].limit == 100
+    assert (await quotas.entitlement(ALICE)).quotas[0].limit == 100
     quotas.forget_user("ext-a")
-    (fresh,) = await quotas.quotas(ALICE)
+    (fresh,) = (await quotas.entitlement(ALICE)).quotas
     assert (fresh.limit, fresh.seen_ms) == (5, 1_767_225_659_000)
     client.answer = ()
     quotas.forget_all()
-    assert await quotas.quotas(ALICE) == ()
+    assert (await quotas.entitlement(ALICE)).quotas == ()
     assert client.calls == ["ext-a"] * 3
     await quotas.aclose()
 
@@ -129,23 +137,23 @@ async def test_a_user_without_quotas_is_remembered_too() -> None:
     client = Client(())
     quotas = make(client, Clock())
     for _ in range(3):
-        assert await quotas.quotas(ALICE) == ()
+        assert (await quotas.entitlement(ALICE)).quotas == ()
     assert len(client.calls) == 1
 
 
 async def test_known_quotas_serve_while_zion_is_down_and_unknown_users_get_a_503() -> None:
     client, clock = Client(), Clock()
     quotas = make(client, clock)
-    await quotas.quotas(ALICE)
+    await quotas.entitlement(ALICE)
     client.answer = ZionUnavailable("down", reason=Reason.TIMEOUT)
     for now in (100, 301, 1799):
         clock.now = now
-        assert (await quotas.quotas(ALICE))[0].limit == 100
+        assert (await quotas.entitlement(ALICE)).quotas[0].limit == 100
     with pytest.raises(Unavailable):
-        await quotas.quotas(Principal("ext-b", "b", ""))
+        await quotas.entitlement(Principal("ext-b", "b", ""))
     clock.now = 1800
     with pytest.raises(Unavailable):
-        await quotas.quotas(ALICE)
+        await quotas.entitlement(ALICE)
     await quotas.aclose()
 
 
@@ -156,7 +164,7 @@ async def test_a_busy_zion_is_left_alone() -> None:
     for now in (0, 10, 19):
         clock.now = now
         with pytest.raises(Unavailable) as caught:
-            await quotas.quotas(ALICE)
+            await quotas.entitlement(ALICE)
         assert caught.value.retry_after_s == 20 - now
     assert len(client.calls) == 1
 
@@ -164,4 +172,4 @@ async def test_a_busy_zion_is_left_alone() -> None:
 async def test_an_unknown_user_is_refused() -> None:
     client = Client(Forbidden("unknown", code="user_not_found"))
     with pytest.raises(Forbidden):
-        await make(client, Clock()).quotas(ALICE)
+        await make(client, Clock()).entitlement(ALICE)

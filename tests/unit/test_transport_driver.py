@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -13,8 +14,17 @@ from sentinel_extproc.errors import CredentialRevoked, LimitExceeded, Unauthenti
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.states import ProtocolViolation
-from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.limits.model import NOTHING, Growth, Quantities, Reservation, ReserveRequest
+from sentinel_extproc.identity.principal import Entitlement, EntitlementSource, Principal
+from sentinel_extproc.limits.model import (
+    NOTHING,
+    Growth,
+    Quantities,
+    Quota,
+    QuotaPeriod,
+    Reservation,
+    ReserveRequest,
+    Unit,
+)
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeRefused,
@@ -97,7 +107,7 @@ class Parts:
         self.grown: list[Quantities] = []
         self.growth = Growth.GROWN
         self.revocations = 0
-        self.rechecked = ADA
+        self.principal = self.rechecked = ADA
         self.stored: list[UsageRecord] = []
         self.facts: list[Fact] = []
         self.estimator = TokenEstimator()
@@ -111,7 +121,7 @@ class Parts:
 
     async def authenticate(self, token: str) -> Principal:
         await self.gate("authenticate")
-        return ADA
+        return self.principal
 
     async def recheck(self, token: str) -> Principal:
         await self.gate("recheck")
@@ -148,7 +158,7 @@ class Parts:
     def output_counter(self, model: str) -> OutputCounter:
         return self.estimator.output_counter(model)
 
-    def driver(self, *, timeout_s: float = 30.0) -> Driver:
+    def driver(self, *, timeout_s: float = 30.0, quotas: EntitlementSource | None = None) -> Driver:
         def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
             return Exchange(
                 exchange_id=exchange_id,
@@ -166,6 +176,7 @@ class Parts:
             pool=ThreadPoolExecutor(1),
             emit=self.facts.append,
             decision_timeout_s=timeout_s,
+            quotas=quotas,
         )
 
 
@@ -403,6 +414,23 @@ async def test_a_large_body_is_counted_off_the_loop(parts: Parts) -> None:
     stream = Stream(REQUEST_HEADERS, body, RESPONSE_HEADERS, RESPONSE_BODY)
     await run_to_end(parts.driver(), stream)
     assert parts.reserved[0].predicted.input_tokens > 5000
+
+
+@pytest.mark.parametrize(("known", "plan"), [(None, "pro"), ("team", "team")])
+async def test_quotas_and_plan_go_into_the_reservation(
+    parts: Parts, known: str | None, plan: str
+) -> None:
+    quota = Quota("q", Unit.REQUESTS, 5, 1, QuotaPeriod.DAILY, 0)
+
+    class Entitled:
+        async def entitlement(self, principal: Principal) -> Entitlement:
+            return Entitlement((quota,), "pro")
+
+    parts.principal = replace(ADA, plan=known)
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
+    await run_to_end(parts.driver(quotas=Entitled()), stream)
+    assert parts.reserved[0].quotas == (quota,)
+    assert parts.reserved[0].subject.plan == plan
 
 
 async def test_a_revocation_since_the_check_asks_the_source_and_goes_on(parts: Parts) -> None:
