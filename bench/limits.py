@@ -137,8 +137,8 @@ def send(url: str, kinds: tuple[Kind, ...], offset: int, seconds: float) -> int:
     """In a process of its own: reserves in pipelines for so long; returns how many."""
     store = RedisStore(build_client(url))
     connection = sync_redis.Redis.from_url(url)
-    sha = store._reserve.sha  # noqa: SLF001 - the bench sends what the store would
     lines = lines_of(kinds)
+    sha = store._reserve.of(lines).sha  # noqa: SLF001 - the bench sends what the store would
     sent, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
         pipeline = connection.pipeline(transaction=False)

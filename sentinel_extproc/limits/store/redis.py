@@ -89,9 +89,9 @@ class RedisStore:
         self._settled_ttl = str(round(settled_ttl_s * 1000))
         self._clock = clock
         self._cluster = isinstance(client, RedisCluster)
-        self._reserve = scripts.load("reserve")
-        self._extend = scripts.load("extend")
-        self._settle = scripts.load("settle")
+        self._reserve = scripts.ByKinds("reserve")
+        self._extend = scripts.ByKinds("extend")
+        self._settle = scripts.ByKinds("settle")
         self._bump = scripts.load("bump")
         self._beat = scripts.load("beat")
 
@@ -100,7 +100,7 @@ class RedisStore:
 
     async def reserve(self, claim: Claim) -> Verdict:
         """See ``Store.reserve``."""
-        return _verdict(await self._run(self._reserve, *self.reserve_call(claim)))
+        return _verdict(await self._run(self._reserve.of(claim.lines), *self.reserve_call(claim)))
 
     def reserve_call(self, claim: Claim) -> tuple[list[str], list[str | bytes]]:
         """The keys and arguments of the reserve script."""
@@ -123,7 +123,7 @@ class RedisStore:
         """See ``Store.extend``."""
         keys = [self._record_key(claim), *self._line_keys(claim)]
         arguments: list[str | bytes] = [self._now(), self._record_ttl, *_lines(claim.lines)]
-        return _verdict(await self._run(self._extend, keys, arguments))
+        return _verdict(await self._run(self._extend.of(claim.lines), keys, arguments))
 
     async def settle(self, claim: Claim) -> None:
         """See ``Store.settle``."""
@@ -134,7 +134,7 @@ class RedisStore:
             str(claim.at_ms),
             *_lines(claim.lines),
         ]
-        await self._run(self._settle, keys, arguments)
+        await self._run(self._settle.of(claim.lines), keys, arguments)
 
     async def epochs(self, external_id: str, names: Sequence[str]) -> tuple[Epoch, ...]:
         """The revocation epochs as they stand, for a credential that is checked now.

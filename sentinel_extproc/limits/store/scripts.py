@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 
-_COMMON = ("common.lua", "bucket.lua", "ring.lua", "calendar.lua")
+from ..limit import Kind
+from . import Line
+
+Kinds = frozenset[Kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,31 @@ class Script:
     sha: str
 
 
-def load(name: str) -> Script:
-    """The script of one command: ``reserve``, ``extend``, ``settle``, ``bump`` or ``beat``."""
+def load(name: str, kinds: Kinds = frozenset()) -> Script:
+    """The script of one command: ``reserve``, ``extend``, ``settle``, ``bump`` or ``beat``.
+
+    Args:
+        kinds: what the command's lines are. A script defines its functions anew at every call, so
+            that each kind that isn't needed costs Redis more than a microsecond.
+    """
     folder = resources.files("sentinel_extproc.limits") / "scripts"
-    source = "\n".join(
-        (folder / file).read_text(encoding="utf-8") for file in (*_COMMON, f"{name}.lua")
-    )
+    files = ("common", *sorted(kind.value for kind in kinds), name)
+    source = "\n".join((folder / f"{file}.lua").read_text(encoding="utf-8") for file in files)
     digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, source, digest)
+
+
+class ByKinds:
+    """The variants of one script, at most one per set of kinds, read when first needed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._loaded: dict[Kinds, Script] = {}
+
+    def of(self, lines: Iterable[Line]) -> Script:
+        """The one for these lines."""
+        kinds = frozenset(line.limit.kind for line in lines)
+        script = self._loaded.get(kinds)
+        if script is None:
+            script = self._loaded[kinds] = load(self._name, kinds)
+        return script
