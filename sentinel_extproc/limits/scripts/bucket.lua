@@ -29,19 +29,23 @@ kinds[1] = {
     return floor(s[1] / l.span)
   end,
 
+  --@ extend
   lacking = function(s, l, hold, target)
     return target - hold[1]
   end,
 
+  --@ reserve extend
   take = function(s, l, hold, amount, now)
     s[1] = max(LEAST, s[1] - amount * l.span)
     return { (hold and hold[1] or 0) + amount }
   end,
 
+  --@ settle
   settle = function(s, l, hold, actual, now)
     s[1] = max(LEAST, min(l.cap * l.span, s[1] + (hold[1] - actual) * l.span))
   end,
 
+  --@ settle
   -- Use older than a whole refill has been paid back already.
   charge = function(s, l, actual, at, now)
     if (now - at) * l.rate < l.cap * l.span then
@@ -49,13 +53,16 @@ kinds[1] = {
     end
   end,
 
+  --@ reserve extend
   reset = function(s, l, now)
     return s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate)
   end,
 
+  --@ reserve extend
   wait = function(s, l, amount, now)
     return max(1, s[2] - now + ceil((min(amount, l.cap) * l.span - s[1]) / l.rate))
   end,
+  --@ all
 
   -- A full bucket needs no key, so the state lives as long as refilling takes.
   save = function(key, s, l, now)

@@ -54,9 +54,11 @@ local function window_end(period, window)
   return nil
 end
 
+--@ reserve extend
 local function lease_at(now)
   return floor((now + LEASE) / LEASE_SLOT)
 end
+--@ all
 
 local function move(s, lease, amount)
   for i = 6, #s, 2 do
@@ -132,6 +134,7 @@ kinds[3] = {
     return room
   end,
 
+  --@ extend
   -- A hold is {window, lease, amount}. A hold of a window that is over grows no more; one whose
   -- lease ran out has to be taken again whole.
   lacking = function(s, l, hold, target, now)
@@ -141,6 +144,7 @@ kinds[3] = {
     return target - (live(hold[2], now) and hold[3] or 0)
   end,
 
+  --@ reserve extend
   take = function(s, l, hold, amount, now)
     local lease = lease_at(now)
     if not hold then
@@ -159,6 +163,7 @@ kinds[3] = {
     return { s[2], lease, kept + amount }
   end,
 
+  --@ settle
   settle = function(s, l, hold, actual, now)
     if hold[1] ~= s[2] then
       return
@@ -169,12 +174,14 @@ kinds[3] = {
     s[3] = s[3] + actual
   end,
 
+  --@ settle
   charge = function(s, l, actual, at, now)
     if window_of(l.span, at) == s[2] then
       s[3] = s[3] + actual
     end
   end,
 
+  --@ reserve extend
   reset = function(s, l, now)
     if s[3] <= 0 and #s == 5 then
       return 0
@@ -183,6 +190,7 @@ kinds[3] = {
     return last and last - now or -1
   end,
 
+  --@ reserve extend
   -- Room may come from leases that run out before the window ends.
   wait = function(s, l, amount, now)
     local last = window_end(s[1], s[2])
@@ -202,6 +210,7 @@ kinds[3] = {
     end
     return last and max(1, last - now) or -1
   end,
+  --@ all
 
   -- Our own lifetime quotas are the only states that never expire: nobody else knows their use.
   save = function(key, s, l, now)

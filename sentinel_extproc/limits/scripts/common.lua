@@ -57,6 +57,7 @@ local function record_of(raw)
   return raw and cmsgpack.unpack(raw)
 end
 
+--@ reserve extend
 -- Four numbers of a line's standing: fits, remaining, ms until whole, ms until `amount` fits.
 local function report(reply, l, s, fits, now, wait)
   local n = #reply
@@ -65,3 +66,4 @@ local function report(reply, l, s, fits, now, wait)
   reply[n + 3] = l.kind.reset(s, l, now)
   reply[n + 4] = wait
 end
+--@ all

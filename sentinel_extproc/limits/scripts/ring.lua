@@ -56,10 +56,12 @@ kinds[2] = {
     return l.cap - s.total
   end,
 
+  --@ extend
   lacking = function(s, l, hold, target)
     return target - hold[1]
   end,
 
+  --@ reserve extend
   -- A hold is {total, slot, amount, slot, amount...}: growth is stamped with its own slot.
   take = function(s, l, hold, amount, now)
     if amount > 0 then
@@ -85,6 +87,7 @@ kinds[2] = {
     return grown
   end,
 
+  --@ settle
   -- Hands back to the stamped slots only, latest first; use beyond the hold is use now.
   settle = function(s, l, hold, actual, now)
     local back = hold[1] - actual
@@ -112,6 +115,7 @@ kinds[2] = {
     end
   end,
 
+  --@ settle
   -- Use counts in the slot of its time, and no more once that has left the window.
   charge = function(s, l, actual, at, now)
     local slot = min(s.head, floor(at * SLOTS / l.span))
@@ -121,10 +125,12 @@ kinds[2] = {
     end
   end,
 
+  --@ reserve extend
   reset = function(s, l, now)
     return s.total > 0 and gone(s.newest, l) - now or 0
   end,
 
+  --@ reserve extend
   wait = function(s, l, amount, now)
     local room = l.cap - s.total
     local wanted = min(amount, l.cap)
@@ -137,6 +143,7 @@ kinds[2] = {
     end
     return max(1, gone(s.head, l) - now)
   end,
+  --@ all
 
   save = function(key, s, l, now)
     local header = struct.pack('<dddd', l.span, s.head, s.total, s.newest)
