@@ -40,13 +40,13 @@ local function fetch(raw)
   return raw or nil
 end
 
--- Store for `ttl` ms, or for ever when it is nil.
+-- Store for `ttl` ms (at least 1; a number, or cheaper the text of one), or for ever when it is nil.
 local function put(key, value, ttl)
   if tested then
-    local expiry = ttl and tonumber(ARGV[1]) + max(1, ttl) or math.huge
+    local expiry = ttl and tonumber(ARGV[1]) + ttl or math.huge
     redis.call('SET', key, struct.pack('<d', expiry) .. value)
   elseif ttl then
-    redis.call('SET', key, value, 'PX', max(1, ttl))
+    redis.call('SET', key, value, 'PX', ttl)
   else
     redis.call('SET', key, value)
   end
@@ -58,6 +58,11 @@ local function record_of(raw)
 end
 
 --@ reserve extend
+-- Numbers as one string of doubles, which costs less than a list of them.
+local function doubles(numbers)
+  return struct.pack('<' .. string.rep('d', #numbers), unpack(numbers))
+end
+
 -- Four numbers of a line's standing: fits, remaining, ms until whole, ms until `amount` fits.
 local function report(reply, l, s, fits, now, wait)
   local n = #reply

@@ -11,7 +11,7 @@ local raw = redis.call('MGET', unpack(KEYS))
 
 local record = record_of(raw[1])
 if record and record[1] == SETTLED then
-  return { OVER, now }
+  return doubles({ OVER, now })
 end
 
 local lines, states, more, fits, admitted = {}, {}, {}, {}, true
@@ -33,10 +33,10 @@ if admitted or record then
     record[2 + i] = l.kind.take(s, l, record[2 + i], admitted and more[i] or 0, now)
     l.kind.save(KEYS[1 + i], s, l, now)
   end
-  put(KEYS[1], cmsgpack.pack(record), tonumber(ARGV[2]))
+  put(KEYS[1], cmsgpack.pack(record), ARGV[2])
 end
 for i = 1, count do
   local l, s = lines[i], states[i]
   report(reply, l, s, fits[i], now, fits[i] and 0 or l.kind.wait(s, l, more[i], now))
 end
-return reply
+return doubles(reply)

@@ -2,7 +2,7 @@
 -- KEYS: the request's record, its revocation epochs, one state per line.
 -- ARGV: time or '', the record's life in ms, number of epochs, the epochs as the caller saw them,
 --       then the lines (see line).
--- Returns: decision, time, then four numbers per line (see report).
+-- Returns, as doubles: decision, time, then four numbers per line (see report).
 local ADMITTED, DENIED, REVOKED, OVER = 0, 1, 2, 3
 local now = clock(ARGV[1])
 local epochs = tonumber(ARGV[3])
@@ -12,7 +12,7 @@ local raw = redis.call('MGET', unpack(KEYS))
 
 for i = 1, epochs do
   if (tonumber(raw[1 + i] or 0) or 0) > tonumber(ARGV[3 + i]) then
-    return { REVOKED, now }
+    return doubles({ REVOKED, now })
   end
 end
 
@@ -38,7 +38,7 @@ elseif admitted then
     record[2 + i] = l.kind.take(s, l, nil, l.amount, now)
     l.kind.save(KEYS[1 + epochs + i], s, l, now)
   end
-  put(KEYS[1], cmsgpack.pack(record), tonumber(ARGV[2]))
+  put(KEYS[1], cmsgpack.pack(record), ARGV[2])
 else
   reply[1] = DENIED
 end
@@ -47,4 +47,4 @@ for i = 1, count do
   local l, s = lines[i], states[i]
   report(reply, l, s, fits[i], now, fits[i] and 0 or l.kind.wait(s, l, l.amount, now))
 end
-return reply
+return doubles(reply)

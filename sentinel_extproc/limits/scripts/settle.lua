@@ -28,5 +28,5 @@ for i = 1, count do
     l.kind.save(KEYS[1 + i], s, l, now)
   end
 end
-put(KEYS[1], cmsgpack.pack({ SETTLED, now }), tonumber(ARGV[2]))
+put(KEYS[1], cmsgpack.pack({ SETTLED, now }), ARGV[2])
 return 1

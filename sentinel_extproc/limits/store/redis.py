@@ -321,9 +321,9 @@ def _lines(lines: tuple[Line, ...]) -> list[bytes]:
 
 
 def _verdict(reply: object) -> Verdict:
-    if not isinstance(reply, list) or len(reply) < 2 or len(reply) % 4 != 2:
+    if not isinstance(reply, bytes) or len(reply) < 16 or len(reply) % 32 != 16:
         raise StoreError("Redis answered with something else than a verdict")
-    numbers = [int(value) for value in reply]
+    numbers = [int(value) for value in struct.unpack(f"<{len(reply) // 8}d", reply)]
     lines = tuple(
         LineVerdict(fits == 1, remaining, reset_ms, wait_ms)
         for fits, remaining, reset_ms, wait_ms in zip(*[iter(numbers[2:])] * 4, strict=True)
