@@ -29,6 +29,7 @@ from sentinel_extproc.errors import (
     LimitExceeded,
     SentinelError,
     Unauthenticated,
+    Unavailable,
 )
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
@@ -52,6 +53,7 @@ from sentinel_extproc.usage.record import Outcome
 Commands = tuple[do.Command, ...]
 
 _EXHAUSTED = "A limit was exhausted while this answer was generated."
+_DRAINING = "The gateway is restarting; connect again."
 _REVOKED = "The API key was revoked while this answer was generated."
 
 
@@ -286,6 +288,8 @@ class Exchange:
         """Watch a piece of an admitted request pass; the answer may have begun already."""
         if self._upload is None:
             raise ProtocolViolation(f"a second body in state {self.state.name}")
+        if self._evicted:
+            return self._finish(Outcome.CUT, do.Respond(CredentialRevoked(_REVOKED)))
         self._upload.feed(event.body)
         return (do.Reply(do.Phase.REQUEST_BODY),)
 
@@ -322,6 +326,8 @@ class Exchange:
         if failed or self._plan.unwatched:
             # Nothing in the body can change the bill, so Envoy needn't send it.
             return self._finish(_outcome(failed=failed), replace(reply, mode=do.Mode.NOTHING))
+        if self._handing_back and self._plan.endless:
+            return self._finish(Outcome.DRAINED, do.Respond(Unavailable(_DRAINING)))
         if self._handing_back:
             return self._finish(Outcome.DRAINED, replace(reply, mode=do.Mode.NOTHING), close=True)
         self.state = State.ANSWERING
@@ -332,21 +338,20 @@ class Exchange:
     def response_body(self, event: on.ResponseBody) -> Commands:
         """Watch a piece of the answer pass."""
         body = self._answer.feed(event.body, end=event.end_of_stream)
+        self._waiting = reply = do.Reply(do.Phase.RESPONSE_BODY, body=body)
         if event.end_of_stream:
-            self._waiting = do.Reply(do.Phase.RESPONSE_BODY, body=body)
-            if deferrals := self._answer.reading().deferrals:
-                self.state = State.CLAIMING
-                return (do.Claim(self._principal.external_id, deferrals),)
-            return self._finish(Outcome.COMPLETED, self._waiting)
+            return self._complete()
+        if self._evicted:
+            return self._cut(_REVOKED)
+        if self._handing_back and self._plan.endless:
+            # Without us it would go on for ever, unmetered.
+            return self._cut(_DRAINING, Outcome.DRAINED)
         if self._handing_back:
             if body is not None:
                 body += self._answer.held
             return self._finish(
                 Outcome.DRAINED, do.Reply(do.Phase.RESPONSE_BODY, body=body), close=True
             )
-        self._waiting = reply = do.Reply(do.Phase.RESPONSE_BODY, body=body)
-        if self._evicted:
-            return self._cut(_REVOKED)
         if not self._answer.due():
             return (reply,)
         self.state = State.GROWING
@@ -356,32 +361,39 @@ class Exchange:
         )
         return (do.Grow(self._reservation, counted),)
 
+    def _complete(self) -> Commands:
+        """The answer came to its end, and ``_waiting`` lets the client see it."""
+        if deferrals := self._answer.reading().deferrals:
+            self.state = State.CLAIMING
+            return (do.Claim(self._principal.external_id, deferrals),)
+        return self._finish(Outcome.COMPLETED, self._waiting)
+
     def claimed(self, event: on.Claimed) -> Commands:
         """Bill what the answer tells of, and what wasn't billed yet."""
         self._answer.claim(event.claimed)
         commands = self._finish(Outcome.COMPLETED, self._waiting)
         if event.claimed:
-            self._last += (do.Confirm(event.claimed),)
+            # In front of the reply, at which the client may be gone.
+            self._last = (do.Confirm(event.claimed), *self._last)
         return commands
 
     def grown(self, event: on.Grown) -> Commands:
         """Go on, or end the answer because a limit ran out under it."""
         self.state = State.ANSWERING
-        ends = event.growth is Growth.CUT
-        if self._plan.endless:
-            ends = event.growth is not Growth.GROWN
-        if not ends:
-            return (self._waiting,)
-        return self._cut(_EXHAUSTED)
+        # Debt has no end where the answer has none.
+        ending = (Growth.CUT, Growth.DEBT) if self._plan.endless else (Growth.CUT,)
+        if event.growth in ending:
+            return self._cut(_EXHAUSTED)
+        return (self._waiting,)
 
-    def _cut(self, why: str) -> Commands:
+    def _cut(self, why: str, outcome: Outcome = Outcome.CUT) -> Commands:
         if not self._answer.event_stream:
             # Nothing can be added to such an answer that its reader would understand.
-            return self._finish(Outcome.CUT, do.Respond(LimitExceeded(why)))
+            return self._finish(outcome, do.Respond(LimitExceeded(why)))
         body = self._answer.cut(self._match.endpoint.cut(why))
         if body is None:
             return (self._waiting,)
-        return self._finish(Outcome.CUT, replace(self._waiting, body=body), after=State.CUT)
+        return self._finish(outcome, replace(self._waiting, body=body), after=State.CUT)
 
     def after_cut(self, event: on.ResponseBody) -> Commands:
         """The client has its last event; stop the provider at the first sign of life."""
@@ -393,7 +405,8 @@ class Exchange:
     def trailers(self, event: on.Trailers) -> Commands:
         """Trailers end the body that they follow."""
         if event.of_response and self.state in (State.ADMITTED, State.ANSWERING):
-            return self._finish(Outcome.COMPLETED, do.Reply(do.Phase.RESPONSE_TRAILERS))
+            self._waiting = do.Reply(do.Phase.RESPONSE_TRAILERS)
+            return self._complete()
         if not event.of_response and "decision" not in self._facts:
             raise ProtocolViolation("request trailers before a decision")
         return (do.Reply(phase_of(event)),)

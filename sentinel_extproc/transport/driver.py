@@ -8,6 +8,7 @@ exception, never a return.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -31,6 +32,7 @@ from sentinel_extproc.telemetry.facts import (
     Emit,
     ExchangeFinished,
     ExchangeRefused,
+    Fact,
     InternalFault,
     RecordNotStored,
 )
@@ -40,6 +42,8 @@ from sentinel_extproc.transport.claims import Claims
 from sentinel_extproc.transport.codec import decode, encode
 from sentinel_extproc.usage.deferred import DeferredUsage
 from sentinel_extproc.usage.record import Ledger, UsageRecord
+
+log = logging.getLogger("sentinel.driver")
 
 INLINE_BYTES = 6_000
 """Bodies up to here are read and counted on the event loop: a thread hand-over costs more (about
@@ -101,11 +105,11 @@ class Driver:
         self._quotas = quotas
         self._ledger = ledger
         self._pool = pool
-        self._emit = emit
+        self._emit = _guarded(emit)
         self._decision_timeout_s = decision_timeout_s
         self._live: set[Exchange] = set()
         self._background = Background()
-        self._claims = Claims(deferred, emit=emit, background=self._background)
+        self._claims = Claims(deferred, emit=self._emit, background=self._background)
 
     @property
     def live(self) -> int:
@@ -268,17 +272,22 @@ class Driver:
 
     def _end(self, exchange: Exchange) -> None:
         """Account for an exchange whose stream is over; does nothing after a normal end."""
-        if exchange.state in (State.RECORDING, State.CUT, State.DONE):
+        if exchange.state in (State.CUT, State.DONE):
             return
+        # What is being recorded is recorded even if nobody waits for it any more.
+        recording = exchange.state is State.RECORDING
         try:
-            for command in exchange.handle(on.Disconnected()):
-                match command:
+            todo = deque(exchange.handle(on.Recorded() if recording else on.Disconnected()))
+            while todo:
+                match todo.popleft():
                     case do.Settle(reservation, actual):
                         self._background.start(self._limiter.settle(reservation, actual))
                     case do.Record(record):
-                        exchange.handle(on.Recorded())
                         self._emit(_finished(exchange, record))
                         self._background.start(self._store(record))
+                        todo.extend(exchange.handle(on.Recorded()))
+                    case do.Confirm(claimed):
+                        self._claims.confirm(exchange.exchange_id, claimed)
         except Exception as fault:  # noqa: BLE001 - runs in a finally clause
             self._emit(InternalFault(exchange.exchange_id, "end of exchange", fault, True))
 
@@ -287,6 +296,18 @@ class Driver:
             await self._ledger.append(record)
         except Exception as fault:  # noqa: BLE001 - the client's bytes must not wait for a disk
             self._emit(RecordNotStored(record, str(fault)))
+
+
+def _guarded(emit: Emit) -> Emit:
+    """Telling must never cost a record: an adapter's bug ends here."""
+
+    def emit_safely(fact: Fact) -> None:
+        try:
+            emit(fact)
+        except Exception:
+            log.exception("a fact could not be told")
+
+    return emit_safely
 
 
 def _finished(exchange: Exchange, record: UsageRecord) -> ExchangeFinished:

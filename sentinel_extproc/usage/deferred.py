@@ -68,5 +68,5 @@ class RedisDeferredUsage:
             await self._client.delete(*self._keys(name))
 
     def _keys(self, name: str) -> tuple[str, str]:
-        tagged = f"{self._prefix}deferred:{{{name}}}"
+        tagged = f"{self._prefix}:1:deferred:{{{name}}}"
         return tagged, tagged + ":lease"

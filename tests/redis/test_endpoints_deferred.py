@@ -9,7 +9,7 @@ from sentinel_extproc.usage.deferred import RedisDeferredUsage
 
 
 def book(client: Client) -> RedisDeferredUsage:
-    return RedisDeferredUsage(client, prefix="test:", budget_s=5.0)
+    return RedisDeferredUsage(client, prefix="test", budget_s=5.0)
 
 
 async def test_only_its_owner_is_billed_and_once(redis_client: Client) -> None:
@@ -29,7 +29,7 @@ async def test_a_claim_that_was_never_confirmed_can_be_made_again(redis_client: 
     debts = book(redis_client)
     await debts.register("batch_1", "ada")
     assert await debts.claim("batch_1", "ada")
-    lease = "test:deferred:{batch_1}:lease"
+    lease = "test:1:deferred:{batch_1}:lease"
     assert 0 < await redis_client.ttl(lease) <= 120
     await redis_client.delete(lease)  # as its expiry does
     assert await debts.claim("batch_1", "ada")
@@ -37,4 +37,4 @@ async def test_a_claim_that_was_never_confirmed_can_be_made_again(redis_client: 
 
 async def test_what_nobody_asks_about_is_forgotten_in_the_end(redis_client: Client) -> None:
     await book(redis_client).register("batch_1", "ada")
-    assert 30 * 86_400 < await redis_client.ttl("test:deferred:{batch_1}") <= 35 * 86_400
+    assert 30 * 86_400 < await redis_client.ttl("test:1:deferred:{batch_1}") <= 35 * 86_400

@@ -74,7 +74,9 @@ class TestReading:
         assert created is not match("POST", "/v1/batches/b/cancel").endpoint
 
 
-def answered(answer: dict[str, object], *, method: bytes = b"GET") -> tuple[Exchange, do.Command]:
+def answered(
+    answer: dict[str, object], *, method: bytes = b"GET", end: bool = True
+) -> tuple[Exchange, do.Command]:
     machine = Exchange(
         exchange_id="x-1",
         started_at_ms=0,
@@ -89,7 +91,7 @@ def answered(answer: dict[str, object], *, method: bytes = b"GET") -> tuple[Exch
     assert reserve.request.predicted == Quantities(1, 0, 0, 0)
     machine.handle(on.Reserved(Reservation(reserve.request, reserve.request.predicted), ()))
     machine.handle(on.ResponseHeaders([(":status", b"200")], False))
-    command, *_ = machine.handle(on.ResponseBody(json.dumps(answer).encode(), True))
+    command, *_ = machine.handle(on.ResponseBody(json.dumps(answer).encode(), end))
     return machine, command
 
 
@@ -105,9 +107,15 @@ class TestExchange:
         assert isinstance(record, do.Record)
         assert record.record.usage == COST
         assert record.record.provenance is Provenance.PROVIDER
-        reply, confirm = machine.handle(on.Recorded())
+        confirm, reply = machine.handle(on.Recorded())
+        assert confirm == do.Confirm(known), "before the reply, at which the client may be gone"
         assert isinstance(reply, do.Reply)
-        assert confirm == do.Confirm(known)
+
+    def test_an_answer_that_ends_in_trailers_is_no_way_around_it(self) -> None:
+        machine, _ = answered(batch(), end=False)
+        assert machine.handle(on.Trailers(of_response=True)) == (
+            do.Claim("ext-ada", (Deferred("batch_1", COST),)),
+        )
 
     def test_what_is_billed_already_or_by_another_costs_a_request(self) -> None:
         machine, _ = answered(batch())

@@ -17,7 +17,7 @@ from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.accounting import bill
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
-from sentinel_extproc.exchange.states import ProtocolViolation
+from sentinel_extproc.exchange.states import ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quantities, Reservation
 from sentinel_extproc.tokens.model import Confidence, Estimate
@@ -297,6 +297,20 @@ class TestRealtime:
         reply = book.send(on.ResponseBody(self.done(), False))
         assert reply == do.Reply(do.Phase.RESPONSE_BODY)
         assert book.grown == Quantities(1, 60, 40, 0)
+
+    @pytest.mark.parametrize("event", [on.HandBack(), on.Evicted()])
+    def test_it_ends_when_we_do_or_its_caller_is_revoked(self, event: on.Event) -> None:
+        # Handed back like another answer, it would go on for ever, unmetered.
+        book, _ = self.start(TOKEN)
+        book.answer(b"101")
+        book.machine.handle(event)
+        reply = book.send(on.ResponseBody(self.done(), False))
+        assert isinstance(reply, do.Reply)
+        assert reply.body is not None
+        assert reply.body.startswith(self.done())
+        assert len(reply.body) > len(self.done())
+        assert book.billed() == (TokenUsage(60, 40), Provenance.PROVIDER)
+        assert book.machine.state is State.CUT
 
     @pytest.mark.parametrize("growth", [Growth.DEBT, Growth.CUT])
     def test_debt_ends_it_because_it_has_no_end_of_its_own(self, growth: Growth) -> None:

@@ -348,6 +348,18 @@ async def test_a_client_that_leaves_under_the_answer_is_settled(parts: Parts) ->
     assert len(parts.settled) == 1
 
 
+async def test_a_fact_that_cannot_be_told_costs_no_record(parts: Parts) -> None:
+    parts.facts = _Broken()
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
+    await run_to_end(parts.driver(), stream)
+    assert len(parts.stored) == len(parts.settled) == 1
+
+
+class _Broken(list[Fact]):
+    def append(self, fact: Fact) -> None:
+        raise RuntimeError("bug in an adapter")
+
+
 async def test_a_record_that_cannot_be_stored_does_not_hold_the_client(parts: Parts) -> None:
     parts.fail["append"] = Unavailable("disk full")
     stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
