@@ -8,9 +8,18 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from sentinel_extproc.errors import LimitExceeded, Unavailable
 from sentinel_extproc.limits.facts import LimitFact, StoreLost, StoreRegained
 from sentinel_extproc.limits.limit import Kind, Limit, OnOutage, Period
-from sentinel_extproc.limits.model import Epoch, Unit
+from sentinel_extproc.limits.limiter import StoreLimiter
+from sentinel_extproc.limits.model import (
+    Epoch,
+    Quantities,
+    ReserveRequest,
+    Subject,
+    Unit,
+)
+from sentinel_extproc.limits.policy import Policy, Rule
 from sentinel_extproc.limits.settler import Settler
 from sentinel_extproc.limits.store import (
     Claim,
@@ -39,8 +48,14 @@ class Primary(MemoryStore):
         self.mute = 0
         """How many of the next commands are done but not answered."""
         self.commands = 0
+        self.turns: int | None = None
+        """How many more commands get a turn; the others are not tried. None: all of them."""
 
     def _reach(self) -> None:
+        if self.turns is not None:
+            if not self.turns:
+                raise StoreUntriedError("too many wait")
+            self.turns -= 1
         self.commands += 1
         if self.away:
             raise StoreError("away")
@@ -232,6 +247,40 @@ async def test_a_claim_whose_answer_was_lost_twice_is_settled_where_it_was_taken
     assert await bench.primary.left(RING) == 60
     await bench.ladder.settle(replace(_now(claim, 30), at_ms=verdict.at_ms))
     assert await bench.primary.left(RING) == 70
+
+
+async def test_a_lost_answer_stays_in_doubt_when_the_repetition_is_not_tried(
+    bench: Bench,
+) -> None:
+    strict = replace(RING, on_outage=OnOutage.DENY)
+    claim = bench.claim((strict, 40))
+    for ask in (bench.ladder.reserve, bench.ladder.extend, bench.ladder.settle):
+        bench.primary.mute, bench.primary.turns = 1, 1
+        with pytest.raises(StoreError) as caught:
+            await ask(claim)
+        assert not isinstance(caught.value, StoreUntriedError)
+        bench.primary.turns = None
+    bench.primary.turns = 0
+    with pytest.raises(StoreUntriedError):
+        await bench.ladder.reserve(bench.claim((strict, 1)))
+
+
+@pytest.mark.parametrize("rung", [OnOutage.DENY, OnOutage.LOCAL])
+async def test_what_a_lost_answer_took_is_handed_back(bench: Bench, rung: OnOutage) -> None:
+    # `local`: more than this replica's share, so that it is refused here as well.
+    limit = replace(RING, on_outage=rung)
+    limiter = StoreLimiter(bench.ladder, Policy((Rule(limits=(limit,)),)))
+    subject = Subject("user", "/v1/chat/completions", "chat", "gpt-4o")
+    bench.primary.mute, bench.primary.turns = 1, 1
+    with pytest.raises((Unavailable, LimitExceeded)):
+        await limiter.reserve(ReserveRequest("x", subject, Quantities(1, 60, 0)))
+    assert 40 in {state.room() for state in bench.primary.snapshot().values()}, "it was taken"
+    bench.primary.turns = None
+    async with asyncio.timeout(10):
+        await limiter.flush()
+    (state,) = bench.primary.snapshot().values()
+    assert state.room() == 100
+    await limiter.close(timeout_s=0.0)
 
 
 async def test_with_little_traffic_one_failure_and_a_probe_are_enough(bench: Bench) -> None:

@@ -170,13 +170,23 @@ class Ladder:
         await self._primary.close()
 
     async def _ask(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask the primary, and once more: every command is safe to repeat."""
+        """Ask the primary, and once more: every command is safe to repeat.
+
+        Raises:
+            StoreUntriedError: no attempt can have changed anything.
+            StoreError: one may have.
+        """
+        lost = False
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 answer = await call()
-            except StoreUntriedError:
+            except StoreUntriedError as error:
+                if lost:
+                    # Untried is only the repetition; the first attempt may have been applied.
+                    raise StoreError(f"an answer was lost; then {error}") from error
                 raise
             except StoreError as error:
+                lost = True
                 self._failed(error)
                 if attempt == _ATTEMPTS or self._outage.down:
                     raise
