@@ -24,6 +24,7 @@ from sentinel_extproc.limits.limit import Kind, Limit, Period
 from sentinel_extproc.limits.model import Unit
 from sentinel_extproc.limits.store import Claim, Decision, Line, StoreError, StoreUntriedError
 from sentinel_extproc.limits.store.connect import TlsFiles, build_client
+from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.redis import Client, RedisStore
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
 
@@ -99,6 +100,34 @@ async def test_replicas_are_counted_and_forgotten(redis_client: Client) -> None:
     clock[0] += 6_000
     await counters[0].beat()
     assert counters[0].count == 1
+
+
+async def test_a_replica_counts_the_ones_that_the_operator_knows_of(redis_client: Client) -> None:
+    away = patient(build_client("unix:///nonexistent/redis.sock"))
+    starting = ReplicaCounter(away, at_least=2)
+    with pytest.raises(StoreError):
+        await starting.beat()
+    assert starting.count == 2, "it heard of nobody, and is not alone"
+    store = patient(redis_client)
+    counters = [ReplicaCounter(store, at_least=2) for _ in range(3)]
+    for counter in counters:
+        await counter.beat()
+    assert [counter.count for counter in counters] == [2, 2, 3]
+    with pytest.raises(ValueError, match="at_least"):
+        ReplicaCounter(store, at_least=0)
+
+
+async def test_the_share_of_a_replica_that_starts_in_an_outage(redis_client: Client) -> None:
+    away = patient(build_client("unix:///nonexistent/redis.sock"))
+    ladder = Ladder(away, replicas=ReplicaCounter(away, at_least=5))
+    limit = LINES[0].limit
+    verdicts = [
+        await ladder.reserve(Claim(f"x{n}", "user", (Line(limit, limit.name, 1),)))
+        for n in range(limit.capacity)
+    ]
+    admitted = [verdict.decision for verdict in verdicts].count(Decision.ADMITTED)
+    assert admitted == limit.capacity // (2 * 5)
+    await ladder.close()
 
 
 async def test_the_last_known_number_of_replicas_outlives_redis(redis_client: Client) -> None:

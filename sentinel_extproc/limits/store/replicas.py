@@ -16,15 +16,20 @@ class ReplicaCounter:
     Args:
         store: where they meet.
         every_s: how often this one says that it is there; it is forgotten after four times that.
+        at_least: how many there are at any time, as far as the operator knows. A replica that
+            starts while the store is away can't count the others.
     """
 
-    def __init__(self, store: RedisStore, *, every_s: float = 5.0) -> None:
+    def __init__(self, store: RedisStore, *, every_s: float = 5.0, at_least: int = 1) -> None:
+        if at_least < 1:
+            raise ValueError("at_least counts this replica, too: it can't be below 1")
         self._store = store
         self._every_s = every_s
         self._name = uuid.uuid4().hex
         self._task: asyncio.Task[None] | None = None
-        self.count = 1
-        """At least this one; as last heard."""
+        self._at_least = at_least
+        self.count = at_least
+        """As last heard, but never below ``at_least``."""
 
     def start(self) -> None:
         """Begin to count, behind everything else."""
@@ -37,7 +42,7 @@ class ReplicaCounter:
         Raises:
             StoreError: the number stays what it was.
         """
-        self.count = max(1, await self._store.beat(self._name, self._every_s * 4))
+        self.count = max(self._at_least, await self._store.beat(self._name, self._every_s * 4))
 
     async def stop(self) -> None:
         """Stop counting."""
