@@ -15,7 +15,7 @@ decides while the store is away.
   for Redis
 - ``store/``: the ``Store`` contract; ``redis`` and ``memory``; ``connect``: clients from URLs;
   ``ladder``, ``outage``, ``shares``, ``replicas``: what happens when Redis does not answer
-- ``settler``: applies settlements behind the answers
+- ``settler``: applies settlements behind the answers; ``renewer``: keeps open holds from lapsing
 - ``limiter``: ``StoreLimiter``, the ``Limiter`` that the rest of the program uses
 - ``headers``: answer headers, pure; ``facts``: what is told to logs and metrics
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import (
@@ -28,7 +27,7 @@ from .claims import (
     seeded,
 )
 from .facts import EmitLimitFact, HoldExhausted, LimitsDecided, emit_nothing
-from .limit import Kind, Limit, OnExhausted, OnOutage
+from .limit import Limit, OnExhausted, OnOutage
 from .model import (
     NOTHING,
     Growth,
@@ -38,6 +37,7 @@ from .model import (
     ReserveRequest,
 )
 from .policy import Policy
+from .renewer import Renewer
 from .settler import Settler
 from .store import Claim, Decision, Store, StoreError, StoreUntriedError, Verdict
 
@@ -60,14 +60,12 @@ _GROW_AT_LEAST = 256
 class _Hold:
     """What the limiter must know of an open reservation.
 
-    ``claim`` says what is held, ``covers`` in quantities; ``renewed_s`` is monotonic.
+    ``claim`` says what is held, ``covers`` in quantities.
     """
 
     claim: Claim
     covers: Quantities
     model: str
-    opened_s: float
-    renewed_s: float
     growth: Growth = Growth.GROWN
     settled: bool = False
 
@@ -83,8 +81,10 @@ class StoreLimiter:
         store: keeps the counts; usually a ``Ladder`` over Redis.
         policy: which limits apply.
         renew_every_s: how often leases of running exchanges are renewed; they last 60 s.
+        keep_every_s: how often holds without leases are; the store's record of one lasts 600 s.
         longest_exchange_s: an exchange open for longer is no longer renewed.
         quota_on_outage, quota_on_exhausted, quota_right_size: as in ``Limit``, for quotas.
+        clock: seconds, monotonic; for renewing.
     """
 
     def __init__(
@@ -93,29 +93,37 @@ class StoreLimiter:
         policy: Policy,
         *,
         renew_every_s: float = 20.0,
+        keep_every_s: float = 200.0,
         longest_exchange_s: float = 7200.0,
         quota_on_outage: OnOutage = OnOutage.LOCAL,
         quota_on_exhausted: OnExhausted = OnExhausted.SETTLE_AS_DEBT,
         quota_right_size: bool = False,
         emit: EmitLimitFact = emit_nothing,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self.policy = policy
-        self._renew_every_s = renew_every_s
-        self._longest_exchange_s = longest_exchange_s
         self._quota_on_outage = quota_on_outage
         self._quota_on_exhausted = quota_on_exhausted
         self._quota_right_size = quota_right_size
         self._emit = emit
         self._settler = Settler(store, emit=emit)
-        self._leased: dict[tuple[str, str], _Hold] = {}
-        self._renewer: asyncio.Task[None] | None = None
+        self._renewer = Renewer(
+            store,
+            lease_every_s=renew_every_s,
+            record_every_s=keep_every_s,
+            longest_s=longest_exchange_s,
+            clock=clock,
+        )
 
     async def start(self) -> None:
-        """Begin what runs behind the requests: leases are renewed, the store looks after itself."""
+        """Begin what runs behind the requests: holds are renewed, the store looks after itself."""
         await self._store.start()
-        if self._renewer is None:
-            self._renewer = asyncio.create_task(self._renew_for_ever(), name="limits-renewer")
+        self._renewer.start()
+
+    async def renew_due(self) -> None:
+        """Renew the holds whose time it is; after ``start`` that happens by itself."""
+        await self._renewer.renew_due()
 
     async def ping(self) -> None:
         """Return when the store answers.
@@ -168,11 +176,9 @@ class StoreLimiter:
             claim = build_claim(request, limits, quotas, held)
             verdict = await self._ask(claim)
         self._raise_unless_admitted(claim, verdict)
-        now_s = time.monotonic()
         covers = covered(claim, held, model)
-        hold = _Hold(replace(claim, at_ms=verdict.at_ms), covers, model, now_s, now_s)
-        if any(line.limit.kind is Kind.CALENDAR for line in claim.lines):
-            self._leased[claim.owner, claim.id] = hold
+        hold = _Hold(replace(claim, at_ms=verdict.at_ms), covers, model)
+        self._renewer.watch(hold.claim)
         return Reservation(
             request=request,
             held=held,
@@ -194,14 +200,18 @@ class StoreLimiter:
             try:
                 claim = _at_least(hold.claim, retaken(hold.claim, target, hold.model))
                 verdict = await self._store.extend(claim)
-            except (StoreError, SentinelError) as error:
+            except StoreError as error:
+                log.debug("whether a hold can grow is not known: %s", error)
+                return Growth.UNKNOWN
+            except SentinelError as error:
                 log.debug("a hold could not grow: %s", error)
                 return Growth.DEBT
             if hold.is_settled() or verdict.decision is Decision.OVER:
                 return Growth.GROWN
-            hold.renewed_s = time.monotonic()
             if verdict.decision is Decision.ADMITTED:
                 hold.claim, hold.covers = claim, target
+            self._renewer.renewed(hold.claim)
+            if verdict.decision is Decision.ADMITTED:
                 return Growth.GROWN
         exhausted = [
             line.limit
@@ -220,7 +230,7 @@ class StoreLimiter:
         if not isinstance(hold, _Hold) or hold.settled:
             return
         hold.settled = True
-        self._leased.pop((hold.claim.owner, hold.claim.id), None)
+        self._renewer.forget(hold.claim)
         try:
             self._settler.submit(retaken(hold.claim, actual, hold.model))
         except SentinelError as error:
@@ -233,11 +243,7 @@ class StoreLimiter:
 
     async def close(self, *, timeout_s: float = 5.0) -> None:
         """Apply what is settled, for at most ``timeout_s``; then close the store."""
-        if self._renewer is not None:
-            self._renewer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._renewer
-            self._renewer = None
+        await self._renewer.stop()
         await self._settler.close(timeout_s=timeout_s)
         await self._store.close()
 
@@ -278,23 +284,6 @@ class StoreLimiter:
                 raise Unavailable("This exchange is over already.", code="exchange_over")
             case Decision.ADMITTED:
                 return
-
-    async def _renew_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._renew_every_s / 4)
-            now_s = time.monotonic()
-            for key, hold in list(self._leased.items()):
-                if now_s - hold.opened_s > self._longest_exchange_s:
-                    self._leased.pop(key, None)
-                elif now_s - hold.renewed_s >= self._renew_every_s and not hold.settled:
-                    hold.renewed_s = now_s
-                    await self._renew(hold.claim)
-
-    async def _renew(self, claim: Claim) -> None:
-        try:
-            await self._store.extend(claim)
-        except StoreError as error:
-            log.debug("leases could not be renewed: %s", error)
 
 
 def _covers(held: Quantities, counted: Quantities) -> bool:

@@ -155,6 +155,9 @@ class Growth(StrEnum):
     """It could not grow; what is used beyond it will be charged as debt."""
     CUT = "cut"
     """It could not grow, and a limit says that the answer must then end."""
+    UNKNOWN = "unknown"
+    """It could not be asked now: go on, and ask again. What is used is charged when it is settled.
+    """
 
 
 class Limiter(Protocol):

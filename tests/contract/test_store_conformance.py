@@ -12,7 +12,9 @@ import pytest
 
 from sentinel_extproc.demo.redis import RunningRedis, start_redis
 from sentinel_extproc.limits.limit import Kind, Limit, Period
-from sentinel_extproc.limits.model import Epoch, Unit
+from sentinel_extproc.limits.limiter import StoreLimiter
+from sentinel_extproc.limits.model import Epoch, Quantities, ReserveRequest, Subject, Unit
+from sentinel_extproc.limits.policy import Policy, Rule
 from sentinel_extproc.limits.store import Claim, Decision, Line, Seed, Verdict, owner_tag
 from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.memory import MemoryStore
@@ -418,3 +420,30 @@ async def test_large_amounts_stay_exact(bench: Bench) -> None:
 async def test_a_claim_without_lines_checks_epochs_only(bench: Bench) -> None:
     assert (await bench.reserve()).decision is Decision.ADMITTED
     await bench.store.ping()
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "left"),
+    [
+        (bucket(100, 60_000), 90, 100 - (90 - 30)),  # full again since; what is beyond the hold
+        (ring(100, 7_200_000), 10, 90),
+        (calendar(100, Period.MONTH), 10, 90),
+    ],
+    ids=str,
+)
+async def test_an_exchange_of_an_hour_is_settled_against_its_hold(
+    bench: Bench, limit: Limit, used: int, left: int
+) -> None:
+    limiter = StoreLimiter(
+        bench.store, Policy((Rule(limits=(limit,)),)), clock=lambda: bench.clock[0] / 1000
+    )
+    subject = Subject("user-1", "/v1/chat/completions", "chat", "gpt-4o")
+    reservation = await limiter.reserve(ReserveRequest("long", subject, Quantities(1, 30, 0)))
+    for _ in range(180):
+        bench.advance(20_000)
+        await limiter.renew_due()
+    await limiter.settle(reservation, Quantities(1, used, 0))
+    await limiter.flush()
+    again = await limiter.reserve(ReserveRequest("next", subject, Quantities(0, 0, 0)))
+    assert again.states[0].remaining == left
+    await limiter.close()

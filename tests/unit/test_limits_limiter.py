@@ -239,13 +239,31 @@ async def test_a_hold_that_cannot_grow(
     assert await left(limiter) == 0
 
 
-async def test_growth_while_the_store_is_away_is_debt_for_now(bench: Bench) -> None:
+@pytest.mark.parametrize("on_exhausted", OnExhausted)
+async def test_growth_while_the_store_is_away_is_unknown_and_asked_for_again(
+    bench: Bench, on_exhausted: OnExhausted
+) -> None:
+    # DEBT or CUT would end an answer without end, such as a realtime session.
+    limiter = bench.limiter(limit(on_exhausted=on_exhausted))
+    reservation = await limiter.reserve(ask(1, Quantities(1, 100, 10)))
+    bench.store.broken = True
+    for output in (20, 30):
+        growth = await limiter.grow(reservation, Quantities(1, 100, output))
+        assert growth is Growth.UNKNOWN
+    bench.store.broken = False
+    assert await limiter.grow(reservation, Quantities(1, 100, 40)) is Growth.GROWN
+    assert len(bench.store.extended) == 1
+
+
+async def test_what_was_used_while_growth_was_unknown_is_charged(bench: Bench) -> None:
     limiter = bench.limiter(limit())
     reservation = await limiter.reserve(ask(1, Quantities(1, 100, 10)))
     bench.store.broken = True
-    assert await limiter.grow(reservation, Quantities(1, 100, 20)) is Growth.DEBT
+    assert await limiter.grow(reservation, Quantities(1, 100, 500)) is Growth.UNKNOWN
     bench.store.broken = False
-    assert await limiter.grow(reservation, Quantities(1, 100, 30)) is Growth.GROWN
+    await limiter.settle(reservation, Quantities(1, 100, 500))
+    await limiter.flush()
+    assert await left(limiter) == 400
 
 
 async def test_leases_of_running_exchanges_are_renewed(bench: Bench) -> None:

@@ -1,0 +1,164 @@
+"""Keeps what open exchanges hold from lapsing: their leases, and the store's records of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from .limit import Kind
+from .store import Claim, Decision, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+"""Half of the commands that the store runs at once: requests come first."""
+_PER_TICK = 4096
+"""Of each queue: a second's work for a Redis on the same network; the rest is next tick's."""
+
+_Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Held:
+    """``asked_s`` is when the store last renewed it or was asked to, on the renewer's clock."""
+
+    claim: Claim
+    opened_s: float
+    asked_s: float
+
+    @property
+    def leased(self) -> bool:
+        """Whether leases are part of it, which end long before the record does."""
+        return any(line.limit.kind is Kind.CALENDAR for line in self.claim.lines)
+
+
+class Renewer:
+    """Renews every hold in time until it is forgotten.
+
+    Both queues are in the order of ``asked_s``, so that a tick looks at nothing that is not due.
+
+    Args:
+        store: extending a claim there to what it holds renews it.
+        lease_every_s: how often a hold with leases is renewed, and how soon any is asked for again
+            when the store did not answer; leases last 60 s.
+        record_every_s: how often the others are; the store keeps a record for 600 s.
+        longest_s: a hold that is open for longer is left to lapse.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        lease_every_s: float,
+        record_every_s: float,
+        longest_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._lease_every_s = lease_every_s
+        self._record_every_s = record_every_s
+        self._longest_s = longest_s
+        self._clock = clock
+        self._soon: OrderedDict[_Key, _Held] = OrderedDict()
+        self._later: OrderedDict[_Key, _Held] = OrderedDict()
+        self._task: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        """How many holds are kept."""
+        return len(self._soon) + len(self._later)
+
+    def start(self) -> None:
+        """Begin to renew, behind everything else."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="limits-renewer")
+
+    async def stop(self) -> None:
+        """Stop renewing."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def watch(self, claim: Claim) -> None:
+        """Keep what was just taken for ``claim``. Without lines there is nothing to keep."""
+        if claim.lines:
+            now_s = self._clock()
+            self._put(_Held(claim, now_s, now_s))
+
+    def renewed(self, claim: Claim) -> None:
+        """The store has just renewed ``claim``, which may have grown since it was watched."""
+        held = self._take(_key(claim))
+        if held is not None:
+            held.claim, held.asked_s = claim, self._clock()
+            self._put(held)
+
+    def forget(self, claim: Claim) -> None:
+        """It is settled."""
+        self._take(_key(claim))
+
+    async def renew_due(self) -> None:
+        """One tick: renew what is due, up to a bound, the longest waiting first."""
+        for queue, every_s in (
+            (self._soon, self._lease_every_s),
+            (self._later, self._record_every_s),
+        ):
+            due = list(islice(self._due(queue, every_s), _PER_TICK))
+            for start in range(0, len(due), _AT_ONCE):
+                await asyncio.gather(*(self._renew(held) for held in due[start : start + _AT_ONCE]))
+
+    def _due(self, queue: OrderedDict[_Key, _Held], every_s: float) -> Iterator[_Held]:
+        now_s = self._clock()
+        for held in queue.values():
+            if now_s - held.asked_s < every_s:
+                return
+            yield held
+
+    async def _renew(self, held: _Held) -> None:
+        key, now_s = _key(held.claim), self._clock()
+        if self._at(key) is not held:
+            return
+        self._take(key)
+        if now_s - held.opened_s > self._longest_s:
+            return
+        # Without an answer it stays among those that are asked for again soon.
+        held.asked_s = now_s
+        self._soon[key] = held
+        try:
+            verdict = await self._store.extend(held.claim)
+        except StoreError as error:
+            log.debug("a hold could not be renewed: %s", error)
+            return
+        if self._at(key) is not held:
+            return
+        self._take(key)
+        if verdict.decision is not Decision.OVER:
+            held.asked_s = self._clock()
+            self._put(held)
+
+    def _at(self, key: _Key) -> _Held | None:
+        return self._soon.get(key) or self._later.get(key)
+
+    def _take(self, key: _Key) -> _Held | None:
+        return self._soon.pop(key, None) or self._later.pop(key, None)
+
+    def _put(self, held: _Held) -> None:
+        key = _key(held.claim)
+        self._take(key)
+        (self._soon if held.leased else self._later)[key] = held
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_every_s / 4)
+            await self.renew_due()
+
+
+def _key(claim: Claim) -> _Key:
+    return (claim.owner, claim.id)
