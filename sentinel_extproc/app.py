@@ -139,7 +139,7 @@ async def _start(
     forgetters: tuple[Forgetter, ...] = (identity.authenticator, *([quotas] if quotas else []))
 
     emit_limits = to_all(log_limit_fact, metrics.emit_limits)
-    replicas = ReplicaCounter(store)
+    replicas = ReplicaCounter(store, at_least=settings.limits.replicas_at_least)
     ladder = Ladder(store, replicas=replicas, emit=emit_limits)
     limiter = _limiter(settings, ladder, emit_limits)
     stack.push_async_callback(limiter.close)

@@ -272,6 +272,9 @@ class LimitSettings(Section):
 
     policy_file: Path | None = None
     """YAML file with limits by path, model, plan and user; it replaces the next two settings."""
+    replicas_at_least: int = Field(1, ge=1, le=10_000)
+    """Sidecars that share this Redis, at least: while Redis is away the local share of a limit is
+    divided by the greater of this and the number last seen."""
     zion_quotas: bool = True
     """Enforce the quotas that Zion knows for each user, on top of the policy."""
     quota_on_outage: OnOutage = OnOutage.LOCAL
