@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sentinel_extproc.config.settings import IdentitySettings, IdentitySourceName
 from sentinel_extproc.exchange.intake import Credential, bearer, verified_claims
 from sentinel_extproc.identity.claim_names import ClaimNames
-from sentinel_extproc.identity.claims import credential_digest
+from sentinel_extproc.identity.claims import credential_digest, credential_signed_sha256
 from sentinel_extproc.identity.claims_source import ClaimsSource
 from sentinel_extproc.identity.denylist import RedisDenyList
 from sentinel_extproc.identity.effect import EffectTimes
@@ -80,6 +80,7 @@ def identity_parts(
         denials=denials,
         effect=effect,
         digest=credential_digest if by_claims else None,
+        signed=credential_signed_sha256 if by_claims else None,
     )
     stack.push_async_callback(authenticator.aclose)
     return IdentityParts(authenticator, shared, denials, effect)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from sentinel_extproc.errors import Unauthenticated
 from sentinel_extproc.identity.bearer import CHALLENGE, CHALLENGE_INVALID, MAX_TOKEN_BYTES
+from sentinel_extproc.identity.expiry import signed_sha256
 
 _MARK = "\0"
 
@@ -63,6 +64,11 @@ def credential_digest(credential: str) -> bytes:
     be revoked like any other; else of its claims."""
     text, _, token = credential.removeprefix(_MARK).partition(_MARK)
     return hashlib.sha256((token or _MARK + text).encode("utf-8", "surrogatepass")).digest()
+
+
+def credential_signed_sha256(credential: str) -> bytes | None:
+    """``signed_sha256`` of the token in a credential; None when it wasn't forwarded."""
+    return signed_sha256(credential.removeprefix(_MARK).partition(_MARK)[2])
 
 
 def _says(token: str, claims: Mapping[str, object]) -> bool:

@@ -3,7 +3,8 @@
 The list is in Redis, for as long as was configured; every process mirrors what it hears of and what
 it finds. It is asked before the source is, so it costs nothing while a token is cached; what makes
 cached tokens be asked for again are the revocation's epoch and its message. With Redis away the
-mirror stands, and the source decides about the rest.
+mirror stands, and the source decides about the rest; except where an epoch says that something was
+revoked: then nothing is accepted before the list was read.
 """
 
 from __future__ import annotations
@@ -14,11 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from redis.exceptions import RedisError
-
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.identity.cache import LruMap
-from sentinel_extproc.limits.store.attempts import Attempts
+from sentinel_extproc.limits.store.attempts import REDIS_FAULTS, Attempts
 from sentinel_extproc.limits.store.redis import Client
 
 _PATIENCE_S = 1.0
@@ -32,8 +31,9 @@ class DenyList(Protocol):
         """Whether it is known here to be on the list."""
         ...
 
-    async def denied(self, token_sha256: bytes) -> bool:
-        """Whether it is on the list. Never raises, never takes long."""
+    async def denied(self, token_sha256: bytes) -> bool | None:
+        """Whether it is on the list; None when that can't be known now. Never raises, never takes
+        long."""
         ...
 
     def mirror(self, token_sha256: bytes) -> None:
@@ -113,12 +113,14 @@ class RedisDenyList:
         self._counters.refused += 1
         return True
 
-    async def denied(self, token_sha256: bytes) -> bool:
+    async def denied(self, token_sha256: bytes) -> bool | None:
         """See ``DenyList``."""
         if self.mirrored(token_sha256):
             return True
         left_ms = await self._attempts.one(lambda: self._client.pttl(self._key(token_sha256)))
-        if left_ms is None or left_ms <= 0:
+        if left_ms is None:
+            return None
+        if left_ms <= 0:
             return False
         self._counters.refused += 1
         self._until.put(token_sha256, self._clock() + left_ms / 1000)
@@ -134,7 +136,7 @@ class RedisDenyList:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 await self._client.set(self._key(token_sha256), b"1", px=round(self._ttl_s * 1000))
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_FAULTS as error:
             raise Unavailable(
                 "The revocation could not be stored: repeat it.", code="revocation_failed"
             ) from error

@@ -1,4 +1,4 @@
-"""The ``exp`` claim of a token that looks like a JWT, read without checking its signature. Pure.
+"""What a token that looks like a JWT says, read without checking its signature. Pure.
 
 An unverified claim may only ever shorten trust. Whoever shortens it in a forged token gains
 nothing, and a genuine one says what its issuer meant.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import math
 from dataclasses import dataclass
 
@@ -45,6 +46,23 @@ def read_jwt(token: str) -> JwtClaims | None:
     if payload.exp is not None and not math.isfinite(payload.exp):
         return None
     return JwtClaims(payload.exp)
+
+
+def signed_sha256(token: str) -> bytes | None:
+    """SHA-256 of what a JWT's signature covers: the text ``header.payload``; None for other tokens.
+
+    It names a JWT whatever its signature is spelt like: of ECDSA signatures anybody can make a
+    second valid one, and base64url has several spellings of most. For refusing only: everybody can
+    put a wrong signature behind a genuine ``header.payload``.
+    """
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        msgspec.json.decode(_segment(parts[0]), type=_Header)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return hashlib.sha256(f"{parts[0]}.{parts[1]}".encode()).digest()
 
 
 def _segment(text: str) -> bytes:

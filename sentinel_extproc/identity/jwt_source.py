@@ -61,6 +61,8 @@ class JwtSource:
 
     async def identify(self, token: str) -> Principal:
         """See ``IdentitySource``."""
+        if "=" in token:  # RFC 7515, 2: base64url without padding
+            raise _invalid("not a signed JWT")
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError):

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 import msgspec
 from msgspec import structs
-from redis.exceptions import RedisError
 
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.identity.denylist import DenyList
@@ -27,6 +26,7 @@ from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.shared import SharedCache
 from sentinel_extproc.limits.model import Epoch
 from sentinel_extproc.limits.store import StoreError
+from sentinel_extproc.limits.store.attempts import REDIS_FAULTS
 from sentinel_extproc.limits.store.redis import Client
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
         void_only: what is cached is void, and the identity source decides. That is all there is for
             users and everybody; a token is refused from now on unless this is set.
         at_ms: when, in ms since the epoch; set by the revoker.
+        signed: SHA-256 of a JWT's ``header.payload`` (``expiry.signed_sha256``), 64 hex digits, so
+            that the token is refused in any spelling; looked up when empty.
     """
 
     kind: Kind
@@ -63,6 +65,7 @@ class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
     streams: bool = False
     void_only: bool = False
     at_ms: int = 0
+    signed: str = ""
 
     @property
     def denies(self) -> bool:
@@ -75,10 +78,22 @@ class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):
         Raises:
             ValueError: it isn't one.
         """
-        digest = bytes.fromhex(self.token)
-        if len(digest) != 32:
-            raise ValueError("a token is revoked by the 64 hex digits of its SHA-256")
-        return digest
+        return _digest(self.token)
+
+    def digests(self) -> tuple[bytes, ...]:
+        """All that the token is known by.
+
+        Raises:
+            ValueError: one of them isn't a digest.
+        """
+        return tuple(_digest(text) for text in (self.token, self.signed) if text)
+
+
+def _digest(text: str) -> bytes:
+    digest = bytes.fromhex(text)
+    if len(digest) != 32:
+        raise ValueError("a token is revoked by the 64 hex digits of its SHA-256")
+    return digest
 
 
 EndStreams = Callable[[str | None], int]
@@ -116,13 +131,24 @@ class StoreEpochs:
     def __init__(self, store: EpochStore) -> None:
         self._store = store
 
-    async def epochs(self, external_id: str, token_sha256: bytes) -> tuple[Epoch, ...]:
+    async def epochs(self, external_id: str, *token_sha256: bytes) -> tuple[Epoch, ...]:
         """See ``EpochReader``."""
-        names = ("all", "user", token_epoch(token_sha256))
         try:
-            return await self._store.epochs(external_id, names)
-        except StoreError:
-            return tuple(Epoch(name, 0) for name in names)
+            return await self._store.epochs(external_id, _names(token_sha256))
+        except StoreError as error:
+            raise Unavailable(
+                "Whether this API key was revoked can't be checked right now; the request was not "
+                "forwarded.",
+                code="identity_unavailable",
+            ) from error
+
+    def lowest(self, *token_sha256: bytes) -> tuple[Epoch, ...]:
+        """See ``EpochReader``."""
+        return tuple(Epoch(name, 0) for name in _names(token_sha256))
+
+
+def _names(digests: tuple[bytes, ...]) -> tuple[str, ...]:
+    return ("all", "user", *(token_epoch(digest) for digest in digests))
 
 
 def whose(revocation: Revocation) -> str | None:
@@ -210,13 +236,27 @@ class Revoker:
         """
         revocation = structs.replace(revocation, at_ms=int(self._wall_clock() * 1000))
         apply(revocation, self._local)
+        revocation, owners = await self._looked_up(revocation)
         if revocation.denies and self._denials is not None:
             # Before the epoch: who asks because that has moved must find it on the list.
-            await self._denials.deny(revocation.token_sha256())
-        everywhere = await self._move(revocation)
+            for digest in revocation.digests():
+                await self._denials.deny(digest)
+        everywhere = await self._move(revocation, owners)
         return RevocationResult(everywhere, await self._tell(revocation))
 
-    async def _move(self, revocation: Revocation) -> bool:
+    async def _looked_up(self, revocation: Revocation) -> tuple[Revocation, set[str]]:
+        """With what is shared of a token: the spelling-proof digest, and its owners; two when
+        whoever asked was mistaken about it."""
+        owners = {revocation.external_id}
+        if revocation.kind is Kind.TOKEN and self._shared is not None:
+            entry = await self._shared.get(revocation.token_sha256())
+            if entry is not None:
+                owners.add(entry.principal.external_id)
+                signed = revocation.signed or entry.signed_sha256.hex()
+                revocation = structs.replace(revocation, signed=signed)
+        return revocation, owners - {""}
+
+    async def _move(self, revocation: Revocation, owners: set[str]) -> bool:
         try:
             match revocation.kind:
                 case Kind.ALL:
@@ -224,24 +264,19 @@ class Revoker:
                 case Kind.USER:
                     await self._store.revoke(revocation.external_id, "user")
                 case Kind.TOKEN:
-                    return await self._move_token(revocation)
+                    return await self._move_token(revocation, owners)
         except StoreError as error:
             raise Unavailable(
                 "The revocation could not be stored: repeat it.", code="revocation_failed"
             ) from error
         return True
 
-    async def _move_token(self, revocation: Revocation) -> bool:
-        digest = revocation.token_sha256()
-        owners = {revocation.external_id}
+    async def _move_token(self, revocation: Revocation, owners: set[str]) -> bool:
         if self._shared is not None:
-            entry = await self._shared.get(digest)
-            if entry is not None:
-                owners.add(entry.principal.external_id)
-            await self._shared.remove(digest)
-        owners.discard("")
-        for owner in sorted(owners):  # two when whoever asked was mistaken about it
-            await self._store.revoke(owner, token_epoch(digest))
+            await self._shared.remove(revocation.token_sha256())
+        for owner in sorted(owners):
+            for digest in revocation.digests():
+                await self._store.revoke(owner, token_epoch(digest))
         return bool(owners)
 
     async def _tell(self, revocation: Revocation) -> int | None:
@@ -251,7 +286,7 @@ class Revoker:
                     self._channel, msgspec.json.encode(revocation)
                 )
             return int(answer)
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_FAULTS as error:
             logger.warning("the revocation was not announced: %s", type(error).__name__)
             return None
 
@@ -309,8 +344,11 @@ class RevocationFeed:
         while True:
             try:
                 await self._listen()
-            except (RedisError, OSError, TimeoutError) as error:
+            except REDIS_FAULTS as error:
                 logger.warning("the revocation feed broke: %s", type(error).__name__)
+            except Exception:
+                # Whatever it was: without the feed, what is denied here would lag behind for good.
+                logger.exception("the revocation feed broke")
             finally:
                 self.listening.clear()
             # What was announced meanwhile is lost, and held by the epochs.
@@ -326,7 +364,7 @@ class RevocationFeed:
                 elif message["type"] == "message":
                     self._hear(message["data"])
         finally:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
+            with contextlib.suppress(*REDIS_FAULTS):
                 await feed.aclose()  # type: ignore[no-untyped-call]
 
     def _hear(self, body: object) -> None:
@@ -335,7 +373,8 @@ class RevocationFeed:
             for forgetter in self._forgetters:
                 apply(revocation, forgetter)
             if revocation.denies and self._denials is not None:
-                self._denials.mirror(revocation.token_sha256())
+                for digest in revocation.digests():
+                    self._denials.mirror(digest)
             if revocation.streams and self._end_streams is not None:
                 self._end_streams(whose(revocation))
         except (ValueError, msgspec.MsgspecError):

@@ -1,7 +1,8 @@
 """The authenticator: a cache before a source, with one look-up at a time per token.
 
 Tokens are kept only as SHA-256: a memory dump or a key in a log gives none away, and no two
-tokens can be made to share an entry.
+tokens can be made to share an entry. A JWT is also known by the SHA-256 of what its signature
+covers, but only to be refused: what is accepted is accepted by its whole text.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -18,7 +20,7 @@ from sentinel_extproc.identity.bearer import CHALLENGE_INVALID, MAX_TOKEN_BYTES
 from sentinel_extproc.identity.cache import LruMap, Periods
 from sentinel_extproc.identity.denylist import DenyList
 from sentinel_extproc.identity.effect import EffectTimes
-from sentinel_extproc.identity.expiry import JwtClaims, read_jwt
+from sentinel_extproc.identity.expiry import JwtClaims, read_jwt, signed_sha256
 from sentinel_extproc.identity.gate import Gate
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.refreshing import Loaded, RefreshingCache, SourceBusy
@@ -45,9 +47,17 @@ class IdentitySource(Protocol):
 class EpochReader(Protocol):
     """Knows how far revocation has come."""
 
-    async def epochs(self, external_id: str, token_sha256: bytes) -> tuple[Epoch, ...]:
-        """The epochs that concern this user and token. Never raises, never waits long: an epoch
-        that can't be read counts as 0, which is refused wherever there was a revocation."""
+    async def epochs(self, external_id: str, *token_sha256: bytes) -> tuple[Epoch, ...]:
+        """The epochs that concern this user and token, under all digests that it is known by.
+        Never waits long.
+
+        Raises:
+            Unavailable: they can't be read.
+        """
+        ...
+
+    def lowest(self, *token_sha256: bytes) -> tuple[Epoch, ...]:
+        """The same epochs at 0: a reservation refuses them wherever there was a revocation."""
         ...
 
 
@@ -75,6 +85,18 @@ class _Denial:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What a token is known by: its text, and what a JWT's signature covers."""
+
+    text: bytes
+    signed: bytes | None
+
+    @property
+    def all(self) -> tuple[bytes, ...]:
+        return (self.text,) if self.signed is None else (self.text, self.signed)
+
+
 class CachedAuthenticator:
     """Implements ``Authenticator`` over an ``IdentitySource``. One event loop.
 
@@ -93,6 +115,7 @@ class CachedAuthenticator:
         denials: tokens that are refused whatever the source says.
         effect: is told when a revocation was noticed by its epoch alone.
         digest: what a token is known by; raises Unauthenticated for one that none can have.
+        signed: the digest of what a JWT's signature covers, or None; for refusing only.
         jitter: a number from 0 to 1, for spreading.
     """
 
@@ -114,6 +137,7 @@ class CachedAuthenticator:
         denials: DenyList | None = None,
         effect: EffectTimes | None = None,
         digest: Callable[[str], bytes] | None = None,
+        signed: Callable[[str], bytes | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -128,6 +152,7 @@ class CachedAuthenticator:
         self._denials = denials
         self._effect = effect or EffectTimes()
         self._digest = digest or _key
+        self._signed = signed or signed_sha256
         self._clock = clock
         self._wall_clock = wall_clock
         self._known: RefreshingCache[bytes, Principal] = RefreshingCache(
@@ -139,6 +164,7 @@ class CachedAuthenticator:
         )
         self._denied: LruMap[bytes, _Denial] = LruMap(max_denials)
         self._everybody = 0
+        self._rechecking: Counter[bytes] = Counter()
         self._counters = IdentityCounters()
 
     @property
@@ -162,8 +188,9 @@ class CachedAuthenticator:
 
     async def authenticate(self, token: str) -> Principal:
         """See ``Authenticator``."""
-        key = self._digest(token)
-        if self._denials is not None and self._denials.mirrored(key):
+        names = self._names(token)
+        key = names.text
+        if self._denials is not None and any(map(self._denials.mirrored, names.all)):
             self._counters.denied_from_cache += 1
             raise _revoked()
         denial = self._denied.get(key)
@@ -172,7 +199,7 @@ class CachedAuthenticator:
             raise Unauthenticated(denial.message, headers=CHALLENGE_INVALID)
 
         async def load(known: bool) -> Loaded[Principal] | SentinelError:
-            return await self._load(key, token, known=known)
+            return await self._load(names, token, known=known)
 
         return await self._known.get(key, load)
 
@@ -180,14 +207,25 @@ class CachedAuthenticator:
         """Authenticate past everything cached, for when the reservation said ``token_revoked``:
         the source decides whether the token is still good.
 
+        Something was revoked, so that nothing is accepted unless the epochs and the list of revoked
+        tokens can be read.
+
         Raises: as ``authenticate``.
         """
-        key = self._digest(token)
-        await self._noticed(key)
-        self.forget_token(key)
-        if self._shared is not None:
-            await self._shared.remove(key)
-        return await self.authenticate(token)
+        names = self._names(token)
+        key = names.text
+        # Before anything is forgotten: whatever look-up is joined below began under this mark.
+        self._rechecking[key] += 1
+        try:
+            await self._noticed(names)
+            self.forget_token(key)
+            if self._shared is not None:
+                await self._shared.remove(key)
+            return await self.authenticate(token)
+        finally:
+            self._rechecking[key] -= 1
+            if not self._rechecking[key]:
+                del self._rechecking[key]
 
     def forget_token(self, token_sha256: bytes) -> None:
         """Check this token anew at its next request."""
@@ -210,23 +248,29 @@ class CachedAuthenticator:
         """Cancel look-ups that still run."""
         await self._known.aclose()
 
+    def _names(self, token: str) -> _Names:
+        return _Names(self._digest(token), self._signed(token))
+
     async def _load(
-        self, key: bytes, token: str, *, known: bool
+        self, names: _Names, token: str, *, known: bool
     ) -> Loaded[Principal] | SentinelError:
-        if await self._is_denied(key):
-            return _revoked()
+        key = names.text
+        certain = key in self._rechecking
+        if refusal := await self._refusal(names, certain=certain):
+            return refusal
         claims = read_jwt(token)
         if claims is not None and self._left_s(claims) < -EXPIRY_LEEWAY_S:
             return Unauthenticated("The API key has expired.", headers=CHALLENGE_INVALID)
-        shared = await self._from_shared(key, claims)
+        shared = await self._from_shared(names, claims)
         # Whoever knows the token already came to have it checked again.
         enough_s = self._periods_of(claims).fresh_s / 2 if known else self._periods.stale_s
         if shared is not None and shared.age_s < enough_s:
             return shared
-        outcome = await (self._ask(key, token) if known else self._ask_gated(key, token))
+        ask = self._ask if known else self._ask_gated
+        outcome = await ask(names, token, certain=certain)
         if isinstance(outcome, Principal):
             self._denied.remove(key)
-            return await self._learned(key, outcome, claims)
+            return await self._learned(names, outcome, claims)
         if isinstance(outcome, Unavailable):
             return outcome if shared is None or known else shared
         if self._shared is not None:
@@ -235,73 +279,106 @@ class CachedAuthenticator:
             self._denied.put(key, _Denial(outcome.message, self._clock() + self._negative_s))
         return outcome
 
-    async def _from_shared(self, key: bytes, claims: JwtClaims | None) -> Loaded[Principal] | None:
+    async def _from_shared(
+        self, names: _Names, claims: JwtClaims | None
+    ) -> Loaded[Principal] | None:
         expired = (
             claims is not None and claims.expires_at_s is not None and self._left_s(claims) <= 0
         )
         if self._shared is None or expired:
             return None
-        entry = await self._shared.get(key)
+        entry = await self._shared.get(names.text)
         if entry is None:
             return None
         if self._epochs is not None:
-            current = await self._epochs.epochs(entry.principal.external_id, key)
-            if current != entry.principal.epochs:  # revoked since
+            current = await self._current(entry.principal, names)
+            if current != entry.principal.epochs:  # revoked since, or who knows
                 return None
         age_s = max(0.0, self._wall_clock() - entry.checked_at_ms / 1000)
         loaded = self._loaded(entry.principal, claims, age_s=age_s)
         return loaded if age_s < loaded.periods.on_error_s else None
 
     async def _learned(
-        self, key: bytes, principal: Principal, claims: JwtClaims | None
+        self, names: _Names, principal: Principal, claims: JwtClaims | None
     ) -> Loaded[Principal]:
         if self._shared is not None:
             ttl_s = self._periods.on_error_s
             if claims is not None and claims.expires_at_s is not None:
                 ttl_s = min(ttl_s, self._left_s(claims))
-            entry = SharedEntry(principal, int(self._wall_clock() * 1000))
-            await self._shared.put(key, entry, ttl_s)
+            checked_at_ms = int(self._wall_clock() * 1000)
+            entry = SharedEntry(principal, checked_at_ms, names.signed or b"")
+            await self._shared.put(names.text, entry, ttl_s)
         return self._loaded(principal, claims)
 
-    async def _ask_gated(self, key: bytes, token: str) -> Principal | SentinelError:
+    async def _ask_gated(
+        self, names: _Names, token: str, *, certain: bool
+    ) -> Principal | SentinelError:
         if not await self._gate.enter():
             self._counters.gated += 1
             return Unavailable(_BUSY, code="identity_unavailable")
         denied = False
         try:
-            outcome = await self._ask(key, token)
+            outcome = await self._ask(names, token, certain=certain)
             denied = isinstance(outcome, Unauthenticated | Forbidden)
         finally:
             if not denied:
                 self._gate.give_back()
         return outcome
 
-    async def _ask(self, key: bytes, token: str) -> Principal | SentinelError:
-        known = self._known.peek(key)
+    async def _ask(self, names: _Names, token: str, *, certain: bool) -> Principal | SentinelError:
+        known = self._known.peek(names.text)
         seen = {epoch.name: epoch.seen for epoch in known.epochs} if known is not None else {}
         seen["all"] = self._everybody
         outcome = await self._call(token)
         if not isinstance(outcome, Principal) or self._epochs is None:
             return outcome
-        epochs = await self._epochs.epochs(outcome.external_id, key)
+        epochs = await self._current(outcome, names)
+        if isinstance(epochs, Unavailable):
+            if certain:
+                return epochs
+            # The reservation, if it gets further, refuses these wherever there was a revocation
+            # (since), and then it is checked again with certainty.
+            stamp = known.epochs if known is not None else ()
+            return replace(outcome, epochs=stamp or self._epochs.lowest(*names.all))
         self._everybody = max([self._everybody, *(e.seen for e in epochs if e.name == "all")])
         if _moved(epochs, seen):
             # Revoked at some time that may lie after the source's answer: only an answer to a
             # question asked after the epochs were read is known to be newer.
-            if await self._is_denied(key):
-                return _revoked()
+            if refusal := await self._refusal(names, certain=True):
+                return refusal
             outcome = await self._call(token)
         return replace(outcome, epochs=epochs) if isinstance(outcome, Principal) else outcome
 
-    async def _is_denied(self, key: bytes) -> bool:
-        return self._denials is not None and await self._denials.denied(key)
+    async def _refusal(self, names: _Names, *, certain: bool) -> SentinelError | None:
+        """Why the token is refused before the source is asked; if ``certain``, also because the
+        list can't be read."""
+        if self._denials is None:
+            return None
+        found = [await self._denials.denied(digest) for digest in names.all]
+        if any(found):
+            return _revoked()
+        if certain and None in found:
+            return Unavailable(_BUSY, code="identity_unavailable")
+        return None
 
-    async def _noticed(self, key: bytes) -> None:
+    async def _current(
+        self, principal: Principal, names: _Names
+    ) -> tuple[Epoch, ...] | Unavailable:
+        if self._epochs is None:
+            return ()
+        try:
+            return await self._epochs.epochs(principal.external_id, *names.all)
+        except Unavailable as error:
+            return error
+
+    async def _noticed(self, names: _Names) -> None:
         """An epoch has moved under a token that is still cached: no message came in time."""
-        known = self._known.peek(key)
+        known = self._known.peek(names.text)
         if known is None or self._epochs is None:
             return
-        epochs = await self._epochs.epochs(known.external_id, key)
+        epochs = await self._current(known, names)
+        if isinstance(epochs, Unavailable):
+            return
         if moved := _moved(epochs, {epoch.name: epoch.seen for epoch in known.epochs}):
             self._effect.applied(max(epoch.seen for epoch in moved), self._wall_clock())
 

@@ -23,10 +23,17 @@ from sentinel_extproc.limits.store.redis import Client
 
 @dataclass(frozen=True, slots=True)
 class SharedEntry:
-    """A principal, and when its source vouched for it: milliseconds since the epoch."""
+    """A principal, and when its source vouched for it.
+
+    Attributes:
+        checked_at_ms: milliseconds since the epoch.
+        signed_sha256: of a JWT's signed part, so that whoever revokes it by the SHA-256 of its text
+            can refuse its other spellings; empty for other tokens.
+    """
 
     principal: Principal
     checked_at_ms: int
+    signed_sha256: bytes = b""
 
 
 class SharedCache(Protocol):
@@ -46,6 +53,7 @@ class _Stored(msgspec.Struct, array_like=True, frozen=True):
     plan: str | None
     epochs: tuple[tuple[str, int], ...]
     checked_at_ms: int
+    signed_sha256: bytes = b""
 
 
 @dataclass(slots=True)
@@ -107,6 +115,7 @@ class RedisSharedCache:
                 epochs=tuple(Epoch(name, seen) for name, seen in stored.epochs),
             ),
             stored.checked_at_ms,
+            stored.signed_sha256,
         )
 
     async def put(self, token_sha256: bytes, entry: SharedEntry, ttl_s: float) -> None:
@@ -120,6 +129,7 @@ class RedisSharedCache:
                 plan=principal.plan,
                 epochs=tuple((epoch.name, epoch.seen) for epoch in principal.epochs),
                 checked_at_ms=entry.checked_at_ms,
+                signed_sha256=entry.signed_sha256,
             )
         )
         life_ms = int(ttl_s * 1000)

@@ -239,3 +239,24 @@ async def test_a_mistaken_owner_does_not_protect_the_token(replicas: list[Replic
     await here.revoker.revoke(Revocation(Kind.TOKEN, external_id="ext-wrong", token=TOKEN.hex()))
     current = await StoreEpochs(here.store).epochs("ext-a", TOKEN)
     assert current != cached.epochs
+
+
+async def test_a_jwt_revoked_by_its_text_is_refused_in_other_spellings(
+    replicas: list[Replica],
+) -> None:
+    here, there = replicas
+    signed = "eyJhbGciOiJFUzI1NiJ9.e30"
+    token = f"{signed}.c2ln"
+    await there.authenticator.authenticate(token)
+    respelt = await there.authenticator.authenticate(f"{signed}.b3RoZXI")
+    text = hashlib.sha256(token.encode()).digest()
+    await here.revoker.revoke(Revocation(Kind.TOKEN, token=text.hex()))
+    for spelling in (token, f"{signed}.b3RoZXI", f"{token}=="):
+        with pytest.raises(Unauthenticated) as caught:
+            await here.authenticator.authenticate(spelling)
+        assert caught.value.code == "token_revoked"
+    # Where no message arrived, the reservation finds out.
+    digests = [hashlib.sha256(part.encode()).digest() for part in (f"{signed}.b3RoZXI", signed)]
+    assert await StoreEpochs(here.store).epochs("ext-a", *digests) != respelt.epochs
+    with pytest.raises(Unauthenticated):
+        await there.authenticator.recheck(f"{signed}.b3RoZXI")

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisClusterException
 
 from sentinel_extproc.errors import Unauthenticated, Unavailable
+from sentinel_extproc.identity.denylist import RedisDenyList
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.revocation import (
     Kind,
@@ -115,10 +117,13 @@ async def test_without_redis_everything_is_a_miss_and_redis_is_left_alone_for_a_
     await client.aclose()
 
 
-async def test_epochs_that_can_not_be_read_count_as_zero() -> None:
+async def test_epochs_that_can_not_be_read_are_not_made_up() -> None:
     client = build_client("redis://127.0.0.1:1")
-    epochs = await StoreEpochs(RedisStore(client)).epochs("ext-a", TOKEN)
-    assert epochs == (Epoch("all", 0), Epoch("user", 0), Epoch(token_epoch(TOKEN), 0))
+    epochs = StoreEpochs(RedisStore(client))
+    with pytest.raises(Unavailable):
+        await epochs.epochs("ext-a", TOKEN)
+    lowest = (Epoch("all", 0), Epoch("user", 0), Epoch(token_epoch(TOKEN), 0))
+    assert epochs.lowest(TOKEN) == lowest
     await client.aclose()
 
 
@@ -286,3 +291,44 @@ async def test_a_revocation_that_could_not_be_stored_says_so_and_holds_here(
     with pytest.raises(Unavailable, match="repeat"):
         await revoker.revoke(revocation)
     assert here.authenticator.known_tokens == 0
+
+
+class NoCluster:
+    """A cluster that can't be reached: every command fails with what is no RedisError."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error or RedisClusterException("no node can be reached")
+        self.asked = asyncio.Semaphore(0)
+
+    async def _fail(self, *args: object, **options: object) -> Any:
+        raise self.error
+
+    get = set = pttl = publish = _fail
+
+    def pubsub(self) -> Any:
+        self.asked.release()
+        raise self.error
+
+
+async def test_an_unreachable_cluster_is_redis_being_away(redis_client: Client) -> None:
+    client: Any = NoCluster()
+    assert await RedisSharedCache(client).get(TOKEN) is None
+    denials = RedisDenyList(client)
+    assert await denials.denied(TOKEN) is None
+    with pytest.raises(Unavailable, match="repeat"):
+        await denials.deny(TOKEN)
+    store = RedisStore(redis_client, timeout_s=5.0)
+    local = CachedAuthenticator(Source())
+    result = await Revoker(store, client, local=local).revoke(Revocation(Kind.ALL))
+    assert result.heard_by is None
+
+
+@pytest.mark.parametrize("error", [None, AttributeError("a fault of the library")])
+async def test_the_feed_outlives_whatever_breaks_it(error: Exception | None) -> None:
+    client: Any = NoCluster(error)
+    feed = RevocationFeed(client, (), pause_s=0.0)
+    feed.start()
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await client.asked.acquire()
+    await feed.aclose()

@@ -264,3 +264,10 @@ def test_without_a_key_id_the_key_must_be_the_only_one() -> None:
     assert one.find(None, "RS256") is not None
     assert two.find(None, "RS256") is None
     assert parse_jwks(jwks(jwk(RSA, kid="r"), jwk(OTHER_RSA, kid="r"))).find("r", "RS256") is None
+
+
+async def test_a_jwt_has_no_padding() -> None:
+    text = token()
+    await source().identify(text)
+    with pytest.raises(Unauthenticated):
+        await source().identify(f"{text}==")

@@ -412,9 +412,105 @@ class Epochs:
     seen: dict[str, int] = field(default_factory=lambda: {"all": 0, "user": 0})
     before: Callable[[], None] = lambda: None
 
-    async def epochs(self, external_id: str, token_sha256: bytes) -> tuple[Epoch, ...]:
+    readable: bool = True
+
+    async def epochs(self, external_id: str, *token_sha256: bytes) -> tuple[Epoch, ...]:
         self.before()
+        if not self.readable:
+            raise unavailable()
         return tuple(Epoch(name, seen) for name, seen in self.seen.items())
+
+    def lowest(self, *token_sha256: bytes) -> tuple[Epoch, ...]:
+        return tuple(Epoch(name, 0) for name in self.seen)
+
+
+@dataclass
+class Denials:
+    """A list that can be away."""
+
+    listed: set[bytes] = field(default_factory=set)
+    readable: bool = True
+
+    def mirrored(self, token_sha256: bytes) -> bool:
+        return False
+
+    async def denied(self, token_sha256: bytes) -> bool | None:
+        return token_sha256 in self.listed if self.readable else None
+
+    def mirror(self, token_sha256: bytes) -> None:
+        self.listed.add(token_sha256)
+
+    async def deny(self, token_sha256: bytes) -> None:
+        self.listed.add(token_sha256)
+
+
+async def test_after_a_revocation_nothing_is_accepted_before_the_list_was_read() -> None:
+    epochs, denials = Epochs(), Denials()
+    bench = make(epochs=epochs, denials=denials)
+    await bench.service.authenticate("t")
+    epochs.seen["user"] = 7
+    denials.readable = False
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await bench.service.recheck("t")
+    assert bench.service.known_tokens == 0
+    with pytest.raises(Unavailable):  # the epoch alone says that something was revoked
+        await bench.service.authenticate("t")
+    denials.readable = True
+    assert (await bench.service.recheck("t")).epochs[1] == Epoch("user", 7)
+
+
+async def test_without_the_list_and_without_a_revocation_the_source_decides() -> None:
+    bench = make(epochs=Epochs(), denials=Denials(readable=False))
+    assert (await bench.service.authenticate("t")).external_id == "ext-a"
+
+
+async def test_unread_epochs_are_the_lowest_and_a_recheck_is_certain_or_a_503() -> None:
+    shared = Shared()
+    epochs = Epochs({"all": 0, "user": 7}, readable=False)
+    bench = make(epochs=epochs, shared=shared)
+    principal = await bench.service.authenticate("t")
+    assert principal.epochs == (Epoch("all", 0), Epoch("user", 0))  # the reservation refuses it
+    with pytest.raises(Unavailable):
+        await bench.service.recheck("t")
+    assert bench.service.known_tokens == 0
+    assert shared.entries == {}
+    epochs.readable = True
+    assert (await bench.service.recheck("t")).epochs[1] == Epoch("user", 7)
+
+
+async def test_a_check_without_epochs_keeps_those_known_before() -> None:
+    epochs = Epochs({"all": 0, "user": 7})
+    bench = make(epochs=epochs)
+    await bench.service.authenticate("t")
+    epochs.readable = False
+    bench.clock.now = 301
+    assert (await bench.service.authenticate("t")).epochs[1] == Epoch("user", 7)
+
+
+async def test_a_jwt_is_refused_whatever_its_signature_is_spelt_like() -> None:
+    denials = Denials()
+    bench = make(denials=denials)
+    token = jwt(WALL + 1000)
+    signed = token.rpartition(".")[0]
+    await bench.service.authenticate(token)
+    denials.listed.add(digest(signed))
+    for spelling in (f"{signed}.b3RoZXI", f"{token}=="):
+        with pytest.raises(Unauthenticated) as caught:
+            await bench.service.authenticate(spelling)
+        assert caught.value.code == "token_revoked"
+    assert bench.source.calls == [token]
+
+
+async def test_a_jwt_is_accepted_by_its_whole_text_only(bench: Bench) -> None:
+    token = jwt(WALL + 1000)
+    await bench.service.authenticate(token)
+    bench.source.answer = lambda: Unauthenticated("The API key is not valid.")
+    forged = f"{token.rpartition('.')[0]}.Zm9yZ2Vk"
+    with pytest.raises(Unauthenticated):
+        await bench.service.authenticate(forged)
+    assert bench.source.calls == [token, forged]
+    assert await bench.service.authenticate(token) == ALICE
 
 
 async def test_principals_carry_the_epochs_they_were_checked_at() -> None:

@@ -12,11 +12,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+REDIS_FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""What a Redis that isn't there may look like; a cluster's own error is not a RedisError."""
 
 PAUSE_S = 1.0
 """How long Redis is left alone after a failure."""
@@ -64,7 +67,7 @@ class Attempts:
             try:
                 async with asyncio.timeout(self._budget_s if budget_s is None else budget_s):
                     return await operation()
-            except (RedisError, OSError, TimeoutError) as error:
+            except REDIS_FAULTS as error:
                 self.failures += 1
                 self._paused_until = self._clock() + PAUSE_S
                 logger.warning("%s: Redis failed: %s", self._what, type(error).__name__)
