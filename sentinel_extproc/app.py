@@ -131,6 +131,7 @@ async def _start(
         store=store,
         prefix=settings.redis.prefix,
         budget_s=settings.redis.timeout_seconds,
+        redis_answers=lambda: not ladder.down,
         stack=stack,
     )
     quotas = _quotas(settings, zion)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ def identity_parts(
     store: RedisStore,
     prefix: str,
     budget_s: float,
+    redis_answers: Callable[[], bool],
     stack: AsyncExitStack,
 ) -> IdentityParts:
     """Build them; ``stack`` ends them.
@@ -55,6 +57,8 @@ def identity_parts(
     Args:
         prefix: of keys in Redis.
         budget_s: of one command there.
+        redis_answers: without it revocations can't be heard, so that nothing stale is believed
+            before the source was asked.
 
     Raises:
         ValueError: a file or an address changed since the settings were checked.
@@ -81,6 +85,7 @@ def identity_parts(
         effect=effect,
         digest=credential_digest if by_claims else None,
         signed=credential_signed_sha256 if by_claims else None,
+        may_serve_stale=redis_answers,
     )
     stack.push_async_callback(authenticator.aclose)
     return IdentityParts(authenticator, shared, denials, effect)

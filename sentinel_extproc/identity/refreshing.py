@@ -73,6 +73,8 @@ class RefreshingCache(Generic[K, V]):
         max_loads: concurrent loads of unknown keys; as many again are kept for known ones.
         clock: seconds, monotonic.
         jitter: a number from 0 to 1, for spreading.
+        may_serve_stale: whether a stale value may be given out while it is loaded anew. Not while
+            revocations could go unheard: then it is loaded first.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class RefreshingCache(Generic[K, V]):
         busy_message: str,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        may_serve_stale: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._may_serve_stale = may_serve_stale
         self._entries: LruMap[K, Entry[V]] = LruMap(max_entries)
         self._holds: LruMap[K, float] = LruMap(max_entries)
         self._flights: SingleFlight[K, V | SentinelError] = SingleFlight()
@@ -116,7 +120,7 @@ class RefreshingCache(Generic[K, V]):
         if freshness is Freshness.FRESH:
             self.counters.fresh += 1
             return known.value
-        if freshness is Freshness.STALE:
+        if freshness is Freshness.STALE and self._may_serve_stale():
             self.counters.stale += 1
             self._refresh(key, load, now)
             return known.value

@@ -117,6 +117,7 @@ class CachedAuthenticator:
         digest: what a token is known by; raises Unauthenticated for one that none can have.
         signed: the digest of what a JWT's signature covers, or None; for refusing only.
         jitter: a number from 0 to 1, for spreading.
+        may_serve_stale: as in ``RefreshingCache``.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class CachedAuthenticator:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        may_serve_stale: Callable[[], bool] = lambda: True,
     ) -> None:
         self._source = source
         self._periods = Periods(fresh_s, stale_s, on_error_s)
@@ -161,6 +163,7 @@ class CachedAuthenticator:
             busy_message=_BUSY,
             clock=clock,
             jitter=jitter,
+            may_serve_stale=may_serve_stale,
         )
         self._denied: LruMap[bytes, _Denial] = LruMap(max_denials)
         self._everybody = 0

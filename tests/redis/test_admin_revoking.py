@@ -7,11 +7,10 @@ from typing import Any
 
 import httpx
 
-from sentinel_extproc.admin.control import Target
 from sentinel_extproc.admin.guard import Access
-from sentinel_extproc.admin.revoking import AllForgetters, EndStreams, RevokerControl
+from sentinel_extproc.admin.revoking import AllForgetters, RevokerControl
 from sentinel_extproc.admin.routes import admin_app
-from sentinel_extproc.identity.revocation import Revoker, StoreEpochs
+from sentinel_extproc.identity.revocation import EndStreams, Revoker, StoreEpochs
 from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.redis import Client, RedisStore
 
@@ -102,16 +101,16 @@ async def test_invalidating_holds_everywhere_too(redis_client: Client) -> None:
 
 
 async def test_streams_are_ended_after_the_epoch_has_moved(redis_client: Client) -> None:
-    ended: list[Target] = []
+    ended: list[str | None] = []
 
-    def end(target: Target) -> int:
-        ended.append(target)
+    def end(external_id: str | None) -> int:
+        ended.append(external_id)
         return 5
 
     port = Port(redis_client, end_streams=end)
     answer = await port.call("/v1/revoke", user="ada", streams=True)
     assert answer.json()["streams"] == 5
-    assert len(ended) == 1
+    assert ended == ["ada"]
     assert (await port.call("/v1/revoke", user="ada")).json()["streams"] == 0
     assert len(ended) == 1
 

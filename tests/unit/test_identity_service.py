@@ -101,6 +101,23 @@ async def test_fresh_answers_come_from_the_cache(bench: Bench) -> None:
     assert bench.service.counters.fresh == 1
 
 
+async def test_while_revocations_cannot_be_heard_stale_answers_are_checked_first() -> None:
+    heard = True
+    bench = make(may_serve_stale=lambda: heard)
+    await bench.service.authenticate("t")
+    heard = False
+    bench.clock.now = 61
+    bench.source.gate.clear()
+    waiting = asyncio.create_task(bench.service.authenticate("t"))
+    while len(bench.source.calls) < 2:
+        await asyncio.sleep(0)
+    assert not waiting.done(), "the source has not answered yet"
+    bench.source.gate.set()
+    assert await waiting == ALICE
+    assert bench.service.counters.stale == 0
+    await bench.service.aclose()
+
+
 async def test_stale_answers_are_checked_behind_the_request(bench: Bench) -> None:
     await bench.service.authenticate("t")
     bench.clock.now = 61
