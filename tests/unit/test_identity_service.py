@@ -109,7 +109,7 @@ async def test_while_revocations_cannot_be_heard_stale_answers_are_checked_first
     bench.clock.now = 61
     bench.source.gate.clear()
     waiting = asyncio.create_task(bench.service.authenticate("t"))
-    while len(bench.source.calls) < 2:
+    while len(bench.source.calls) < 2:  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert not waiting.done(), "the source has not answered yet"
     bench.source.gate.set()

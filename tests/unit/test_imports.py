@@ -14,7 +14,7 @@ NAME = "sentinel_extproc"
 LAYERS: list[set[str]] = [
     {"errors", "__init__"},
     {"sse", "tokens.model", "identity.principal", "limits.model", "usage.record"},
-    {"identity.bearer", "identity.claims", "limits.headers"},
+    {"identity.bearer", "identity.claims", "identity.expiry", "limits.headers"},
     {"endpoints"},
     {"exchange"},
     {"tokens", "limits", "zion", "telemetry"},
@@ -37,6 +37,7 @@ PURE = {
     "exchange",
     "identity.bearer",
     "identity.claims",
+    "identity.expiry",
     "limits.headers",
 }
 NO_IO = {
