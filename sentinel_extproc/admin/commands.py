@@ -230,21 +230,24 @@ def _body(
             "Name exactly one of --token-stdin, --token-sha256, --user and --everybody."
         )
     if token_stdin:
-        return {"token_sha256": _digest_of_stdin()}
+        return _digests_of_stdin()
     if token_sha256 is not None:
         return {"token_sha256": token_sha256}
     return {"everybody": True} if user is None else {"user": user}
 
 
-def _digest_of_stdin() -> str:
+def _digests_of_stdin() -> dict[str, Any]:
     from sentinel_extproc.admin.control import MAX_TOKEN_CHARS, token_digest
     from sentinel_extproc.errors import InvalidRequest
+    from sentinel_extproc.identity.expiry import signed_sha256
 
-    given = sys.stdin.buffer.read(MAX_TOKEN_CHARS + 16).decode("ascii", "replace")
+    given = sys.stdin.buffer.read(MAX_TOKEN_CHARS + 16).decode("ascii", "replace").strip()
     try:
-        return token_digest(given.strip()).hex()
+        digests = {"token_sha256": token_digest(given).hex()}
     except InvalidRequest as error:
         raise click.UsageError(error.message) from None
+    signed = signed_sha256(given)
+    return digests if signed is None else digests | {"signed_sha256": signed.hex()}
 
 
 def _confirm(question: str) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from sentinel_extproc.errors import InvalidRequest
+from sentinel_extproc.identity.expiry import signed_sha256
 
 MAX_TOKEN_CHARS = 8 * 1024
 MAX_USER_CHARS = 256
@@ -30,10 +31,13 @@ class Token:
     Attributes:
         owner: external id of its user, if known: without it, a token that nobody has used lately
             may be unknown to the other replicas.
+        signed: of a JWT, what names it whatever its signature is spelt like
+            (``identity.expiry.signed_sha256``).
     """
 
     sha256: bytes
     owner: str | None = None
+    signed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class InvalidateOrder:
 class _RevokeBody(msgspec.Struct, forbid_unknown_fields=True):
     token: str | None = None
     token_sha256: str | None = None
+    signed_sha256: str | None = None
     owner: str | None = None
     user: str | None = None
     everybody: bool = False
@@ -115,12 +120,13 @@ class _RevokeBody(msgspec.Struct, forbid_unknown_fields=True):
 
 class _InvalidateBody(msgspec.Struct, forbid_unknown_fields=True):
     token_sha256: str | None = None
+    signed_sha256: str | None = None
     user: str | None = None
     everybody: bool = False
 
 
 def read_revoke(body: bytes) -> RevokeOrder:
-    """``{token | token_sha256 | user | everybody, owner?, streams?, reason?}``.
+    """``{token | token_sha256 (signed_sha256?) | user | everybody, owner?, streams?, reason?}``.
 
     Raises:
         InvalidRequest: it isn't that.
@@ -133,17 +139,18 @@ def read_revoke(body: bytes) -> RevokeOrder:
             f"A reason has at most {MAX_REASON_CHARS} printable characters.", param="reason"
         )
     target = _target(given.token, given.token_sha256, given.owner, given.user, given.everybody)
-    return RevokeOrder(target, given.streams, given.reason)
+    return RevokeOrder(_with_signed(target, given.signed_sha256), given.streams, given.reason)
 
 
 def read_invalidate(body: bytes) -> InvalidateOrder:
-    """``{token_sha256 | user | everybody}``.
+    """``{token_sha256 (signed_sha256?) | user | everybody}``.
 
     Raises:
         InvalidRequest: it isn't that.
     """
     given = _decode(body, _InvalidateBody)
-    return InvalidateOrder(_target(None, given.token_sha256, None, given.user, given.everybody))
+    target = _target(None, given.token_sha256, None, given.user, given.everybody)
+    return InvalidateOrder(_with_signed(target, given.signed_sha256))
 
 
 def describe(target: Target) -> dict[str, str]:
@@ -182,6 +189,20 @@ def _decode(body: bytes, shape: type[T]) -> T:
         raise InvalidRequest(f"The body can't be used: {error}") from None
 
 
+def _with_signed(target: Target, signed: str | None) -> Target:
+    if signed is None:
+        return target
+    if not isinstance(target, Token):
+        raise InvalidRequest("A signed part belongs to a token.", param="signed_sha256")
+    return replace(target, signed=_sha256("signed_sha256", signed))
+
+
+def _sha256(param: str, text: str) -> bytes:
+    if _SHA256.fullmatch(text) is None:
+        raise InvalidRequest("A SHA-256 has 64 hexadecimal digits.", param=param)
+    return bytes.fromhex(text)
+
+
 def _target(
     token: str | None, sha256: str | None, owner: str | None, user: str | None, everybody: bool
 ) -> Target:
@@ -191,11 +212,9 @@ def _target(
         if value is not None:
             _check_user(name, value)
     if token is not None:
-        return Token(token_digest(token), owner)
+        return Token(token_digest(token), owner, signed_sha256(token))
     if sha256 is not None:
-        if _SHA256.fullmatch(sha256) is None:
-            raise InvalidRequest("A SHA-256 has 64 hexadecimal digits.", param="token_sha256")
-        return Token(bytes.fromhex(sha256), owner)
+        return Token(_sha256("token_sha256", sha256), owner)
     return Everybody() if user is None else User(user)
 
 

@@ -81,9 +81,13 @@ class RevokerControl:
 
 def _revocation(target: Target, *, streams: bool = False, void_only: bool = False) -> Revocation:
     match target:
-        case Token(sha256, owner):
+        case Token(sha256, owner, signed):
             return Revocation(
-                Kind.TOKEN, external_id=owner or "", token=sha256.hex(), void_only=void_only
+                Kind.TOKEN,
+                external_id=owner or "",
+                token=sha256.hex(),
+                signed="" if signed is None else signed.hex(),
+                void_only=void_only,
             )
         case User(external_id):
             return Revocation(Kind.USER, external_id=external_id, streams=streams)

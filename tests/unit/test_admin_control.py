@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 
@@ -102,3 +103,32 @@ def test_logs_name_a_token_by_a_part_of_its_digest() -> None:
     assert described == {"kind": "token", "token_sha256": DIGEST.hex()[:12] + "…"}
     assert describe(User("ada")) == {"kind": "user", "user": "ada"}
     assert describe(Everybody()) == {"kind": "everybody"}
+
+
+def test_a_jwt_is_also_known_by_what_its_signature_covers() -> None:
+    header = base64.urlsafe_b64encode(b'{"alg":"ES256"}').decode().rstrip("=")
+    payload = base64.urlsafe_b64encode(b'{"sub":"ada"}').decode().rstrip("=")
+    covered = hashlib.sha256(f"{header}.{payload}".encode()).digest()
+    for signature in ("AAAA", "BBBB"):
+        token = f"{header}.{payload}.{signature}"
+        order = read_revoke(json.dumps({"token": token}).encode())
+        assert order.target == Token(hashlib.sha256(token.encode()).digest(), None, covered)
+    told = {"token_sha256": "ab" * 32, "signed_sha256": covered.hex()}
+    target = read_revoke(json.dumps(told).encode()).target
+    assert target == Token(bytes.fromhex("ab" * 32), None, covered)
+    assert read_revoke(b'{"token": "sk-opaque"}').target == Token(
+        hashlib.sha256(b"sk-opaque").digest()
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"user": "ada", "signed_sha256": "ab" * 32},
+        {"token_sha256": "ab" * 32, "signed_sha256": "ab"},
+    ],
+)
+def test_a_signed_part_belongs_to_a_token_and_is_a_digest(body: dict[str, str]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_revoke(json.dumps(body).encode())
+    assert caught.value.param == "signed_sha256"
