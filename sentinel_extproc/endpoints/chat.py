@@ -7,7 +7,6 @@ times ``n``. Mutated: streamed requests that don't ask for usage get
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from sentinel_extproc.endpoints import generation, json_body
@@ -53,10 +52,7 @@ class ChatCompletions(OpenAIEndpoint):
     def clamped(self, plan: Plan, output_tokens: int) -> Plan:
         assert plan.count is not None  # noqa: S101 - this endpoint always counts
         request = dict(plan.count.body)
-        request = generation.clamp(request, _CAPS, output_tokens // _choices(request))
-        if plan.hide_usage:
-            request = generation.with_usage(request)
-        return replace(plan, output_cap=output_tokens, upstream_body=generation.encode(request))
+        return generation.clamped(plan, request, _CAPS, output_tokens, choices=_choices(request))
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
         if event_stream:

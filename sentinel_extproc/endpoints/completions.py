@@ -53,10 +53,7 @@ class Completions(OpenAIEndpoint):
     def clamped(self, plan: Plan, output_tokens: int) -> Plan:
         assert plan.count is not None  # noqa: S101 - this endpoint always counts
         request = dict(plan.count.body)
-        request = generation.clamp(request, _CAPS, output_tokens // _choices(request))
-        if plan.hide_usage:
-            request = generation.with_usage(request)
-        return replace(plan, output_cap=output_tokens, upstream_body=generation.encode(request))
+        return generation.clamped(plan, request, _CAPS, output_tokens, choices=_choices(request))
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
         all_seen = plan.count is not None and _all_seen(dict(plan.count.body))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from sentinel_extproc.endpoints import json_body
+from sentinel_extproc.endpoints.contract import Plan
 from sentinel_extproc.errors import InvalidRequest
 
 MAX_CHOICES = 128
@@ -69,3 +71,18 @@ def ask_usage(request: dict[str, Any], body: bytes) -> tuple[bytes | None, bool]
 def with_usage(request: dict[str, Any]) -> dict[str, Any]:
     """``request`` asking for usage, its other stream options kept."""
     return request | {"stream_options": (request.get("stream_options") or {}) | _INCLUDE}
+
+
+def clamped(
+    plan: Plan,
+    request: dict[str, Any],
+    names: tuple[str, ...],
+    output_tokens: int,
+    *,
+    choices: int,
+) -> Plan:
+    """``plan`` with a body that generates at most ``output_tokens`` over all ``choices``."""
+    request = clamp(request, names, output_tokens // choices)
+    if plan.hide_usage:
+        request = with_usage(request)
+    return replace(plan, output_cap=output_tokens, upstream_body=encode(request))

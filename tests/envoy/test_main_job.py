@@ -499,6 +499,32 @@ class TestQuota:
         assert provider(stack).requests() == []
 
 
+def read_while_stopping(stack: Stack, user: Newcomer, body: dict[str, object]) -> str:
+    """What a client reads of a stream during which the sidecar is told to stop."""
+    started = threading.Event()
+
+    def read() -> str:
+        with httpx.stream(
+            "POST",
+            f"{stack.url}/v1/chat/completions",
+            json=body,
+            headers={"authorization": f"Bearer {user.token}", "x-standin-tokens": "40"},
+            trust_env=False,
+            timeout=30,
+        ) as answer:
+            text = ""
+            for piece in answer.iter_text():
+                text += piece
+                started.set()
+            return text
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        assert started.wait(20)
+        assert stack.sidecar.stop() == 0
+        return reading.result(30)
+
+
 class TestStopping:
     def test_sigterm_lets_a_stream_finish_and_loses_no_record(
         self, run_stack: Callable[..., Stack]
@@ -508,28 +534,7 @@ class TestStopping:
             settings={"SENTINEL_USAGE__REPORT_INTERVAL_SECONDS": "3600"},
         )
         user = Newcomer(stack)
-        started = threading.Event()
-
-        def read() -> str:
-            with httpx.stream(
-                "POST",
-                f"{stack.url}/v1/chat/completions",
-                json=CHAT | {"stream": True},
-                headers={"authorization": f"Bearer {user.token}", "x-standin-tokens": "40"},
-                trust_env=False,
-                timeout=30,
-            ) as answer:
-                text = ""
-                for piece in answer.iter_text():
-                    text += piece
-                    started.set()
-                return text
-
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(read)
-            assert started.wait(20)
-            assert stack.sidecar.stop() == 0
-            text = reading.result(30)
+        text = read_while_stopping(stack, user, CHAT | {"stream": True})
         assert text.endswith("data: [DONE]\n\n")
         served = provider(stack).served()[-1]
         assert served.complete
@@ -544,28 +549,9 @@ class TestStopping:
     ) -> None:
         stack = run_stack(chunk_delay_s=0.1, settings={"SENTINEL_SERVER__DRAIN_SECONDS": "0.3"})
         user = Newcomer(stack)
-        started = threading.Event()
-
-        def read() -> str:
-            with httpx.stream(
-                "POST",
-                f"{stack.url}/v1/chat/completions",
-                json=CHAT | {"stream": True, "stream_options": {"include_usage": True}},
-                headers={"authorization": f"Bearer {user.token}", "x-standin-tokens": "40"},
-                trust_env=False,
-                timeout=30,
-            ) as answer:
-                text = ""
-                for piece in answer.iter_text():
-                    text += piece
-                    started.set()
-                return text
-
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(read)
-            assert started.wait(20)
-            assert stack.sidecar.stop() == 0
-            text = reading.result(30)
+        text = read_while_stopping(
+            stack, user, CHAT | {"stream": True, "stream_options": {"include_usage": True}}
+        )
         assert text.endswith("data: [DONE]\n\n")
         requests, given, made = billed(stack, user.external_id)
         assert (requests, given) == (1, provider(stack).served()[-1].prompt_tokens)
