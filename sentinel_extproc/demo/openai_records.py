@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+WHOSE = {
+    "request_id": "x-request-id",
+    "exchange_id": "x-sentinel-exchange-id",
+    "user": "x-sentinel-user",
+}
+"""Headers that say whose request it is, by the names of ``Served``."""
+
 
 class Fault(StrEnum):
     """How a request can be made to fail."""
@@ -42,7 +49,12 @@ class SeenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What one answer cost; ``complete`` is False when the client or a fault cut it."""
+    """What one answer cost; ``complete`` is False when the client or a fault cut it.
+
+    Attributes:
+        request_id: ``x-request-id`` as Envoy sent it.
+        exchange_id, user: what the sidecar told with ``provider.tell_identity``; else None.
+    """
 
     id: str
     model_requested: str
@@ -51,3 +63,6 @@ class Served:
     complete: bool
     prompt_tokens: int
     completion_tokens: int
+    request_id: str | None = None
+    exchange_id: str | None = None
+    user: str | None = None

@@ -38,7 +38,7 @@ from sentinel_extproc.demo.openai_calls import (
     texts_or_tokens,
 )
 from sentinel_extproc.demo.openai_embeddings_wire import embeddings
-from sentinel_extproc.demo.openai_records import Fault, SeenRequest, Served
+from sentinel_extproc.demo.openai_records import WHOSE, Fault, SeenRequest, Served
 from sentinel_extproc.demo.openai_wire import (
     DATED_MODELS,
     Completion,
@@ -144,7 +144,8 @@ class OpenAIStandIn:
             as_base64=asked.get("encoding_format") == "base64",
             with_usage=fault is not Fault.NO_USAGE,
         )
-        served = Served(f"embd-{uuid.uuid4().hex}", model, model, False, True, tokens, 0)
+        answer_id = f"embd-{uuid.uuid4().hex}"
+        served = Served(answer_id, model, model, False, True, tokens, 0, **_whose(request))
         return await self._send(request, content, fault, served)
 
     async def _asked(self, request: Request) -> JsonObject | Response:
@@ -201,7 +202,7 @@ class OpenAIStandIn:
         self, request: Request, asked: JsonObject, completion: Completion, fault: Fault | None
     ) -> Response:
         content = completion.as_json(with_usage=fault is not Fault.NO_USAGE)
-        served = _served(asked, completion, streamed=False)
+        served = _served(request, asked, completion, streamed=False)
         return await self._send(request, content, fault, served)
 
     async def _send(
@@ -263,8 +264,8 @@ class OpenAIStandIn:
                     await asyncio.sleep(delay)
                 if fault is Fault.GARBAGE and deltas == 1:
                     yield b"data: {broken\n\ndata: \xff\xfe\n\n: a comment\n\nnonsense\n\n"
+                sent = deltas  # before it is sent: whoever is cut off there may have got it
                 yield event
-                sent = deltas
                 if fault is Fault.DROP_MIDSTREAM and deltas * 2 >= len(completion.deltas):
                     await drop_connection(request.scope, request.receive)
                     return
@@ -272,7 +273,7 @@ class OpenAIStandIn:
                 yield completion.done
             complete = True
         finally:
-            served = _served(asked, completion, streamed=True, sent=sent)
+            served = _served(request, asked, completion, streamed=True, sent=sent)
             self._served.append(replace(served, complete=complete))
 
     async def _models(self, request: Request) -> Response:
@@ -350,7 +351,12 @@ def _compresses(request: Request, fault: Fault | None) -> bool:
 
 
 def _served(
-    asked: JsonObject, completion: Completion, *, streamed: bool, sent: int | None = None
+    request: Request,
+    asked: JsonObject,
+    completion: Completion,
+    *,
+    streamed: bool,
+    sent: int | None = None,
 ) -> Served:
     given, generated = completion.used(deltas_sent=sent)
     return Served(
@@ -361,7 +367,13 @@ def _served(
         complete=True,
         prompt_tokens=given,
         completion_tokens=generated,
+        **_whose(request),
     )
+
+
+def _whose(request: Request) -> dict[str, str | None]:
+    headers = request.headers
+    return {name: headers.get(header) for name, header in WHOSE.items()}
 
 
 def _invalid(message: str, *, param: str | None = None) -> Response:

@@ -32,11 +32,12 @@ def redis_binary() -> str:
 
 
 class RunningRedis:
-    """A redis-server that answers, without persistence."""
+    """A redis-server that answers."""
 
-    def __init__(self, process: ManagedProcess, *, url: str) -> None:
+    def __init__(self, process: ManagedProcess, *, url: str, data: Path | None = None) -> None:
         self.process = process
         self.url = url
+        self._data = data
 
     def answers(self) -> bool:
         """Whether it replies to PING."""
@@ -46,13 +47,19 @@ class RunningRedis:
         except redis.RedisError:
             return False
 
-    def restart(self, *, ready_timeout_s: float = 10.0) -> None:
-        """Start it again at the same address, empty, after `stop` or a crash.
+    def restart(self, *, forget: bool = True, ready_timeout_s: float = 10.0) -> None:
+        """Start it again at the same address, after `stop` or a crash.
+
+        Args:
+            forget: begin empty; one that isn't durable always does.
 
         Raises:
             StartError: with the end of its log.
         """
         self.process.stop()
+        if forget and self._data is not None:
+            shutil.rmtree(self._data, ignore_errors=True)
+            self._data.mkdir()
         self.process.start()
         self.process.wait_until(self.answers, what="it answered", timeout_s=ready_timeout_s)
 
@@ -73,13 +80,18 @@ class RunningRedis:
 
 
 def start_redis(
-    *, work_dir: Path, tcp: bool = False, ready_timeout_s: float = 10.0
+    *,
+    work_dir: Path,
+    tcp: bool = False,
+    durable: bool = False,
+    ready_timeout_s: float = 10.0,
 ) -> RunningRedis:
     """Start a redis-server and wait until it answers.
 
     Args:
         work_dir: for its socket and log (``redis.log``).
         tcp: listen on a free loopback port instead of a Unix socket.
+        durable: keep what it knows over a restart, even after kill -9.
 
     Raises:
         StartError: with the end of its log.
@@ -92,11 +104,15 @@ def start_redis(
         path = work_dir / "redis.sock"
         url = f"unix://{path}?db=0"
         where = ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"]
+    data = work_dir / "redis-data" if durable else None
+    if data is not None:
+        data.mkdir(exist_ok=True)
     process = ManagedProcess(
         [
             redis_binary(),
             *where,
-            *("--save", "", "--appendonly", "no", "--dir", str(work_dir)),
+            *("--save", "", "--appendonly", "yes" if durable else "no"),
+            *("--dir", str(data or work_dir)),
             # Limits must fail loudly rather than be evicted silently.
             *("--maxmemory", "256mb", "--maxmemory-policy", "noeviction"),
         ],
@@ -104,7 +120,7 @@ def start_redis(
         log_path=work_dir / "redis.log",
     )
     process.start()
-    running = RunningRedis(process, url=url)
+    running = RunningRedis(process, url=url, data=data)
     try:
         process.wait_until(running.answers, what="it answered", timeout_s=ready_timeout_s)
     except BaseException:

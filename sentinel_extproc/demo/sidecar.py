@@ -39,6 +39,19 @@ class RunningSidecar:
                 return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
+    def restart(self, *, ready_timeout_s: float = 30.0) -> None:
+        """Start it, with the same settings and files as before its end.
+
+        Raises:
+            StartError: with the end of its log.
+        """
+        self.process.start()
+        try:
+            self.process.wait_until(self.is_serving, what="it served", timeout_s=ready_timeout_s)
+        except BaseException:
+            self.process.kill()
+            raise
+
     def stop(self) -> int | None:
         """Let it drain, then end it if that takes too long; returns the exit code."""
         return self.process.stop()
@@ -107,11 +120,6 @@ def start_sidecar(
         env=environment,
         stop_timeout_s=stop_timeout_s,
     )
-    process.start()
     running = RunningSidecar(process, address=address)
-    try:
-        process.wait_until(running.is_serving, what="it served", timeout_s=ready_timeout_s)
-    except BaseException:
-        process.kill()
-        raise
+    running.restart(ready_timeout_s=ready_timeout_s)
     return running

@@ -84,6 +84,7 @@ def start_stack(
     users: Iterable[ZionUser] = DEMO_USERS,
     zion_dialect: Dialect = "unified",
     zion_deduplicates: bool = True,
+    redis_durable: bool = False,
     chunk_delay_s: float = 0.0,
     listener_port: int = 0,
     concurrency: int = 1,
@@ -96,6 +97,7 @@ def start_stack(
         services: the real provider and Zion; stand-ins are started when omitted.
         settings: further settings of the sidecar, by environment name.
         users: whom the stand-in Zion knows.
+        redis_durable: Redis keeps what it knows over a restart.
         chunk_delay_s: the stand-in provider's delay before each chunk of a stream.
         listener_port: of the gateway, on loopback; 0 lets the kernel choose.
         concurrency: Envoy's worker threads.
@@ -108,7 +110,7 @@ def start_stack(
     zion: ZionStandIn | None = None
     with ExitStack() as parts:
         progress.starting("redis-server")
-        redis = parts.enter_context(start_redis(work_dir=work_dir))
+        redis = parts.enter_context(start_redis(work_dir=work_dir, durable=redis_durable))
         progress.started("redis-server", redis.url)
         if services is None:
             progress.starting("stand-ins")

@@ -40,6 +40,8 @@ class FaultKind(StrEnum):
     DROP = "drop"
     COMMIT_THEN_DROP = "commit_then_drop"
     POISON = "poison"
+    PARTIAL = "partial"
+    REFUSED = "refused"
 
 
 @dataclass(slots=True)
@@ -50,7 +52,8 @@ class ZionFault:
         times: how many more calls fail; None for all.
         retry_after_s: for ``rate_limited``: the header, in seconds from now.
         retry_after_date: write that header as an HTTP date instead.
-        email: for ``poison``: batches with an item of this user fail whole, others don't.
+        email: for ``poison``: batches with an item of this user fail whole, others don't. For
+            ``partial``: in batches, this user's rows alone are refused, until it is cleared.
     """
 
     kind: FaultKind
@@ -58,6 +61,14 @@ class ZionFault:
     retry_after_s: int = 1
     retry_after_date: bool = False
     email: str | None = None
+
+    def refuses_row(self, item: object) -> bool:
+        """Whether it fails this row of a batch alone."""
+        return (
+            self.kind is FaultKind.PARTIAL
+            and self.email is not None
+            and mentions([item], self.email)
+        )
 
 
 def success(data: JsonObject) -> Response:
@@ -77,6 +88,8 @@ def faulty_response(fault: ZionFault) -> Response:
             return failure(401, "Invalid or expired token")
         case FaultKind.FORBIDDEN:
             return failure(403, "Forbidden")
+        case FaultKind.REFUSED:
+            return failure(400, "Bad request")
         case FaultKind.RATE_LIMITED:
             wait = str(fault.retry_after_s)
             if fault.retry_after_date:

@@ -216,7 +216,13 @@ class ZionStandIn:
 
     def _apply_all(self, items: list[Any], key: str | None) -> JsonObject:
         with self._lock:
-            results = [self._state.result(item, batch_key=key) for item in items]
+            fault = self._faults.get(ZionCall.BATCH)
+            results = [
+                self._state.refusal(item, "Refused on purpose")
+                if fault is not None and fault.refuses_row(item)
+                else self._state.result(item, batch_key=key)
+                for item in items
+            ]
         processed = sum(result["success"] for result in results)
         return {"processed": processed, "failed": len(results) - processed, "results": results}
 
@@ -242,6 +248,8 @@ class ZionStandIn:
                 return None
             if fault.kind is FaultKind.POISON and not mentions(items, fault.email):
                 return None
+            if fault.kind is FaultKind.PARTIAL:
+                return None  # the call as a whole works
             if fault.times is not None:
                 if fault.times <= 0:
                     del self._faults[call]

@@ -178,16 +178,11 @@ class ZionState:
 
     def result(self, item: object, *, batch_key: str | None) -> JsonObject:
         """Apply one increment of a batch and write down what came of it."""
-        identity: JsonObject = {}
-        if isinstance(item, dict):
-            name = "externalId" if self.per_metric else "email"
-            identity = {name: item.get(name)}
-            if self.per_metric:
-                identity["limitName"] = item.get("limitName")
         try:
             user = self.apply(item, batch_key=batch_key)
         except RowError as refused:
-            return {"limitName": _LIMIT_NAME, "success": False, "error": str(refused)} | identity
+            return self.refusal(item, str(refused))
+        identity = self._identity(item)
         metrics = self.metrics(user)
         if self.per_metric and isinstance(item, dict):
             one = metrics[PER_METRIC_NAMES[item["limitName"]]]
@@ -198,6 +193,20 @@ class ZionState:
             if isinstance(item, dict) and metric in item
         }
         return identity | {"limitName": _LIMIT_NAME, "success": True} | changed
+
+    def refusal(self, item: object, error: str) -> JsonObject:
+        """What is written down for an increment that was not applied."""
+        identity = self._identity(item)
+        return {"limitName": _LIMIT_NAME, "success": False, "error": error} | identity
+
+    def _identity(self, item: object) -> JsonObject:
+        if not isinstance(item, dict):
+            return {}
+        name = "externalId" if self.per_metric else "email"
+        identity = {name: item.get(name)}
+        if self.per_metric:
+            identity["limitName"] = item.get("limitName")
+        return identity
 
     def _user_of(self, item: Mapping[str, Any]) -> ZionUser:
         name = "externalId" if self.per_metric else "email"
