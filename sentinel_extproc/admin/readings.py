@@ -57,7 +57,13 @@ SHARED_RESULTS: _Fields = {
     "skipped": "skipped",
 }
 
-OUTBOX_RECORDS: _Fields = {"appended": "appended", "unstorable": "unstorable"}
+OUTBOX_RECORDS: _Fields = {
+    "appended": "appended",
+    "duplicate": "duplicates",
+    "unknown": "unknown",
+    "unstorable": "unstorable",
+}
+OUTBOX_FILES: _Fields = {"replaced": "replaced"}
 OUTBOX_COMMITS: _Fields = {"all": "commits", "failed": "failed_commits"}
 
 REPORT_BATCHES: _Fields = {
@@ -198,7 +204,8 @@ def outbox_readings(outbox: Outbox, backlog: BacklogSampler) -> list[Reading]:
     return [
         _counters(
             "sentinel_outbox_records_total",
-            "Usage records made durable, and those that never can be.",
+            "Usage records made durable, the unknown ones among them; and those that came twice, "
+            "or never can be stored.",
             "result",
             lambda: outbox.counters,
             OUTBOX_RECORDS,
@@ -209,6 +216,13 @@ def outbox_readings(outbox: Outbox, backlog: BacklogSampler) -> list[Reading]:
             "result",
             lambda: outbox.counters,
             OUTBOX_COMMITS,
+        ),
+        _counters(
+            "sentinel_outbox_files_total",
+            "Times that a damaged file was replaced while running.",
+            "what",
+            lambda: outbox.counters,
+            OUTBOX_FILES,
         ),
         _gauge("sentinel_outbox_used_bytes", "Bytes in use.", lambda: outbox.used_bytes),
         _gauge(

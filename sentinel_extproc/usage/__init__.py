@@ -4,11 +4,14 @@ Vocabulary: a *record* is one exchange; *sealing* sums records into an immutable
 its idempotency key; a *batch* is up to 1000 items in one call; a *row* is one item's result; an
 item is *acknowledged* when its row says it was billed, *parked* when nobody knows and a person is
 to decide, and a *dead letter* when it was refused for good. Nothing is deleted before it is
-acknowledged.
+acknowledged; then it is *retained* for audit while there is room. Records are numbered without a
+gap and *chained* by hashes. An exchange that nobody saw the end of is *unknown*: on record, told,
+and never billed.
 
-- ``record``: the contract with the exchange (``UsageRecord``, ``Ledger``)
-- ``sealing``, ``retry``: pure
-- ``sql``: every statement, with a name; ``database``: runs them, on the writer's thread only
+- ``record``: the contract with the exchange (``UsageRecord``, ``Intent``, ``Ledger``)
+- ``chain``, ``rows``, ``sealing``, ``retry``: pure
+- ``sql``: the schema, and every statement with a name; ``database`` runs them on the writer's
+  thread only, with ``insertion``, ``retention`` and ``migration``; ``reading`` reads beside it
 - ``item_queue``: what the reporter takes items from; the seam for a stream between the two
 - ``outbox``: ``Outbox``, the ``Ledger``: one writer thread, group commit
 - ``reporter``: ``Reporter``, the background task between an item queue and Zion

@@ -8,23 +8,19 @@ raises ``sqlite3.Error`` as it comes; ``outbox`` translates.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from sentinel_extproc.usage import sql
+from sentinel_extproc.usage import chain, migration, retention, sql
+from sentinel_extproc.usage.insertion import insert, is_one_statement
 from sentinel_extproc.usage.item_queue import ItemState, QueuedItem, Settlement
-from sentinel_extproc.usage.record import UsageRecord
-from sentinel_extproc.usage.sealing import SealedGroup, SealedItem, batch_key
-
-Row = tuple[str | int | None, ...]
-
-MAX_NAME = 256
-"""Code points kept of names that a client chooses freely."""
-
-MAX_INTEGER = 2**53 - 1
+from sentinel_extproc.usage.record import Outcome
+from sentinel_extproc.usage.rows import OUTCOME, Row, storable
+from sentinel_extproc.usage.sealing import SealedItem, batch_key
 
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -37,39 +33,23 @@ class WrongFileError(Exception):
     """The file is a database, but not one that this version can use."""
 
 
-def record_row(record: UsageRecord) -> Row:
-    """The row of a record, with every value made storable.
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite says that the file is not what it wrote.
 
-    Client-chosen names are cut at ``MAX_NAME``; what isn't text (lone surrogates, NUL) is
-    replaced, numbers are kept within 0 and 2^53 - 1: a strange request must still be billed.
+    The low byte: SQLite has finer codes for some of them.
     """
-    usage = record.usage
-    return (
-        _text(record.id),
-        record.occurred_at_ms,
-        _text(record.external_id),
-        _text(record.email),
-        _text(record.endpoint[:MAX_NAME]),
-        _text(record.model_requested[:MAX_NAME]),
-        None if record.model_served is None else _text(record.model_served[:MAX_NAME]),
-        _amount(record.requests),
-        _amount(usage.input_tokens),
-        _amount(usage.output_tokens),
-        _amount(usage.cached_input_tokens),
-        _amount(usage.reasoning_tokens),
-        _amount(usage.audio_input_tokens),
-        _amount(usage.audio_output_tokens),
-        record.provenance.value,
-        record.outcome.value,
+    return isinstance(error, sqlite3.Error) and (
+        getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED
     )
 
 
-def _text(value: str) -> str:
-    return value.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of records: how many were here already, and the ids of unknown ones that are
+    new."""
 
-
-def _amount(value: int) -> int:
-    return min(max(value, 0), MAX_INTEGER)
+    duplicates: int = 0
+    unknown: tuple[str, ...] = ()
 
 
 class Database:
@@ -77,46 +57,75 @@ class Database:
 
     Args:
         max_file_bytes: SQLite refuses to let the file grow beyond this.
+        new_id: makes the sidecar's id, for a new file.
+
+    Attributes:
+        sidecar: id of the chain's owner; stays with the file.
+        head: the end of the chain.
 
     Raises:
-        sqlite3.Error: it can't be opened; ``sqlite_errorcode in DAMAGED`` if it is damaged.
+        sqlite3.Error: it can't be opened; ``is_damage`` tells if it is damaged.
         WrongFileError: it belongs to another program or a newer version.
     """
 
-    def __init__(self, path: Path, *, max_file_bytes: int, fsync: bool) -> None:
+    sidecar: str
+    head: chain.Head
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_file_bytes: int,
+        fsync: bool,
+        new_id: Callable[[], str],
+        name: str | None = None,
+    ) -> None:
         self._connection = sqlite3.connect(
             path, isolation_level=None, cached_statements=64, timeout=1.0
         )
         try:
-            self._prepare(max_file_bytes, fsync=fsync)
+            self._prepare(max_file_bytes, new_id, name, fsync=fsync)
         except BaseException:
             self._connection.close()
             raise
 
-    def _prepare(self, max_file_bytes: int, *, fsync: bool) -> None:
+    def _prepare(
+        self, max_file_bytes: int, new_id: Callable[[], str], name: str | None, *, fsync: bool
+    ) -> None:
         run = self._connection.execute
         run("PRAGMA journal_mode = WAL")
         run(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
         run("PRAGMA temp_store = MEMORY")
         run("PRAGMA journal_size_limit = 67108864")
         self._page_bytes = self._number("PRAGMA page_size")
-        run(f"PRAGMA max_page_count = {max(16, max_file_bytes // self._page_bytes)}")
         version = self._number("PRAGMA user_version")
         owner = self._number("PRAGMA application_id")
         tables = self._number("SELECT count(*) FROM sqlite_master")
         if version == 0 and tables == 0:
             with self.transaction():
-                for statement in sql.SCHEMA.split(";"):
-                    run(statement)
+                migration.create(self._connection, new_id())
                 run(f"PRAGMA application_id = {sql.APPLICATION_ID}")
                 run(f"PRAGMA user_version = {sql.SCHEMA_VERSION}")
         elif owner != sql.APPLICATION_ID:
             raise WrongFileError("the file belongs to another program")
+        elif version in migration.FROM:
+            with self.transaction():
+                migration.FROM[version](self._connection, new_id())
+                run(f"PRAGMA user_version = {sql.SCHEMA_VERSION}")
         elif version != sql.SCHEMA_VERSION:
             raise WrongFileError(
                 f"the file has schema version {version}, this program knows {sql.SCHEMA_VERSION}"
             )
+        # Not before: a migration may need more room than the file is to have.
+        run(f"PRAGMA max_page_count = {max(16, max_file_bytes // self._page_bytes)}")
         run(sql.RESET_DUE)
+        run(sql.NAME_LEDGER, (name, name))
+        self.sidecar, _, _ = run(sql.LEDGER).fetchone()
+        self._read_head()
+
+    def _read_head(self) -> None:
+        row = self._connection.execute(sql.HEAD).fetchone()
+        self.head = chain.Head(*row) if row else chain.start(self.sidecar)
 
     def _number(self, statement: str) -> int:
         return int(self._connection.execute(statement).fetchone()[0])
@@ -133,46 +142,62 @@ class Database:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Store records, all or none; those that are there already are left as they are."""
-        self._connection.execute(sql.APPEND, (_json(rows),))
+    def append(self, rows: Sequence[Row]) -> Stored:
+        """Number, chain and store records, all or none; those whose id is here already are left
+        as they are, and take no number."""
+        fresh = {row[0]: row for row in reversed(rows)}  # of one id the first
+        new = [row for row in rows if fresh[row[0]] is row] if len(fresh) < len(rows) else rows
+        try:
+            unknown = self._insert(new)
+        except sqlite3.IntegrityError:
+            ids = _json([row[0] for row in new])
+            known = {row[0] for row in self._connection.execute(sql.KNOWN, (ids,))}
+            if not known:
+                raise
+            new = [row for row in new if row[0] not in known]
+            unknown = self._insert(new)
+        return Stored(len(rows) - len(new), unknown)
+
+    def _insert(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        if not rows:
+            return ()
+        unknown = tuple(str(row[0]) for row in rows if row[OUTCOME] == Outcome.UNKNOWN.value)
+        if unknown or not is_one_statement(len(rows)):
+            with self.transaction():
+                head = insert(self._connection, self.head, rows)
+                if unknown:
+                    self._connection.execute(sql.COUNT_UNKNOWN, (len(unknown),))
+        else:
+            head = insert(self._connection, self.head, rows)
+        self.head = head
+        return unknown
 
     def used_bytes(self) -> int:
         """Bytes of pages in use; free pages within the file don't count."""
         pages = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
         return pages * self._page_bytes
 
-    def seal(self, seqs: Mapping[str, int], groups: Sequence[SealedGroup]) -> None:
-        """Store the items made of unsealed records, all or nothing.
-
-        Args:
-            seqs: ``seq`` of every record in ``groups``, by its id.
+    def seal(
+        self, first_seq: int, last_seq: int, items: Sequence[SealedItem], wall_ms: int
+    ) -> None:
+        """Store the items made of a run of unsealed records, all or nothing.
 
         Raises:
-            ConflictError: a record was sealed meanwhile.
+            ConflictError: somebody sealed meanwhile.
         """
-        billed = [
-            (seqs[record_id], group.items[0].group)
-            for group in groups
-            if group.items
-            for record_id in group.record_ids
-        ]
-        nothing = [
-            seqs[record_id] for group in groups if not group.items for record_id in group.record_ids
-        ]
         with self.transaction():
             run = self._connection.execute
-            changed = run(sql.SEAL, (_json(billed),)).rowcount if billed else 0
-            changed += run(sql.FORGET, (_json(nothing),)).rowcount if nothing else 0
-            if changed != len(billed) + len(nothing):
+            if run(sql.SEAL, (last_seq, first_seq - 1)).rowcount != 1:
                 raise ConflictError("records were sealed twice at once")
-            items = [_item_row(item) for group in groups for item in group.items]
-            self._connection.executemany(sql.ADD_ITEM, items)
+            done_ms = None if items else wall_ms
+            run(sql.ADD_CHUNK, (first_seq, last_seq, len(items), done_ms))
+            rows = [(*_item_row(item), first_seq) for item in items]
+            self._connection.executemany(sql.ADD_ITEM, rows)
 
     def claim(self, limit: int, now_ms: int) -> list[QueuedItem]:
         """See ``ItemQueue.claim``."""
         rows = self._connection.execute(sql.READY, (now_ms, limit)).fetchall()
-        claimed = [QueuedItem(SealedItem(*row[:11]), row[11]) for row in rows]
+        claimed = [QueuedItem(SealedItem(*row[:12]), row[12]) for row in rows]
         if claimed:
             items = [queued.item for queued in claimed]
             ids = _json([item.id for item in items])
@@ -183,36 +208,36 @@ class Database:
         """See ``ItemQueue.interrupted``."""
         batches: dict[str, list[QueuedItem]] = {}
         for row in self._connection.execute(sql.SENT):
-            queued = QueuedItem(SealedItem(*row[:11]), row[11])
-            batches.setdefault(row[12], []).append(queued)
+            queued = QueuedItem(SealedItem(*row[:12]), row[12])
+            batches.setdefault(row[13], []).append(queued)
         return list(batches.values())
 
-    def settle(self, settlement: Settlement, now_ms: int) -> None:
-        """See ``ItemQueue.settle``."""
+    def settle(self, settlement: Settlement, now_ms: int, wall_ms: int) -> None:
+        """See ``ItemQueue.settle``; ``now_ms`` is of the clock that due times go by."""
         run = self._connection.execute
         with self.transaction():
             if settlement.acknowledged:
                 billed = _json(settlement.acknowledged)
-                groups = [group for (group,) in run(sql.GROUPS, (billed,))]
+                run(sql.CLOSE, (billed, wall_ms))
                 run(sql.ACKNOWLEDGE, (billed,))
-                run(sql.RELEASE, (_json(groups),))
             if settlement.again:
                 run(sql.AGAIN, (_json(settlement.again),))
             for refusal in settlement.refused:
                 dead = refusal.due_in_s is None
                 state = ItemState.DEAD if dead else ItemState.READY
                 due_ms = now_ms + int((refusal.due_in_s or 0) * 1000)
-                run(sql.REFUSE, (state.value, due_ms, _text(refusal.reason), refusal.item_id))
+                run(sql.REFUSE, (state.value, due_ms, storable(refusal.reason), refusal.item_id))
             if settlement.parked:
                 run(sql.PARK, (_json(settlement.parked),))
 
-    def sweep(self, limit: int) -> bool:
-        """Delete up to ``limit`` records that are billed; whether there may be more."""
+    def prune(self, limit: int, *, done_before_ms: int | None) -> int:
+        """Delete up to ``limit`` of the oldest retained records; how many.
+
+        Args:
+            done_before_ms: leave those that were acknowledged since; None: room is needed.
+        """
         with self.transaction():
-            deleted = self._connection.execute(sql.SWEEP, (limit,)).rowcount
-            if deleted < limit:
-                self._connection.execute(sql.SWEPT)
-        return deleted >= limit
+            return retention.prune(self._connection, limit, done_before_ms)
 
     def replay(self, item_ids: Sequence[str]) -> int:
         """Make held items ready again; how many of them were held."""
@@ -226,7 +251,6 @@ class Database:
 def _item_row(item: SealedItem) -> Row:
     return (
         item.id,
-        item.group,
         item.external_id,
         item.email,
         item.model,
@@ -236,6 +260,8 @@ def _item_row(item: SealedItem) -> Row:
         item.records,
         item.first_ms,
         item.last_ms,
+        item.first_seq,
+        item.last_seq,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,3 +66,12 @@ def set_aside(path: Path) -> Path:
         if part.exists():
             part.rename(kept.with_name(kept.name + suffix))
     return kept
+
+
+def kept_aside(path: Path) -> list[Path]:
+    """Damaged files of this outbox that are still here, oldest first."""
+    return sorted(
+        kept
+        for kept in path.parent.glob(f"{glob.escape(path.name)}.damaged-*")
+        if not kept.name.endswith(("-wal", "-shm"))
+    )

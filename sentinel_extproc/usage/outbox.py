@@ -8,16 +8,20 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 import uuid_utils
 
 from sentinel_extproc.usage import files, reading
-from sentinel_extproc.usage.database import DAMAGED, Database, WrongFileError, record_row
+from sentinel_extproc.usage.chain import Head
+from sentinel_extproc.usage.database import Database, WrongFileError, is_damage
 from sentinel_extproc.usage.files import OutboxError
 from sentinel_extproc.usage.item_queue import Backlog, HeldItem, QueuedItem, Settlement
-from sentinel_extproc.usage.record import UsageRecord
+from sentinel_extproc.usage.reading import LedgerState
+from sentinel_extproc.usage.record import Intent, UsageRecord
+from sentinel_extproc.usage.rows import record_row
 from sentinel_extproc.usage.sealing import seal
 from sentinel_extproc.usage.writer import Writer, WriterCounters, unavailable
 
@@ -33,6 +37,15 @@ CHUNK = 200
 
 SEAL_CHUNKS = 100
 """Most chunks before a claim: what is left is sealed before the next one."""
+
+PRUNE_CHUNKS = 100
+"""Most chunks deleted for their age before a claim."""
+
+RETAIN_SHARE = 0.5
+"""Of the bound: from there on acknowledged records make room, however young they are."""
+
+DEGRADED_SHARE = 0.8
+"""Of the bound: nothing acknowledged is left by then, so this is usage that can't be delivered."""
 
 HEADROOM_BYTES = 64 * 1024 * 1024
 """Room above the bound, so that what was admitted below it can still be stored and sealed."""
@@ -56,24 +69,29 @@ class Outbox:
         max_bytes: int = 1 << 30,
         fsync: bool = False,
         split_metrics: bool = False,
+        retain_s: float = 7 * 86_400,
+        name: str | None = None,
         max_waiting: int = 10_000,
         headroom_bytes: int = HEADROOM_BYTES,
         new_id: Callable[[], str] = lambda: str(uuid_utils.uuid7()),
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._max_file_bytes = max_bytes + headroom_bytes
         self._fsync = fsync
         self._split_metrics = split_metrics
+        self._retain_s = retain_s
+        self._name = name
         self._max_waiting = max_waiting
         self._new_id = new_id
         self._clock = clock
+        self._wall_clock = wall_clock
         self._lock: int | None = None
+        self._handled: BaseException | None = None
         self._sealing = asyncio.Lock()
-        self._writer = Writer(self._open_database)
-        self.set_aside: Path | None = None
-        """Where a damaged file was kept at ``open``."""
+        self._writer = Writer(self._open_database, make_room=self._make_room)
 
     def open(self) -> None:
         """Open or make the file and start the writer. Once; blocks for some milliseconds.
@@ -109,6 +127,26 @@ class Outbox:
         return self._writer.used_bytes / self._max_bytes
 
     @property
+    def degraded(self) -> bool:
+        """Whether so much usage can't be delivered that soon no more can be taken."""
+        return self.fill >= DEGRADED_SHARE
+
+    @property
+    def sidecar(self) -> str:
+        """The id that this outbox's chain belongs to; a new one after damage."""
+        return self._writer.sidecar
+
+    @property
+    def head(self) -> Head:
+        """The end of its chain, as last committed."""
+        return self._writer.head
+
+    @property
+    def set_aside(self) -> list[Path]:
+        """Damaged files that were kept, and that nobody has taken away yet; oldest first."""
+        return files.kept_aside(self._path)
+
+    @property
     def fault(self) -> str | None:
         """Why the last commit failed, for the operator; None when it didn't."""
         return self._writer.fault
@@ -134,10 +172,24 @@ class Outbox:
         """
         await self._writer.append(record_row(record))
 
+    async def add_unknown(self, intent: Intent, *, origin: str | None = None) -> None:
+        """Return once it is on record that nobody saw how an exchange ended.
+
+        It is chained and told like any other, and never billed. Nothing changes if the exchange
+        has a record here.
+
+        Args:
+            origin: id of the sidecar that admitted it; None: this one.
+
+        Raises:
+            Unavailable: as ``append``.
+        """
+        await self.append(intent.unknown(origin=origin))
+
     async def claim(self, limit: int) -> list[QueuedItem]:
         """See ``ItemQueue``; seals what has been appended before it claims."""
         async with self._sealing:
-            await self._sweep()
+            await self._forget_old()
             for _ in range(SEAL_CHUNKS):
                 # Chunk by chunk, so that appends get their turn in between.
                 if await self._seal() < CHUNK:
@@ -150,13 +202,17 @@ class Outbox:
 
     async def settle(self, settlement: Settlement) -> None:
         """See ``ItemQueue``."""
-        await self._writer.run(lambda database: database.settle(settlement, self._now_ms()))
-        if settlement.acknowledged:
-            await self._sweep()
+        await self._writer.run(
+            lambda database: database.settle(settlement, self._now_ms(), self._wall_ms())
+        )
 
     async def backlog(self) -> Backlog:
-        """See ``ItemQueue``. Counts, so it takes a second or so for millions of records."""
+        """See ``ItemQueue``."""
         return await self._read(reading.backlog)
+
+    async def ledger(self) -> LedgerState:
+        """Whose outbox it is, and how it stands."""
+        return await self._read(reading.ledger)
 
     async def held(self, limit: int = 1000, after: int = 0) -> list[HeldItem]:
         """Parked items and dead letters whose position is beyond ``after``, oldest first."""
@@ -174,45 +230,73 @@ class Outbox:
     async def _seal(self) -> int:
         taken = await self._read(reading.unsealed, CHUNK)
         if taken:
-            seqs = {record.id: seq for seq, record in taken}
-            records = [record for _, record in taken]
-            groups = seal(records, self._new_id, split_metrics=self._split_metrics)
-            await self._writer.run(lambda database: database.seal(seqs, groups))
+            first, last = taken[0][0], taken[-1][0]
+            items = seal(taken, self._new_id, split_metrics=self._split_metrics)
+            wall_ms = self._wall_ms()
+            await self._writer.run(lambda database: database.seal(first, last, items, wall_ms))
         return len(taken)
 
-    async def _sweep(self) -> None:
-        while await self._writer.run(lambda database: database.sweep(CHUNK)):
-            pass
+    async def _forget_old(self) -> None:
+        before = self._wall_ms() - int(self._retain_s * 1000)
+        for _ in range(PRUNE_CHUNKS):
+            if not await self._writer.run(lambda db: db.prune(CHUNK, done_before_ms=before)):
+                break
+
+    def _make_room(self, database: Database, used_bytes: int) -> bool:
+        """Called on the writer's thread; whether anything was deleted."""
+        if used_bytes <= self._max_bytes * RETAIN_SHARE:
+            return False
+        return database.prune(2 * CHUNK, done_before_ms=None) > 0
 
     async def _read(self, read: Callable[[Path, *Args], T], *args: *Args) -> T:
         if not self._writer.running:
             raise unavailable("The outbox is closed.")
+        before = self._writer.counters.replaced
         try:
             return await asyncio.to_thread(read, self._path, *args)
-        except sqlite3.Error:
+        except sqlite3.Error as error:
             logger.exception("the outbox can't be read")
+            if is_damage(error):
+                await self._writer.run(partial(self._damaged, error, before))
             raise unavailable("The outbox can't be read right now.") from None
+
+    def _damaged(self, error: sqlite3.Error, before: int, _: Database) -> None:
+        """Tell the writer of damage that a reader found, unless it has replaced the file since."""
+        if self._writer.counters.replaced == before:
+            raise error
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+    def _wall_ms(self) -> int:
+        return int(self._wall_clock() * 1000)
 
     def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def _open_database(self) -> Database:
-        try:
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode not in DAMAGED:
-                raise
-            self.set_aside = files.set_aside(self._path)
-            logger.critical(
-                "the outbox %s is damaged (%s): kept as %s", self._path, error, self.set_aside
-            )
-            return self._connect()
+    def _open_database(self, damage: BaseException | None = None) -> Database:
+        """Open the file; after ``damage``, or when it is found damaged, a new one."""
+        if damage is None:
+            try:
+                return self._connect()
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                damage = error
+        if damage is not self._handled:  # opening the new one may take more than one attempt
+            kept = files.set_aside(self._path)
+            self._handled = damage
+            logger.critical("the outbox %s is damaged (%s): kept as %s", self._path, damage, kept)
+        return self._connect()
 
     def _connect(self) -> Database:
         files.make_file(self._path)
-        return Database(self._path, max_file_bytes=self._max_file_bytes, fsync=self._fsync)
+        return Database(
+            self._path,
+            max_file_bytes=self._max_file_bytes,
+            fsync=self._fsync,
+            new_id=self._new_id,
+            name=self._name,
+        )

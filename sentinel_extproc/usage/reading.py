@@ -7,36 +7,94 @@ Every function opens the file read-only for itself, so it may run on any thread.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from sentinel_extproc.usage import sql
+from sentinel_extproc.usage import chain, sql
+from sentinel_extproc.usage.chain import Gap, Head, Link
 from sentinel_extproc.usage.item_queue import Backlog, HeldItem, ItemState
-from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
+from sentinel_extproc.usage.record import UsageRecord
+from sentinel_extproc.usage.rows import record_of
 from sentinel_extproc.usage.sealing import SealedItem
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerState:
+    """One outbox at one moment.
+
+    Attributes:
+        sidecar: UUIDv7, made with the file; ``name`` is what the operator calls it.
+        head: the end of its chain.
+        unsealed: records that no item bills yet.
+        retained: records that are billed, and kept for audit.
+        unknown: exchanges ever that nobody saw the end of.
+        items: by state as in the table; ``sql.DONE`` are acknowledged ones.
+    """
+
+    sidecar: str
+    name: str | None
+    head: Head
+    unsealed: int
+    retained: int
+    unknown: int
+    items: dict[str, int]
 
 
 def unsealed(path: Path, limit: int) -> list[tuple[int, UsageRecord]]:
     """The oldest records that no item bills yet, with their ``seq``."""
     with _reading(path) as connection:
         rows = connection.execute(sql.UNSEALED, (limit,)).fetchall()
-    return [(row[0], _record(row[1:])) for row in rows]
+    return [(row[0], record_of(row[1:])) for row in rows]
+
+
+def records(path: Path, limit: int, after: int) -> list[tuple[Link, UsageRecord]]:
+    """Records whose ``seq`` is beyond ``after``, in order, and what the chain knows of them."""
+    with _reading(path) as connection:
+        rows = connection.execute(sql.RECORDS, (after, limit)).fetchall()
+    return [
+        (Link(row[0], chain.text(row[0], row[1:-1]), row[-1]), record_of(row[1:-1])) for row in rows
+    ]
+
+
+def gaps(path: Path) -> list[Gap]:
+    """The runs of records that were deleted after they had been billed."""
+    with _reading(path) as connection:
+        return [Gap(*row) for row in connection.execute(sql.GAPS)]
+
+
+def ledger(path: Path) -> LedgerState:
+    """Whose it is, and how it stands: counts that are kept, so it takes no time."""
+    with _reading(path) as connection:
+        return _ledger(connection)
 
 
 def backlog(path: Path) -> Backlog:
-    """What is still on its way. Counts, so it takes a second or so for millions of records."""
-    items = dict.fromkeys(ItemState, 0)
+    """What is still on its way; counts that are kept, so it takes no time."""
     with _reading(path) as connection:
-        for state, count in connection.execute(sql.COUNT_ITEMS):
-            items[ItemState(state)] = count
-        (records,) = connection.execute(sql.COUNT_UNSEALED).fetchone()
+        state = _ledger(connection)
         oldest = [
             row[0]
-            for statement in (sql.OLDEST_UNSEALED, sql.OLDEST_ITEM)
-            for row in connection.execute(statement)
+            for statement, values in (
+                (sql.OLDEST_UNSEALED, ()),
+                (sql.OLDEST_ITEM, (ItemState.READY.value,)),
+                (sql.OLDEST_ITEM, (ItemState.SENT.value,)),
+            )
+            for row in connection.execute(statement, values)
         ]
-    return Backlog(records=records, items=items, oldest_ms=min(oldest, default=None))
+    items = {kind: state.items.get(kind.value, 0) for kind in ItemState}
+    return Backlog(state.unsealed, items, min(oldest, default=None))
+
+
+def _ledger(connection: sqlite3.Connection) -> LedgerState:
+    run = connection.execute
+    sidecar, name, sealed = run(sql.LEDGER).fetchone()
+    head = run(sql.HEAD).fetchone()
+    counts = dict(run(sql.COUNTS).fetchall())
+    retained, unknown = counts.pop("retained"), counts.pop("unknown")
+    last = Head(*head) if head else chain.start(sidecar)
+    return LedgerState(sidecar, name, last, last.seq - sealed, retained, unknown, counts)
 
 
 def held(path: Path, limit: int, after: int) -> list[HeldItem]:
@@ -45,7 +103,7 @@ def held(path: Path, limit: int, after: int) -> list[HeldItem]:
         rows = connection.execute(sql.HELD, (after, limit)).fetchall()
     return [
         HeldItem(
-            position=row[13], item=SealedItem(*row[:11]), state=ItemState(row[11]), reason=row[12]
+            position=row[14], item=SealedItem(*row[:12]), state=ItemState(row[12]), reason=row[13]
         )
         for row in rows
     ]
@@ -59,19 +117,3 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
     finally:
         connection.close()
-
-
-def _record(row: Sequence[str | int | None]) -> UsageRecord:
-    return UsageRecord(
-        id=str(row[0]),
-        occurred_at_ms=int(row[1] or 0),
-        external_id=str(row[2]),
-        email=str(row[3]),
-        endpoint=str(row[4]),
-        model_requested=str(row[5]),
-        model_served=None if row[6] is None else str(row[6]),
-        requests=int(row[7] or 0),
-        usage=TokenUsage(*(int(value or 0) for value in row[8:14])),
-        provenance=Provenance(str(row[14])),
-        outcome=Outcome(str(row[15])),
-    )

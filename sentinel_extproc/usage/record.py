@@ -24,6 +24,8 @@ class Outcome(StrEnum):
     DRAINED = "drained"
     CUT = "cut"
     """Ended by us: a limit ran out under the answer."""
+    UNKNOWN = "unknown"
+    """Forwarded, and nobody saw how it ended: its sidecar died. Never billed by guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,11 @@ class UsageRecord:
     Attributes:
         id: UUIDv7 of the exchange, text form; the idempotency anchor.
         occurred_at_ms: when it was forwarded, milliseconds since the epoch, UTC.
+        cost_nanos: billionths of ``currency``; None, never 0, when the model has no price.
+        request_id: Envoy's ``x-request-id``, to join with access logs; None when there was none.
+        origin: id of the sidecar that admitted it, when that wasn't the one that keeps the record.
+        predicted_input_tokens, reserved_output_tokens: of ``UNKNOWN`` only: what was estimated
+            when it was admitted. Its ``usage`` and ``requests`` are 0.
     """
 
     id: str
@@ -62,6 +69,51 @@ class UsageRecord:
     usage: TokenUsage
     provenance: Provenance
     outcome: Outcome
+    cost_nanos: int | None = None
+    currency: str | None = None
+    request_id: str | None = None
+    origin: str | None = None
+    predicted_input_tokens: int | None = None
+    reserved_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An exchange that is about to be forwarded: what is known of it if its sidecar dies.
+
+    Attributes:
+        id, occurred_at_ms, request_id: as in the ``UsageRecord`` that it will have.
+    """
+
+    id: str
+    occurred_at_ms: int
+    external_id: str
+    email: str
+    endpoint: str
+    model: str
+    request_id: str | None
+    predicted_input_tokens: int
+    reserved_output_tokens: int
+
+    def unknown(self, *, origin: str | None = None) -> UsageRecord:
+        """The record of an exchange that nobody saw the end of: nothing to bill."""
+        return UsageRecord(
+            id=self.id,
+            occurred_at_ms=self.occurred_at_ms,
+            external_id=self.external_id,
+            email=self.email,
+            endpoint=self.endpoint,
+            model_requested=self.model,
+            model_served=None,
+            requests=0,
+            usage=TokenUsage(),
+            provenance=Provenance.ESTIMATED,
+            outcome=Outcome.UNKNOWN,
+            request_id=self.request_id,
+            origin=origin,
+            predicted_input_tokens=self.predicted_input_tokens,
+            reserved_output_tokens=self.reserved_output_tokens,
+        )
 
 
 class Ledger(Protocol):

@@ -8,10 +8,10 @@ day, because Zion's quotas start anew at 00:00 UTC and an item is charged to one
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sentinel_extproc.usage.record import UsageRecord
+from sentinel_extproc.usage.record import Outcome, UsageRecord
 
 DAY_MS = 24 * 60 * 60 * 1000
 MAX_SUM = 2**53 - 1
@@ -24,13 +24,13 @@ class SealedItem:
 
     Attributes:
         id: UUIDv7, text form; the idempotency key of the item for ever.
-        group: shared by the items that bill the same records (one per metric, when split).
         records: how many records it sums.
         first_ms, last_ms: earliest and latest of them, milliseconds since the epoch, UTC.
+        first_seq, last_seq: between them, both included, are the numbers of its records: all that
+            have its user, email, model and UTC day. Items that share them bill one metric each.
     """
 
     id: str
-    group: str
     external_id: str
     email: str
     model: str
@@ -40,23 +40,20 @@ class SealedItem:
     records: int
     first_ms: int
     last_ms: int
+    first_seq: int
+    last_seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class SealedGroup:
-    """Records and the items that bill them; no items when there is nothing to bill."""
-
-    record_ids: tuple[str, ...]
-    items: tuple[SealedItem, ...]
-
-
+@dataclass(slots=True)
 class _Sum:
-    __slots__ = ("first_ms", "ids", "input_tokens", "last_ms", "output_tokens", "requests")
-
-    def __init__(self, record: UsageRecord) -> None:
-        self.ids: list[str] = []
-        self.input_tokens = self.output_tokens = self.requests = 0
-        self.first_ms = self.last_ms = record.occurred_at_ms
+    first_ms: int
+    last_ms: int
+    first_seq: int
+    last_seq: int
+    records: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    requests: int = 0
 
     def fits(self, record: UsageRecord) -> bool:
         return (
@@ -65,45 +62,53 @@ class _Sum:
             and self.requests + record.requests <= MAX_SUM
         )
 
-    def add(self, record: UsageRecord) -> None:
-        self.ids.append(record.id)
+    def add(self, seq: int, record: UsageRecord) -> None:
+        self.records += 1
         self.input_tokens += record.usage.input_tokens
         self.output_tokens += record.usage.output_tokens
         self.requests += record.requests
         self.first_ms = min(self.first_ms, record.occurred_at_ms)
         self.last_ms = max(self.last_ms, record.occurred_at_ms)
+        self.last_seq = seq
 
 
 def seal(
-    records: Iterable[UsageRecord], new_id: Callable[[], str], *, split_metrics: bool = False
-) -> list[SealedGroup]:
+    records: Iterable[tuple[int, UsageRecord]],
+    new_id: Callable[[], str],
+    *,
+    split_metrics: bool = False,
+) -> list[SealedItem]:
     """Sum records per user, model and UTC day.
 
-    Every record is in exactly one group, and over all items of a group the sums equal those of
-    its records.
+    The sums over all items equal those of the records, but for records of unknown outcome, which
+    are never billed. What comes to nothing is in no item.
 
     Args:
+        records: with their numbers, which ascend.
         new_id: makes a unique id, sortable by time.
         split_metrics: one item per metric, for a Zion that acknowledges metrics one by one.
     """
     sums: dict[tuple[str, str, str, int], list[_Sum]] = {}
-    for record in records:
+    for seq, record in records:
+        if record.outcome is Outcome.UNKNOWN:
+            continue
         model = record.model_served or record.model_requested
-        key = (record.external_id, record.email, model, record.occurred_at_ms // DAY_MS)
-        of_key = sums.setdefault(key, [])
+        at_ms = record.occurred_at_ms
+        of_key = sums.setdefault((record.external_id, record.email, model, at_ms // DAY_MS), [])
         if not of_key or not of_key[-1].fits(record):
-            of_key.append(_Sum(record))
-        of_key[-1].add(record)
+            of_key.append(_Sum(at_ms, at_ms, seq, seq))
+        of_key[-1].add(seq, record)
     return [
-        _group(key, total, new_id, split_metrics=split_metrics)
+        item
         for key, of_key in sums.items()
         for total in of_key
+        for item in _items(key, total, new_id, split_metrics=split_metrics)
     ]
 
 
-def _group(
+def _items(
     key: tuple[str, str, str, int], total: _Sum, new_id: Callable[[], str], *, split_metrics: bool
-) -> SealedGroup:
+) -> Iterator[SealedItem]:
     amounts = (total.input_tokens, total.output_tokens, total.requests)
     if split_metrics:
         shares = [
@@ -112,25 +117,22 @@ def _group(
         ]
     else:
         shares = [amounts]
-    billed = [share for share in shares if any(share)]
-    ids = [new_id() for _ in billed]
-    items = tuple(
-        SealedItem(
-            id=item_id,
-            group=ids[0],
-            external_id=key[0],
-            email=key[1],
-            model=key[2],
-            input_tokens=share[0],
-            output_tokens=share[1],
-            requests=share[2],
-            records=len(total.ids),
-            first_ms=total.first_ms,
-            last_ms=total.last_ms,
-        )
-        for item_id, share in zip(ids, billed, strict=True)
-    )
-    return SealedGroup(tuple(total.ids), items)
+    for share in shares:
+        if any(share):
+            yield SealedItem(
+                id=new_id(),
+                external_id=key[0],
+                email=key[1],
+                model=key[2],
+                input_tokens=share[0],
+                output_tokens=share[1],
+                requests=share[2],
+                records=total.records,
+                first_ms=total.first_ms,
+                last_ms=total.last_ms,
+                first_seq=total.first_seq,
+                last_seq=total.last_seq,
+            )
 
 
 def batch_key(items: Sequence[SealedItem]) -> str:

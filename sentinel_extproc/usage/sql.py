@@ -1,13 +1,45 @@
-"""Every SQL statement of the outbox, with its name and a sentence."""
+"""Every SQL statement of the outbox, with its name and a sentence.
+
+The schema, version 2:
+
+- ``ledger``, one row: ``sidecar`` (UUIDv7, made with the file), ``name`` (configured),
+  ``sealed_seq``: records up to it are sealed, or came to nothing.
+- ``records``: one exchange each, by ``seq``: 1, 2, 3 without a gap, in the order of commits.
+  ``hash`` chains them (module ``chain``). An ``outcome`` of ``unknown`` is an exchange that nobody
+  saw the end of: it is never billed. Rows never change.
+- ``chunks``: a run of records that were sealed together, ``n`` (its first seq) to ``last_seq``;
+  ``rest_seq`` is the first that is still here; ``open`` is how many of its items aren't
+  acknowledged; ``done_ms`` is when that became 0. Then its records are *retained* for audit, until
+  they are too old or room is needed: oldest first, and never while ``open`` isn't 0.
+- ``items``: sums of records, which Zion bills. An item sums the records from ``first_seq`` to
+  ``last_seq`` that have its user, email, model (served, or else requested) and UTC day; the view
+  ``record_items`` joins them. ``state``: ``ready``, ``sent``, ``parked``, ``dead``, or ``done``:
+  acknowledged, and kept with its chunk.
+- ``gaps``: deleted runs of records and the hash of the last of each; neighbours are merged.
+- ``counts``: kept by triggers, so that nothing has to be counted: items by state, ``retained``
+  records; and ``unknown`` records ever.
+
+``seq`` is the truth about order. Times are for people, days and ages: clocks step.
+"""
 
 from __future__ import annotations
 
 APPLICATION_ID = 0x53454E54  # "SENT", in the file's header
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+DONE = "done"
+"""State of acknowledged items; the queue doesn't see them."""
 
 SCHEMA = """
+CREATE TABLE ledger (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    sidecar TEXT NOT NULL,
+    name TEXT,
+    sealed_seq INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
 CREATE TABLE records (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
     occurred_at_ms INTEGER NOT NULL,
     external_id TEXT NOT NULL,
@@ -22,17 +54,39 @@ CREATE TABLE records (
     reasoning_tokens INTEGER NOT NULL,
     audio_input_tokens INTEGER NOT NULL,
     audio_output_tokens INTEGER NOT NULL,
+    image_input_tokens INTEGER NOT NULL,
+    image_output_tokens INTEGER NOT NULL,
+    accepted_prediction_tokens INTEGER NOT NULL,
+    rejected_prediction_tokens INTEGER NOT NULL,
     provenance TEXT NOT NULL,
     outcome TEXT NOT NULL,
-    item_group TEXT
+    cost_nanos INTEGER,
+    currency TEXT,
+    request_id TEXT,
+    origin TEXT,
+    predicted_input_tokens INTEGER,
+    reserved_output_tokens INTEGER,
+    hash BLOB NOT NULL
 ) STRICT;
-CREATE INDEX records_unsealed ON records (seq) WHERE item_group IS NULL;
-CREATE INDEX records_by_group ON records (item_group) WHERE item_group IS NOT NULL;
+
+CREATE TABLE gaps (
+    last_seq INTEGER PRIMARY KEY,
+    first_seq INTEGER NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE chunks (
+    n INTEGER PRIMARY KEY,
+    last_seq INTEGER NOT NULL,
+    rest_seq INTEGER NOT NULL,
+    open INTEGER NOT NULL,
+    done_ms INTEGER
+) STRICT;
+CREATE INDEX chunks_done ON chunks (n) WHERE open = 0;
 
 CREATE TABLE items (
     n INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
-    item_group TEXT NOT NULL,
     external_id TEXT NOT NULL,
     email TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -42,56 +96,115 @@ CREATE TABLE items (
     records INTEGER NOT NULL,
     first_ms INTEGER NOT NULL,
     last_ms INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    chunk INTEGER NOT NULL,
     state TEXT NOT NULL DEFAULT 'ready',
     batch TEXT,
     refusals INTEGER NOT NULL DEFAULT 0,
     due_ms INTEGER NOT NULL DEFAULT 0,
     reason TEXT
 ) STRICT;
-CREATE TABLE released (item_group TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE INDEX items_by_state ON items (state, n);
-CREATE INDEX items_by_group ON items (item_group);
+CREATE INDEX items_by_chunk ON items (chunk);
+CREATE INDEX items_due ON items (n) WHERE due_ms > 0;
+
+CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO counts VALUES
+    ('ready', 0), ('sent', 0), ('parked', 0), ('dead', 0), ('done', 0),
+    ('retained', 0), ('unknown', 0);
+
+CREATE TRIGGER item_added AFTER INSERT ON items BEGIN
+    UPDATE counts SET value = value + 1 WHERE name = NEW.state;
+END;
+CREATE TRIGGER item_moved AFTER UPDATE OF state ON items WHEN NEW.state <> OLD.state BEGIN
+    UPDATE counts SET value = value + iif(name = NEW.state, 1, -1)
+    WHERE name IN (NEW.state, OLD.state);
+END;
+CREATE TRIGGER item_gone AFTER DELETE ON items BEGIN
+    UPDATE counts SET value = value - 1 WHERE name = OLD.state;
+END;
+CREATE TRIGGER chunk_added AFTER INSERT ON chunks WHEN NEW.open = 0 BEGIN
+    UPDATE counts SET value = value + NEW.last_seq - NEW.rest_seq + 1 WHERE name = 'retained';
+END;
+CREATE TRIGGER chunk_changed AFTER UPDATE OF open, rest_seq ON chunks BEGIN
+    UPDATE counts SET value = value
+        + iif(NEW.open = 0, NEW.last_seq - NEW.rest_seq + 1, 0)
+        - iif(OLD.open = 0, OLD.last_seq - OLD.rest_seq + 1, 0)
+    WHERE name = 'retained';
+END;
+CREATE TRIGGER chunk_gone AFTER DELETE ON chunks WHEN OLD.open = 0 BEGIN
+    UPDATE counts SET value = value - (OLD.last_seq - OLD.rest_seq + 1) WHERE name = 'retained';
+END;
+
+CREATE VIEW record_items AS
+SELECT records.seq AS seq, items.id AS item, items.state AS state
+FROM records JOIN items
+    ON items.chunk = (SELECT max(chunks.n) FROM chunks WHERE chunks.n <= records.seq)
+    AND records.seq BETWEEN items.first_seq AND items.last_seq
+    AND records.external_id = items.external_id
+    AND records.email = items.email
+    AND coalesce(nullif(records.model_served, ''), records.model_requested) = items.model
+    AND records.occurred_at_ms / 86400000 = items.first_ms / 86400000
+WHERE records.outcome <> 'unknown';
 """
 
 RECORD_COLUMNS = """id, occurred_at_ms, external_id, email, endpoint, model_requested, model_served,
     requests, input_tokens, output_tokens, cached_input_tokens, reasoning_tokens,
-    audio_input_tokens, audio_output_tokens, provenance, outcome"""
+    audio_input_tokens, audio_output_tokens, image_input_tokens, image_output_tokens,
+    accepted_prediction_tokens, rejected_prediction_tokens, provenance, outcome, cost_nanos,
+    currency, request_id, origin, predicted_input_tokens, reserved_output_tokens"""
+"""Of a record, after ``seq``; the chain's hashes go by this order, so it never changes within a
+schema version."""
 
-ITEM_COLUMNS = """id, item_group, external_id, email, model, input_tokens, output_tokens, requests,
-    records, first_ms, last_ms"""
+ITEM_COLUMNS = """id, external_id, email, model, input_tokens, output_tokens, requests, records,
+    first_ms, last_ms, first_seq, last_seq"""
 
-# A whole group in one statement: every step of SQLite gives the GIL away, and on a busy process
-# getting it back can take milliseconds. An id that is there already is left as it is.
-APPEND = f"""
-INSERT INTO records ({RECORD_COLUMNS})
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-    json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'),
-    json_extract(value, '$[9]'), json_extract(value, '$[10]'), json_extract(value, '$[11]'),
-    json_extract(value, '$[12]'), json_extract(value, '$[13]'), json_extract(value, '$[14]'),
-    json_extract(value, '$[15]')
-FROM json_each(?) WHERE true
-ON CONFLICT (id) DO NOTHING
-"""  # noqa: S608
 
-# The oldest records that no item bills yet.
+def append(count: int) -> str:
+    """Insert so many records, every value a parameter: seq, the columns, hash."""
+    row = f"({', '.join('?' * (RECORD_COLUMNS.count(',') + 3))})"
+    return f"INSERT INTO records (seq, {RECORD_COLUMNS}, hash) VALUES {', '.join([row] * count)}"  # noqa: S608
+
+
+# Which of these ids are here already.
+KNOWN = "SELECT id FROM records WHERE id IN (SELECT value FROM json_each(?))"
+
+# Who we are.
+BEGIN_LEDGER = "INSERT INTO ledger (one, sidecar) VALUES (1, ?)"
+LEDGER = "SELECT sidecar, name, sealed_seq FROM ledger"
+NAME_LEDGER = "UPDATE ledger SET name = ? WHERE name IS NOT ?"
+
+# The end of the chain, which may have been deleted.
+HEAD = """
+SELECT seq, hash FROM (
+    SELECT seq, hash FROM (SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1)
+    UNION ALL
+    SELECT last_seq, hash FROM (SELECT last_seq, hash FROM gaps ORDER BY last_seq DESC LIMIT 1)
+) ORDER BY seq DESC LIMIT 1
+"""
+
+# The oldest records that are not sealed yet.
 UNSEALED = f"""
-SELECT seq, {RECORD_COLUMNS} FROM records WHERE item_group IS NULL ORDER BY seq LIMIT ?
+SELECT seq, {RECORD_COLUMNS} FROM records
+WHERE seq > (SELECT sealed_seq FROM ledger) ORDER BY seq LIMIT ?
 """  # noqa: S608
 
-# Say which group of items bills which record; pairs of seq and group.
-SEAL = """
-UPDATE records SET item_group = json_extract(sealed.value, '$[1]')
-FROM json_each(?) AS sealed
-WHERE seq = json_extract(sealed.value, '$[0]') AND item_group IS NULL
-"""
+# Everything after a record, for whoever walks the chain.
+RECORDS = f"""
+SELECT seq, {RECORD_COLUMNS}, hash FROM records WHERE seq > ? ORDER BY seq LIMIT ?
+"""  # noqa: S608
 
-# Forget records that come to nothing.
-FORGET = """
-DELETE FROM records WHERE seq IN (SELECT value FROM json_each(?)) AND item_group IS NULL
-"""
+GAPS = "SELECT first_seq, last_seq, hash FROM gaps ORDER BY last_seq"
 
-ADD_ITEM = f"INSERT INTO items ({ITEM_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+# Records up to here are sealed; nothing changes if somebody else sealed in between.
+SEAL = "UPDATE ledger SET sealed_seq = ? WHERE sealed_seq = ?"
+
+ADD_CHUNK = "INSERT INTO chunks (n, last_seq, rest_seq, open, done_ms) VALUES (?1, ?2, ?1, ?3, ?4)"
+
+ADD_ITEM = f"""
+INSERT INTO items ({ITEM_COLUMNS}, chunk) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""  # noqa: S608
 
 # The oldest items that may be sent now.
 READY = f"""
@@ -108,28 +221,41 @@ SENT = f"""
 SELECT {ITEM_COLUMNS}, refusals, batch FROM items WHERE state = 'sent' ORDER BY batch, n
 """  # noqa: S608
 
-# Groups of which these items are a part.
-GROUPS = "SELECT DISTINCT item_group FROM items WHERE id IN (SELECT value FROM json_each(?))"
-
-# Delete billed items.
-ACKNOWLEDGE = "DELETE FROM items WHERE id IN (SELECT value FROM json_each(?))"
-
-# Remember groups of which every item is billed: their records can go.
-RELEASE = """
-INSERT OR IGNORE INTO released (item_group)
-SELECT value FROM json_each(?)
-WHERE NOT EXISTS (SELECT 1 FROM items WHERE items.item_group = value)
-"""
-
-# Delete some records of released groups; all at once could hold up appends for too long.
-SWEEP = """
-DELETE FROM records WHERE seq IN (
-    SELECT seq FROM released CROSS JOIN records USING (item_group) LIMIT ?
+# Count off, chunk by chunk, items that are about to be marked as billed.
+CLOSE = """
+UPDATE chunks SET open = open - closed, done_ms = iif(open = closed, ?2, NULL)
+FROM (
+    SELECT chunk AS of_chunk, count(*) AS closed FROM items
+    WHERE state <> 'done' AND id IN (SELECT value FROM json_each(?1)) GROUP BY chunk
 )
+WHERE n = of_chunk
 """
 
-# Every record of every released group is deleted.
-SWEPT = "DELETE FROM released"
+# Mark billed items.
+ACKNOWLEDGE = """
+UPDATE items SET state = 'done', batch = NULL
+WHERE state <> 'done' AND id IN (SELECT value FROM json_each(?))
+"""
+
+# The oldest run of records of which every item is billed.
+RETAINED = """
+SELECT n, rest_seq, last_seq, done_ms FROM chunks WHERE open = 0 ORDER BY n LIMIT 1
+"""
+
+# Delete records from and to.
+DELETE_RECORDS = "DELETE FROM records WHERE seq BETWEEN ? AND ?"
+HASH_OF = "SELECT hash FROM records WHERE seq = ?"
+
+# Some of a chunk's records are deleted; all of them.
+SHRINK_CHUNK = "UPDATE chunks SET rest_seq = ? WHERE n = ?"
+DELETE_CHUNK = "DELETE FROM chunks WHERE n = ?"
+DELETE_ITEMS = "DELETE FROM items WHERE chunk = ?"
+
+# Remember a deleted run: what it follows directly, what follows it directly, itself.
+GAP_BEFORE = "DELETE FROM gaps WHERE last_seq = ? RETURNING first_seq"
+GAP_AFTER = "SELECT last_seq FROM gaps WHERE first_seq = ?"
+WIDEN_GAP = "UPDATE gaps SET first_seq = ? WHERE last_seq = ?"
+ADD_GAP = "INSERT INTO gaps (last_seq, first_seq, hash) VALUES (?, ?, ?)"
 
 # Send these again.
 AGAIN = """
@@ -149,7 +275,7 @@ UPDATE items SET state = 'parked', batch = NULL, reason = 'the answer was lost'
 WHERE state = 'sent' AND id IN (SELECT value FROM json_each(?))
 """
 
-# Parked items and dead letters, oldest first.
+# Parked items and dead letters, oldest first; an index search for each state.
 HELD = f"""
 SELECT {ITEM_COLUMNS}, state, reason, n FROM items
 WHERE state IN ('parked', 'dead') AND n > ? ORDER BY n LIMIT ?
@@ -164,8 +290,11 @@ WHERE state IN ('parked', 'dead') AND id IN (SELECT value FROM json_each(?))
 # Due times are of a monotonic clock that means nothing to a new process.
 RESET_DUE = "UPDATE items SET due_ms = 0 WHERE due_ms > 0"
 
-COUNT_UNSEALED = "SELECT count(*) FROM records WHERE item_group IS NULL"
-COUNT_ITEMS = "SELECT state, count(*) FROM items GROUP BY state"
+COUNTS = "SELECT name, value FROM counts"
+COUNT_UNKNOWN = "UPDATE counts SET value = value + ? WHERE name = 'unknown'"
 
-OLDEST_UNSEALED = "SELECT occurred_at_ms FROM records WHERE item_group IS NULL ORDER BY seq LIMIT 1"
-OLDEST_ITEM = "SELECT first_ms FROM items WHERE state IN ('ready', 'sent') ORDER BY n LIMIT 1"
+OLDEST_UNSEALED = """
+SELECT occurred_at_ms FROM records
+WHERE seq > (SELECT sealed_seq FROM ledger) ORDER BY seq LIMIT 1
+"""
+OLDEST_ITEM = "SELECT first_ms FROM items WHERE state = ? ORDER BY n LIMIT 1"

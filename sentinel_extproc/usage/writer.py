@@ -5,7 +5,8 @@ one call into their event loop. While a commit runs the next group gathers, so g
 the load and a lone record waits for nobody.
 
 What can't be stored because of the file (disk full, I/O error) stays in memory and is tried again
-until it is stored; what can't be stored because of its own values is logged whole.
+until it is stored; what can't be stored because of its own values is logged whole. A file that
+turns out to be damaged is replaced, and what is in memory goes into the new one.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from sentinel_extproc.errors import Unavailable
-from sentinel_extproc.usage.database import Database, Row
+from sentinel_extproc.usage.chain import Head
+from sentinel_extproc.usage.database import Database, Stored, is_damage
+from sentinel_extproc.usage.rows import Row
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +57,12 @@ class WriterCounters:
     """What happened so far; only ever grows."""
 
     appended: int = 0
+    duplicates: int = 0
+    unknown: int = 0
     commits: int = 0
     failed_commits: int = 0
     unstorable: int = 0
+    replaced: int = 0
 
 
 @dataclass(slots=True)
@@ -76,15 +82,30 @@ class _Stop:
     pass
 
 
+class OpenDatabase(Protocol):
+    """Opens the database, on the writer's thread."""
+
+    def __call__(self, damage: BaseException | None = None, /) -> Database:
+        """With ``damage``: a new one, and the damaged one is kept."""
+        ...
+
+
+MakeRoom = Callable[[Database, int], bool]
+"""Called after commits with the bytes in use; whether it deleted anything."""
+
+
 class Writer:
     """Runs a database on a thread of its own, from ``start`` to ``stop``.
 
     Args:
-        open_database: called on that thread.
+        open_database, make_room: called on that thread.
     """
 
-    def __init__(self, open_database: Callable[[], Database]) -> None:
+    def __init__(self, open_database: OpenDatabase, *, make_room: MakeRoom) -> None:
         self._open_database = open_database
+        self._make_room = make_room
+        self._database: Database | None = None
+        self._damage: BaseException | None = None
         self._inbox: queue.SimpleQueue[_Append | _Job | _Stop] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._live, name="outbox-writer", daemon=True)
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -93,6 +114,9 @@ class Writer:
         self._fault: str | None = None
         self._used_bytes = 0
         self._measured_at = 0.0
+        self._crowded = False
+        self.sidecar = ""
+        self.head = Head(0, b"")
         self.counters = WriterCounters()
 
     # --- called by the program ------------------------------------------------------------------
@@ -170,27 +194,36 @@ class Writer:
 
     def _live(self) -> None:
         try:
-            database = self._open_database()
-            self._used_bytes = database.used_bytes()
+            self._open()
         except BaseException as error:  # noqa: BLE001  whoever started us must hear of it
             self._ready.set_exception(error)
             return
         self._ready.set_result(None)
         try:
-            while self._turn(database):
+            while self._turn():
                 pass
         finally:
             self._running = False
             self._give_up()
-            database.close()
+            if self._database is not None:
+                self._database.close()
 
-    def _turn(self, database: Database) -> bool:
+    def _open(self) -> None:
+        database = self._open_database(self._damage)
+        if self._damage is not None:
+            self.counters.replaced += 1
+            self._damage = None
+        self._database = database
+        self.sidecar, self.head = database.sidecar, database.head
+        self._used_bytes = database.used_bytes()
+
+    def _turn(self) -> bool:
         """Do all that waits, records first; False once it is time to stop."""
         appends: list[_Append] = []
         jobs: list[_Job] = []
         stop = False
         with contextlib.suppress(queue.Empty):
-            thing = self._inbox.get(timeout=RETRY_S if self._unsaved else None)
+            thing = self._inbox.get(timeout=self._patience())
             while True:
                 if isinstance(thing, _Append):
                     appends.append(thing)
@@ -199,47 +232,111 @@ class Writer:
                 else:
                     stop = True
                 thing = self._inbox.get_nowait()
+        if self._database is None:
+            self._reopen()
         if appends or self._unsaved:
             appends = self._unsaved + appends
             self._unsaved = []
-            self._commit(database, appends)
+            self._commit(appends)
         for job in jobs:
-            _do(database, job)
-        self._measure(database, at_once=bool(jobs))
+            self._do(job)
+        self._measure(at_once=bool(jobs))
         return not stop
 
-    def _commit(self, database: Database, appends: list[_Append]) -> None:
+    def _patience(self) -> float | None:
+        if self._crowded:
+            return 0.0  # there may be more to delete, a little between appends
+        return RETRY_S if self._unsaved or self._database is None else None
+
+    def _reopen(self) -> None:
         try:
-            database.append([append.row for append in appends])
+            self._open()
+        except Exception as error:
+            # Tried again until somebody mends the disk.
+            if self._fault is None:
+                logger.exception("the outbox can't be opened")
+            self._fault = str(error)
+
+    def _commit(self, appends: list[_Append], *, may_replace: bool = True) -> None:
+        if self._database is None:
+            self._keep(appends)
+            return
+        try:
+            stored = self._database.append([append.row for append in appends])
         except ROW_ERRORS as error:
             if len(appends) > 1:  # one bad row must not take the others with it
                 for append in appends:
-                    self._commit(database, [append])
+                    self._commit([append])
                 return
             self.counters.unstorable += 1
             logger.critical("usage record can't be stored (%s): %r", error, appends[0].row)
             _wake(appends, "Usage can't be recorded: the record is not valid.")
         except sqlite3.Error as error:
+            self.counters.failed_commits += 1
+            if is_damage(error) and may_replace:
+                self._replace(error)
+                self._commit(appends, may_replace=False)
+                return
             if self._fault is None:
                 logger.exception("the outbox can't be written")
             self._fault = str(error)
-            self._unsaved += appends
-            self.counters.failed_commits += 1
-            _wake(appends, "Usage can't be recorded right now.")
+            self._keep(appends)
         else:
             if self._fault is not None and not self._unsaved:
                 logger.warning("the outbox can be written again")
                 self._fault = None
-            self.counters.commits += 1
-            self.counters.appended += len(appends)
+            self.head = self._database.head
+            self._count(appends, stored)
             _wake(appends, None)
 
-    def _measure(self, database: Database, *, at_once: bool) -> None:
-        now = time.monotonic()
-        if at_once or now - self._measured_at >= MEASURE_S:
-            self._measured_at = now
+    def _count(self, appends: list[_Append], stored: Stored) -> None:
+        counters = self.counters
+        counters.commits += 1
+        counters.appended += len(appends) - stored.duplicates
+        counters.duplicates += stored.duplicates
+        counters.unknown += len(stored.unknown)
+        for exchange_id in stored.unknown:
+            logger.error("nobody saw how exchange %s ended: on record as unknown", exchange_id)
+
+    def _keep(self, appends: list[_Append]) -> None:
+        self._unsaved += appends
+        _wake(appends, "Usage can't be recorded right now.")
+
+    def _do(self, job: _Job) -> None:
+        if self._database is None:
+            job.fail(unavailable("The outbox can't be used right now."))
+            return
+        try:
+            job.run(self._database)
+        except sqlite3.Error as error:
+            logger.exception("the outbox can't be used")
+            job.fail(unavailable("The outbox can't be used right now."))
+            if is_damage(error):
+                self._replace(error)
+        except Exception as error:  # noqa: BLE001  the caller's fault, to be raised where he waits
+            job.fail(error)
+
+    def _replace(self, damage: BaseException) -> None:
+        """Go on with a new file. The damaged one must be closed first: SQLite deletes logs by
+        their name when it closes."""
+        if self._database is not None:
             with contextlib.suppress(sqlite3.Error):
-                self._used_bytes = database.used_bytes()
+                self._database.close()
+        self._database = None
+        self._damage = damage
+        self._reopen()
+
+    def _measure(self, *, at_once: bool) -> None:
+        now = time.monotonic()
+        if self._database is None or not (
+            at_once or self._crowded or now - self._measured_at >= MEASURE_S
+        ):
+            return
+        self._measured_at = now
+        self._crowded = False
+        with contextlib.suppress(sqlite3.Error):
+            self._used_bytes = self._database.used_bytes()
+            self._crowded = self._make_room(self._database, self._used_bytes)
 
     def _give_up(self) -> None:
         """Nobody may wait for a thread that has ended, and nothing may vanish unsaid."""
@@ -258,16 +355,6 @@ class Writer:
 def unavailable(message: str, *, wait_s: float = 1.0) -> Unavailable:
     """The answer to a client while usage can't be recorded."""
     return Unavailable(message, retry_after_s=wait_s, code="usage_unavailable")
-
-
-def _do(database: Database, job: _Job) -> None:
-    try:
-        job.run(database)
-    except sqlite3.Error:
-        logger.exception("the outbox can't be used")
-        job.fail(unavailable("The outbox can't be used right now."))
-    except Exception as error:  # noqa: BLE001  the caller's fault, to be raised where he waits
-        job.fail(error)
 
 
 def _wake(appends: Sequence[_Append], failure: str | None) -> None:

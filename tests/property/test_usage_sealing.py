@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
-from sentinel_extproc.usage.sealing import DAY_MS, MAX_SUM, batch_key, seal
+from sentinel_extproc.usage.sealing import DAY_MS, MAX_SUM, SealedItem, batch_key, seal
 
 amounts = st.integers(0, 10_000) | st.integers(MAX_SUM - 5, MAX_SUM)
 records = st.lists(
@@ -38,45 +38,72 @@ def ids() -> Any:
     return lambda: f"item-{next(counter)}"
 
 
+def numbered(taken: list[UsageRecord]) -> list[tuple[int, UsageRecord]]:
+    return list(enumerate(taken, 1))
+
+
+def own(item: SealedItem, taken: list[UsageRecord]) -> list[UsageRecord]:
+    """The records of an item, by the rule that the view ``record_items`` goes by."""
+    return [
+        record
+        for seq, record in numbered(taken)
+        if item.first_seq <= seq <= item.last_seq
+        and record.outcome is not Outcome.UNKNOWN
+        and (record.external_id, record.email) == (item.external_id, item.email)
+        and (record.model_served or record.model_requested) == item.model
+        and record.occurred_at_ms // DAY_MS == item.first_ms // DAY_MS
+    ]
+
+
 @given(records, st.booleans())
-def test_every_record_is_in_one_group_and_every_sum_is_exact(
+def test_every_record_is_billed_once_and_every_sum_is_exact(
     taken: list[UsageRecord], split: bool
 ) -> None:
-    groups = seal(taken, ids(), split_metrics=split)
-    by_id = {record.id: record for record in taken}
-    assert Counter(i for group in groups for i in group.record_ids) == Counter(list(by_id))
-    for group in groups:
-        own = [by_id[record_id] for record_id in group.record_ids]
-        sums = (
-            sum(record.usage.input_tokens for record in own),
-            sum(record.usage.output_tokens for record in own),
-            sum(record.requests for record in own),
-        )
-        billed = (
-            sum(item.input_tokens for item in group.items),
-            sum(item.output_tokens for item in group.items),
-            sum(item.requests for item in group.items),
-        )
-        assert billed == sums
-        assert bool(group.items) == any(sums)
-        for item in group.items:
-            assert {record.external_id for record in own} == {item.external_id}
-            assert {record.email for record in own} == {item.email}
-            assert {r.model_served or r.model_requested for r in own} == {item.model}
-            assert item.records == len(own)
-            assert item.first_ms == min(record.occurred_at_ms for record in own)
-            assert item.last_ms == max(record.occurred_at_ms for record in own)
-            assert item.first_ms // DAY_MS == item.last_ms // DAY_MS
-            assert max(item.input_tokens, item.output_tokens, item.requests) <= MAX_SUM
-            metrics = (item.input_tokens, item.output_tokens, item.requests)
-            assert not split or sum(map(bool, metrics)) == 1
+    items = seal(numbered(taken), ids(), split_metrics=split)
+    billed: Counter[tuple[str, str]] = Counter()
+    for item in items:
+        records_of = own(item, taken)
+        assert item.records == len(records_of)
+        sums = {
+            "input": sum(record.usage.input_tokens for record in records_of),
+            "output": sum(record.usage.output_tokens for record in records_of),
+            "requests": sum(record.requests for record in records_of),
+        }
+        metrics = {
+            "input": item.input_tokens,
+            "output": item.output_tokens,
+            "requests": item.requests,
+        }
+        assert max(metrics.values()) <= MAX_SUM
+        shown = {name: amount for name, amount in metrics.items() if amount}
+        assert shown
+        assert not split or len(shown) == 1
+        assert all(sums[name] == amount for name, amount in shown.items())
+        assert split or metrics == sums
+        assert item.first_ms == min(record.occurred_at_ms for record in records_of)
+        assert item.last_ms == max(record.occurred_at_ms for record in records_of)
+        assert item.first_ms // DAY_MS == item.last_ms // DAY_MS
+        billed.update((record.id, name) for record in records_of for name in shown)
+    for record in taken:
+        amounts = {
+            "input": record.usage.input_tokens,
+            "output": record.usage.output_tokens,
+            "requests": record.requests,
+        }
+        for name, amount in amounts.items():
+            times = billed[record.id, name]
+            assert times <= 1
+            if record.outcome is Outcome.UNKNOWN:
+                assert times == 0
+            elif amount:
+                assert times == 1
 
 
 @given(records, st.booleans())
 def test_item_ids_are_unique_and_batches_known_by_their_composition(
     taken: list[UsageRecord], split: bool
 ) -> None:
-    items = [item for group in seal(taken, ids(), split_metrics=split) for item in group.items]
+    items = seal(numbered(taken), ids(), split_metrics=split)
     assert len({item.id for item in items}) == len(items)
     assert batch_key(items) == batch_key(list(items))
     if len(items) > 1:
@@ -91,5 +118,6 @@ def test_few_items_per_user_model_and_day(taken: list[UsageRecord]) -> None:
     keys = {
         (r.external_id, r.email, r.model_served or r.model_requested, r.occurred_at_ms // DAY_MS)
         for r in small
+        if r.outcome is not Outcome.UNKNOWN and (r.requests or r.usage != TokenUsage())
     }
-    assert len(seal(small, ids())) == len(keys)
+    assert len(seal(numbered(small), ids())) == len(keys)

@@ -38,7 +38,7 @@ TABLES: list[tuple[type, list[Mapping[str, str]]]] = [
     (DenyCounters, [named.DENIALS]),
     (CacheCounters, [named.CACHE_ANSWERS, named.CACHE_HELD_BACK]),
     (SharedCounters, [named.SHARED_RESULTS]),
-    (WriterCounters, [named.OUTBOX_RECORDS, named.OUTBOX_COMMITS]),
+    (WriterCounters, [named.OUTBOX_RECORDS, named.OUTBOX_COMMITS, named.OUTBOX_FILES]),
     (ReporterCounters, [named.REPORT_BATCHES, named.REPORT_ITEMS]),
 ]
 

@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"endpoints"},
     {"exchange"},
     {"tokens", "limits", "zion", "telemetry"},
-    {"identity", "usage"},
+    {"identity", "usage", "usage.chain", "usage.rows", "usage.sealing"},
     {"config"},
     {"transport"},
     {"admin"},
@@ -39,6 +39,9 @@ PURE = {
     "identity.claims",
     "identity.expiry",
     "limits.headers",
+    "usage.chain",
+    "usage.rows",
+    "usage.sealing",
 }
 NO_IO = {
     "asyncio",
