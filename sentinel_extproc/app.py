@@ -12,7 +12,13 @@ from contextlib import AsyncExitStack
 from sentinel_extproc import __version__
 from sentinel_extproc.admin.assembly import Parts, start_admin
 from sentinel_extproc.admin.revoking import AllForgetters, RevokerControl
-from sentinel_extproc.config.settings import Durability, RedisSettings, Settings
+from sentinel_extproc.config.settings import (
+    Durability,
+    RedisSettings,
+    ServerSettings,
+    Settings,
+    TransportName,
+)
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.identity.quotas import CachedQuotas
@@ -40,7 +46,8 @@ from sentinel_extproc.tokens.estimator import TokenEstimator
 from sentinel_extproc.tokens.model import RequestEstimator
 from sentinel_extproc.tokens.models import ModelTable
 from sentinel_extproc.transport.driver import Driver
-from sentinel_extproc.transport.server import Keepalive, Server
+from sentinel_extproc.transport.http2.server import Http2Server
+from sentinel_extproc.transport.server import Keepalive, Server, ServerTls
 from sentinel_extproc.usage.deferred import RedisDeferredUsage
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reporter import OnAmbiguous, Reporter
@@ -162,15 +169,7 @@ async def _start(
         decision_timeout_s=settings.server.decision_timeout_seconds,
     )
     await _hear_revocations(settings, identity, forgetters, driver.end_streams, stack)
-    server = Server(
-        driver,
-        listen=settings.server.listen,
-        max_message_bytes=settings.server.max_message_bytes,
-        max_streams=settings.server.max_streams,
-        socket_mode=settings.server.socket_mode,
-        keepalive=Keepalive(interval_s=settings.server.keepalive_seconds),
-        reflection=settings.server.reflection,
-    )
+    server = _server(settings.server, driver)
     stack.push_async_callback(server.drain, grace_s=0.0, hand_back_s=0.0)
     await server.start()
     revoker = Revoker(
@@ -204,6 +203,39 @@ async def _start(
         stack,
     )
     return server, driver
+
+
+def _server(server: ServerSettings, driver: Driver) -> Server:
+    keepalive = Keepalive(interval_s=server.keepalive_seconds)
+    if server.transport is TransportName.NATIVE:
+        return Http2Server(
+            driver,
+            listen=server.listen,
+            max_message_bytes=server.max_message_bytes,
+            max_streams=server.max_streams,
+            socket_mode=server.socket_mode,
+            keepalive=keepalive,
+            tls=_server_tls(server),
+        )
+    from sentinel_extproc.transport.grpcio_server import GrpcioServer
+
+    return GrpcioServer(
+        driver,
+        listen=server.listen,
+        max_message_bytes=server.max_message_bytes,
+        max_streams=server.max_streams,
+        socket_mode=server.socket_mode,
+        keepalive=keepalive,
+        reflection=server.reflection,
+        tls=_server_tls(server),
+    )
+
+
+def _server_tls(server: ServerSettings) -> ServerTls | None:
+    if server.tls_cert_file is None or server.tls_key_file is None:
+        return None
+    clients = None if server.client_ca_file is None else str(server.client_ca_file)
+    return ServerTls(str(server.tls_cert_file), str(server.tls_key_file), clients)
 
 
 def _quotas(settings: Settings, zion: ZionClient) -> CachedQuotas | None:

@@ -7,6 +7,7 @@ import os
 import re
 
 from sentinel_extproc.config.settings import AdminSettings
+from sentinel_extproc.config.tls import tls_faults
 
 MIN_TOKEN_CHARS = 16
 """Too many to be found by trying, if they were drawn at random."""
@@ -36,11 +37,9 @@ def admin_faults(admin: AdminSettings) -> list[str]:
     """Faults that no single setting shows; ``where: what is wrong``."""
     if not admin.enabled:
         return []
-    faults = [
-        f"admin.{name}: {path} can't be read"
-        for name in ("token_file", "tls_cert_file", "tls_key_file", "client_ca_file")
-        if (path := getattr(admin, name)) is not None and not os.access(path, os.R_OK)
-    ]
+    faults = tls_faults("admin", admin)
+    if admin.token_file is not None and not os.access(admin.token_file, os.R_OK):
+        faults.append(f"admin.token_file: {admin.token_file} can't be read")
     if admin.token is not None and admin.token_file is not None:
         faults.append("admin.token_file: there is an admin.token already")
     try:
@@ -54,10 +53,6 @@ def admin_faults(admin: AdminSettings) -> list[str]:
         has_token = True
         faults.append(f"admin.{'token_file' if admin.token is None else 'token'}: {error}")
     tls = admin.tls_cert_file is not None
-    if tls != (admin.tls_key_file is not None):
-        faults.append("admin.tls_cert_file: needs admin.tls_key_file, and the other way round")
-    if admin.client_ca_file is not None and not tls:
-        faults.append("admin.client_ca_file: needs admin.tls_cert_file")
     if has_token and not (tls or admin.cleartext_token or _stays_here(admin.listen)):
         faults.append(
             "admin.listen: the admin token would cross the network in clear; listen on loopback or"

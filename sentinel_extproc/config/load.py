@@ -22,7 +22,8 @@ from pydantic_settings import (
 
 from sentinel_extproc.config.admin import admin_faults
 from sentinel_extproc.config.identity import identity_faults
-from sentinel_extproc.config.settings import Settings
+from sentinel_extproc.config.settings import Settings, TransportName
+from sentinel_extproc.config.tls import tls_faults
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 
 FILE_VARIABLE = "SENTINEL_CONFIG"
@@ -200,6 +201,9 @@ def _cross_checks(settings: Settings) -> list[str]:
     faults = []
     if settings.zion.deadline_seconds >= settings.server.decision_timeout_seconds:
         faults.append("zion.deadline_seconds: must be below server.decision_timeout_seconds")
+    if settings.server.reflection and settings.server.transport is not TransportName.GRPCIO:
+        faults.append("server.reflection: needs server.transport: grpcio")
+    faults += tls_faults("server", settings.server)
     for section in ("zion", "redis"):
         values = getattr(settings, section)
         if (values.client_cert_file is None) != (values.client_key_file is None):

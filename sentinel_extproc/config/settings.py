@@ -154,6 +154,13 @@ class Section(BaseModel):
     )
 
 
+class TransportName(StrEnum):
+    """What serves gRPC."""
+
+    NATIVE = "native"
+    GRPCIO = "grpcio"
+
+
 class ServerSettings(Section):
     """Where Envoy reaches us, and how we end."""
 
@@ -173,8 +180,16 @@ class ServerSettings(Section):
     """After SIGTERM, how long running answers may go on under our eyes."""
     hand_back_seconds: float = Field(10.0, ge=0, le=600)
     """After that, how long to wait for each answer's next chunk to settle it and let it go."""
+    transport: TransportName = TransportName.NATIVE
+    """`native` is our own HTTP/2, at a third of the cost; `grpcio` is there to fall back on."""
     reflection: bool = False
-    """Offer gRPC server reflection."""
+    """Offer gRPC server reflection; needs `transport: grpcio`."""
+    tls_cert_file: Path | None = None
+    """PEM certificate, to serve TLS where Envoy is on another machine."""
+    tls_key_file: Path | None = None
+    """Its key."""
+    client_ca_file: Path | None = None
+    """PEM bundle: only clients (Envoys) with a certificate of these authorities are served."""
 
 
 class ProviderSettings(Section):

@@ -1,27 +1,14 @@
-"""The gRPC server: one generic method on raw bytes, the health service, and an orderly end."""
+"""What a server of the ext_proc service is, and how its streams end when something fails."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
-
-import grpc
-import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from typing import Protocol
 
 from sentinel_extproc.exchange.states import ProtocolViolation
-from sentinel_extproc.transport.codec import METHOD, CodecError
-from sentinel_extproc.transport.driver import Driver, UndecidedEnd
-from sentinel_extproc.transport.unix_socket import make_way, socket_path
-
-log = logging.getLogger("sentinel.server")
-
-Context = grpc.aio.ServicerContext[bytes, bytes]
-_SERVING = health_pb2.HealthCheckResponse.SERVING
+from sentinel_extproc.transport.codec import CodecError
+from sentinel_extproc.transport.driver import UndecidedEnd
+from sentinel_extproc.transport.http2.head import Status
 
 
 class ServerError(Exception):
@@ -40,79 +27,35 @@ class Keepalive:
     timeout_s: float = 10.0
 
 
-class Server:
-    """Serves ext_proc on one address.
+KEEPALIVE = Keepalive()
 
-    Args:
-        listen: ``unix:/path`` or ``host:port``.
-        max_message_bytes: largest message; grpcio's own default of 4 MiB would turn every larger
-            buffered body into a 500.
-        max_streams: streams at once over all connections; more are refused with
-            RESOURCE_EXHAUSTED, which Envoy answers with its ``status_on_error``.
-        socket_mode: permissions of a Unix socket.
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """PEM files for serving TLS.
+
+    Attributes:
+        client_ca: only clients with a certificate of these authorities are served; None: any.
     """
 
-    def __init__(
-        self,
-        driver: Driver,
-        *,
-        listen: str,
-        max_message_bytes: int = 64 << 20,
-        max_streams: int = 10_000,
-        socket_mode: int = 0o660,
-        keepalive: Keepalive = Keepalive(),
-        reflection: bool = False,
-    ) -> None:
-        self._driver = driver
-        self._listen = listen
-        self._socket_mode = socket_mode
-        self._max_streams = max_streams
-        self._reflection = reflection
-        self._health = health_aio.HealthServicer()
-        self._server: grpc.aio.Server | None = None
-        self._options = [
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            # Some above our own bound, for health checks on the same connection.
-            ("grpc.max_concurrent_streams", max_streams + 100),
-            ("grpc.keepalive_time_ms", int(keepalive.interval_s * 1000)),
-            ("grpc.keepalive_timeout_ms", int(keepalive.timeout_s * 1000)),
-            ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-            ("grpc.so_reuseport", 0),
-        ]
-        self.port = 0
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+
+class Server(Protocol):
+    """Serves ext_proc and grpc.health.v1 on one address."""
+
+    port: int
+    """Of the address, once it serves; 0 for a Unix socket."""
 
     async def start(self) -> None:
         """Listen and serve.
 
         Raises:
-            ServerError: the address can't be used.
+            ServerError: the address or the certificate can't be used.
         """
-        server = grpc.aio.server(options=self._options)
-        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
-            self._process
-        )
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(METHOD[0], {METHOD[1]: handler}),)
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if self._reflection:
-            from grpc_reflection.v1alpha import reflection
-
-            names = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,)
-            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-        path = socket_path(self._listen)
-        try:
-            if path is not None:
-                make_way(path)
-            self.port = server.add_insecure_port(self._listen)
-            if path is not None:
-                path.chmod(self._socket_mode)
-        except (OSError, RuntimeError) as fault:
-            raise ServerError(f"can't listen on {self._listen}: {fault}") from fault
-        await server.start()
-        self._server = server
-        await self._set_serving(True)
+        ...
 
     async def drain(self, *, grace_s: float, hand_back_s: float) -> None:
         """End in order: refuse new streams, let running ones finish, then let go of them.
@@ -122,51 +65,18 @@ class Server:
             hand_back_s: after that, for each stream's next message, at which it is settled and
                 its answer flows on without us. What sends none until then is cut.
         """
-        if self._server is None:
-            return
-        await self._set_serving(False)
-        stopped = asyncio.create_task(self._server.stop(grace_s + hand_back_s))
-        done, _ = await asyncio.wait({stopped}, timeout=grace_s)
-        if not done:
-            log.warning("handing_back", extra={"streams": self._driver.live})
-            self._driver.hand_back()
-        await stopped
-        self._server = None
-        if (path := socket_path(self._listen)) is not None:
-            path.unlink(missing_ok=True)
-
-    async def _set_serving(self, serving: bool) -> None:
-        status = _SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in ("", METHOD[0]):
-            await self._health.set(service, status)
-
-    async def _process(self, _: AsyncIterator[bytes], context: Context) -> None:
-        # Not grpcio's own bound, which would refuse health checks just when there is much to do.
-        if self._driver.live >= self._max_streams:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams")
-        try:
-            await self._driver.run(_GrpcStream(context))
-        except UndecidedEnd:
-            await context.abort(grpc.StatusCode.CANCELLED, "ended before a decision")
-        except (CodecError, ProtocolViolation) as fault:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(fault))
-        except asyncio.CancelledError:
-            raise
-        except Exception:  # noqa: BLE001 - already told as a fact; Envoy must see an error
-            await context.abort(grpc.StatusCode.INTERNAL, "internal fault")
+        ...
 
 
-class _GrpcStream:
-    """``driver.Stream`` on a grpc.aio context."""
+TOO_MANY = (Status.RESOURCE_EXHAUSTED, "too many streams")
 
-    __slots__ = ("_context",)
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    async def read(self) -> bytes | None:
-        message: Any = await self._context.read()
-        return None if message is grpc.aio.EOF else message
-
-    async def write(self, data: bytes) -> None:
-        await self._context.write(data)
+def failure(fault: Exception) -> tuple[Status, str]:
+    """How the stream ends that ``fault`` ended: never well, or Envoy would let the request pass."""
+    match fault:
+        case UndecidedEnd():
+            return Status.CANCELLED, "ended before a decision"
+        case CodecError() | ProtocolViolation():
+            return Status.INVALID_ARGUMENT, str(fault)
+        case _:
+            return Status.INTERNAL, "internal fault"  # already told as a fact

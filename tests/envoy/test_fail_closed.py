@@ -31,7 +31,10 @@ from sentinel_extproc.limits.model import Growth, Quantities, Reservation, Reser
 from sentinel_extproc.telemetry.facts import Fact
 from sentinel_extproc.tokens.estimator import TokenEstimator
 from sentinel_extproc.transport.driver import Driver
-from sentinel_extproc.transport.server import Context, Server
+from sentinel_extproc.transport.grpcio_server import Context, GrpcioServer
+from sentinel_extproc.transport.http2.protocol import ServedCall
+from sentinel_extproc.transport.http2.server import Http2Server
+from sentinel_extproc.transport.server import Server
 from sentinel_extproc.usage.record import UsageRecord
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
@@ -82,16 +85,26 @@ class Misbehaving:
     async def append(self, record: UsageRecord) -> None: ...
 
 
-class ClosingServer(Server):
-    """Ours, but the handler returns without a word: what the driver never does."""
+class ClosingGrpcioServer(GrpcioServer):
+    """Its handler returns without a word: what the driver never does."""
 
     async def _process(self, _: AsyncIterator[bytes], context: Context) -> None:
         await context.read()
 
 
+class ClosingHttp2Server(Http2Server):
+    """As the other."""
+
+    async def _process(self, call: ServedCall) -> None:
+        await call.read()
+
+
+Servers = type[GrpcioServer] | type[Http2Server]
+
+
 @contextmanager
 def serving(
-    way: str, socket_path: Path, *, server_type: type[Server] = Server
+    way: str, socket_path: Path, *, server_type: Servers = Http2Server
 ) -> Iterator[Misbehaving]:
     """Our server on ``socket_path``, in a thread and event loop of its own."""
     parts = Misbehaving(way)
@@ -155,17 +168,19 @@ def post(url: str, token: str = "some-token") -> httpx.Response:
     )
 
 
+@pytest.mark.parametrize("server_type", [GrpcioServer, Http2Server])
 @pytest.mark.parametrize(
     "way", ["raises", "raises a base exception", "hangs", "cancels itself", "reserve raises"]
 )
 def test_a_misbehaving_part_lets_nothing_through(
     way: str,
+    server_type: Servers,
     work_dir: Path,
     provider: OpenAIStandIn,
     hosted: HostedApp,
     run_envoy: Callable[..., object],
 ) -> None:
-    with serving(way, work_dir / "p.sock"):
+    with serving(way, work_dir / "p.sock", server_type=server_type):
         envoy = run_envoy(
             static_bootstrap(
                 processors=[f"unix:{work_dir / 'p.sock'}"],
@@ -182,11 +197,16 @@ def test_a_misbehaving_part_lets_nothing_through(
     assert provider.requests() == []
 
 
+@pytest.mark.parametrize("server_type", [ClosingGrpcioServer, ClosingHttp2Server])
 def test_this_would_notice_a_request_that_slips_through(
-    work_dir: Path, provider: OpenAIStandIn, hosted: HostedApp, run_envoy: Callable[..., object]
+    server_type: Servers,
+    work_dir: Path,
+    provider: OpenAIStandIn,
+    hosted: HostedApp,
+    run_envoy: Callable[..., object],
 ) -> None:
     # A clean end without a reply is what Envoy takes for consent: the reason for all the care.
-    with serving("", work_dir / "p.sock", server_type=ClosingServer):
+    with serving("", work_dir / "p.sock", server_type=server_type):
         envoy = run_envoy(
             static_bootstrap(
                 processors=[f"unix:{work_dir / 'p.sock'}"],

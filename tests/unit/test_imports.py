@@ -137,7 +137,7 @@ def test_only_the_codec_knows_protobuf() -> None:
         if any("protobuf" in name or name.endswith("_pb2") for name in imports(path))
     }
     # The health service brings its own messages; envoyconf builds files, not wire messages.
-    users -= {"transport.server", "demo.sidecar"}
+    users -= {"transport.grpcio_server", "transport.http2.health", "demo.sidecar"}
     assert {m for m in users if unit(m) != "envoyconf"} == {"transport.codec"}
 
 

@@ -16,9 +16,12 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sentinel_extproc.demo.certificates import Authority
 from sentinel_extproc.transport.codec import METHOD
 from sentinel_extproc.transport.driver import Driver, Stream
-from sentinel_extproc.transport.server import Server, ServerError
+from sentinel_extproc.transport.grpcio_server import GrpcioServer
+from sentinel_extproc.transport.http2.server import Http2Server
+from sentinel_extproc.transport.server import Server, ServerError, ServerTls
 
 PATH = f"/{METHOD[0]}/{METHOD[1]}"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -46,6 +49,14 @@ class Echo:
         self.handed_back.set()
 
 
+Servers = type[GrpcioServer] | type[Http2Server]
+
+
+@pytest.fixture(params=[GrpcioServer, Http2Server])
+def kind(request: pytest.FixtureRequest) -> Servers:
+    return cast("Servers", request.param)
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="sx-srv-") as path:
@@ -53,8 +64,10 @@ def folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def serving(listen: str, echo: Echo, **options: object) -> AsyncIterator[Server]:
-    server = Server(cast("Driver", echo), listen=listen, **options)  # type: ignore[arg-type]
+async def serving(
+    kind: Servers, listen: str, echo: Echo, **options: object
+) -> AsyncIterator[Server]:
+    server = kind(cast("Driver", echo), listen=listen, **options)  # type: ignore[arg-type]
     await server.start()
     try:
         yield server
@@ -86,9 +99,9 @@ async def health(open_channel: grpc.aio.Channel, service: str = "") -> int:
     return int(answer.status)
 
 
-async def test_it_serves_and_says_so_on_its_socket(folder: Path) -> None:
+async def test_it_serves_and_says_so_on_its_socket(kind: Servers, folder: Path) -> None:
     listen = f"unix:{folder / 'deeper' / 's.sock'}"
-    async with serving(listen, Echo(), socket_mode=0o600), channel(listen) as client:
+    async with serving(kind, listen, Echo(), socket_mode=0o600), channel(listen) as client:
         for service in ("", METHOD[0]):
             assert await health(client, service) == SERVING
         call = open_stream(client)
@@ -100,22 +113,21 @@ async def test_it_serves_and_says_so_on_its_socket(folder: Path) -> None:
     assert not (folder / "deeper" / "s.sock").exists()
 
 
-async def test_a_message_over_the_bound_is_refused(folder: Path) -> None:
+async def test_a_message_over_the_bound_is_refused(kind: Servers, folder: Path) -> None:
     listen = f"unix:{folder / 's.sock'}"
-    async with serving(listen, Echo(), max_message_bytes=1000), channel(listen) as client:
+    async with serving(kind, listen, Echo(), max_message_bytes=1000), channel(listen) as client:
         call = open_stream(client)
         await call.write(b"x" * 2000)
         assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_streams_are_bounded_and_health_checks_are_none(folder: Path) -> None:
+async def test_streams_are_bounded_and_health_checks_are_none(kind: Servers, folder: Path) -> None:
     listen = f"unix:{folder / 's.sock'}"
-    async with serving(listen, Echo(), max_streams=1), channel(listen) as client:
+    async with serving(kind, listen, Echo(), max_streams=1), channel(listen) as client:
         first = open_stream(client)
         await first.write(b"a")
         assert await first.read() == b"a"
         second = open_stream(client)
-        await second.write(b"b")
         assert await second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await health(client) == SERVING
         await first.done_writing()
@@ -125,7 +137,7 @@ async def test_streams_are_bounded_and_health_checks_are_none(folder: Path) -> N
 @pytest.mark.parametrize("on", [False, True])
 async def test_reflection_is_off_unless_asked_for(folder: Path, on: bool) -> None:
     listen = f"unix:{folder / 's.sock'}"
-    async with serving(listen, Echo(), reflection=on), channel(listen) as client:
+    async with serving(GrpcioServer, listen, Echo(), reflection=on), channel(listen) as client:
         call = open_stream(client, REFLECTION)
         await call.write(b"\x3a\x00")  # list_services
         if on:
@@ -134,10 +146,10 @@ async def test_reflection_is_off_unless_asked_for(folder: Path, on: bool) -> Non
             assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_draining_hands_back_what_does_not_end(folder: Path) -> None:
+async def test_draining_hands_back_what_does_not_end(kind: Servers, folder: Path) -> None:
     listen = f"unix:{folder / 's.sock'}"
     echo = Echo()
-    async with serving(listen, echo) as server, channel(listen) as client:
+    async with serving(kind, listen, echo) as server, channel(listen) as client:
         call = open_stream(client)
         await call.write(b"a")
         assert await call.read() == b"a"
@@ -150,23 +162,63 @@ async def test_draining_hands_back_what_does_not_end(folder: Path) -> None:
         await draining
 
 
-async def test_a_socket_left_behind_is_replaced_but_not_a_living_one(folder: Path) -> None:
+async def test_a_socket_left_behind_is_replaced_but_not_a_living_one(
+    kind: Servers, folder: Path
+) -> None:
     listen = f"unix:{folder / 's.sock'}"
     left = socket.socket(socket.AF_UNIX)
     left.bind(str(folder / "s.sock"))
     left.close()
-    async with serving(listen, Echo()):
-        second = Server(cast("Driver", Echo()), listen=listen)
+    async with serving(kind, listen, Echo()):
+        second = kind(cast("Driver", Echo()), listen=listen)
         with pytest.raises(ServerError, match="another process"):
             await second.start()
         async with channel(listen) as client:
             assert await health(client) == SERVING
 
 
-async def test_a_port_that_is_taken_is_a_clear_error() -> None:
+async def test_a_port_that_is_taken_is_a_clear_error(kind: Servers) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        server = Server(cast("Driver", Echo()), listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        server = kind(cast("Driver", Echo()), listen=f"127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(ServerError, match="can't listen"):
+            await server.start()
+
+
+def credentials(authority: Authority, client: Authority | None) -> grpc.ChannelCredentials:
+    own = None if client is None else client.issue("envoy")
+    return grpc.ssl_channel_credentials(
+        authority.file.read_bytes(),
+        None if own is None else own.key.read_bytes(),
+        None if own is None else own.certificate.read_bytes(),
+    )
+
+
+async def test_over_tls_only_known_clients_are_served(kind: Servers, folder: Path) -> None:
+    authority, stranger = Authority(folder, "ours"), Authority(folder, "theirs")
+    issued = authority.issue("sidecar")
+    tls = ServerTls(str(issued.certificate), str(issued.key), str(authority.file))
+    async with serving(kind, "127.0.0.1:0", Echo(), tls=tls) as server:
+        address = f"127.0.0.1:{server.port}"
+        async with grpc.aio.secure_channel(address, credentials(authority, authority)) as client:
+            call = open_stream(client)
+            await call.write(b"x" * 100_000)
+            assert await call.read() == b"x" * 100_000
+            assert await health(client) == SERVING
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+        for own in (None, stranger):
+            async with grpc.aio.secure_channel(address, credentials(authority, own)) as client:
+                assert await open_stream(client).code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_files_that_are_no_certificates_are_a_clear_error(folder: Path) -> None:
+    broken = folder / "broken.pem"
+    for written in (None, b"nonsense"):
+        if written is not None:
+            broken.write_bytes(written)
+        tls = ServerTls(str(broken), str(broken))
+        server = Http2Server(cast("Driver", Echo()), listen="127.0.0.1:0", tls=tls)
+        with pytest.raises(ServerError):
             await server.start()

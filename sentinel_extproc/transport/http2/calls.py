@@ -1,0 +1,113 @@
+"""One call: gRPC's messages out of DATA frames, and the windows of both directions. Pure.
+
+A message travels as one byte (compressed or not), four bytes of length, and itself; frames may cut
+it anywhere (PROTOCOL-HTTP2, "Length-Prefixed-Message").
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from sentinel_extproc.transport.http2.head import Status
+
+_PREFIX = 5
+
+
+class CallFault(Exception):
+    """One call can't go on; the others do."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Assembler:
+    """Collects messages.
+
+    Args:
+        max_bytes: largest message; the bound of what is held here.
+    """
+
+    __slots__ = ("_held", "_max_bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held = bytearray()
+
+    @property
+    def held(self) -> int:
+        """Bytes of a message that has begun."""
+        return len(self._held)
+
+    def feed(self, payload: bytes) -> list[bytes]:
+        """The messages that ``payload`` completes.
+
+        Raises:
+            CallFault: a message that is compressed, which we never offered, or too large.
+        """
+        if not self._held and len(payload) >= _PREFIX and not payload[0]:
+            # The usual case: a frame is a message.
+            size = int.from_bytes(payload[1:_PREFIX])
+            if len(payload) == size + _PREFIX and size <= self._max_bytes:
+                return [payload[_PREFIX:]]
+        held = self._held
+        held += payload
+        messages = []
+        at = 0
+        while len(held) - at >= _PREFIX:
+            if held[at]:
+                raise CallFault(Status.UNIMPLEMENTED, "compressed messages are not supported")
+            size = int.from_bytes(held[at + 1 : at + _PREFIX])
+            if size > self._max_bytes:
+                raise CallFault(
+                    Status.RESOURCE_EXHAUSTED,
+                    f"a message of {size} bytes; at most {self._max_bytes} are taken",
+                )
+            end = at + _PREFIX + size
+            if end > len(held):
+                break
+            messages.append(bytes(held[at + _PREFIX : end]))
+            at = end
+        del held[:at]
+        return messages
+
+
+class Call:
+    """What the connection knows of one call.
+
+    Attributes:
+        window: bytes that the peer may still send.
+        credit: of those that came, how many are dealt with but not yet given back to it.
+        queued: of those that came, how many wait in messages that nobody took yet.
+        may_send: bytes that the peer still takes.
+        waiting: frames' payloads that wait for it to take more, in order.
+        ending: the block that ends the answer once nothing waits any more.
+    """
+
+    __slots__ = (
+        "answered",
+        "assembler",
+        "credit",
+        "ending",
+        "half_closed",
+        "may_send",
+        "queued",
+        "stream",
+        "waiting",
+        "window",
+    )
+
+    def __init__(
+        self, stream: int, *, window: int, may_send: int, max_message: int, half_closed: bool
+    ) -> None:
+        self.stream = stream
+        self.window = window
+        self.may_send = may_send
+        self.assembler = Assembler(max_message)
+        self.half_closed = half_closed
+        self.answered = False
+        self.credit = 0
+        self.queued = 0
+        self.waiting: deque[memoryview] = deque()
+        self.ending: bytes | None = None

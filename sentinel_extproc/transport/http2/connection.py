@@ -1,0 +1,483 @@
+"""One HTTP/2 connection, the server's side: bytes in, events out, bytes to send. No I/O.
+
+Give it what the socket gives (`receive`), act on the events, answer with `send_message` and `end`,
+and write what `take` returns. It keeps the peer to its windows, and itself to the peer's.
+
+Bounds, all of them the peer's to hit: ``max_streams`` calls, ``max_message_bytes`` a message,
+``stream_window`` and ``connection_window`` of bytes in messages that nobody took yet, and
+``_MAX_ASSEMBLING`` of bytes in messages that have begun but not ended.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sentinel_extproc.transport.http2 import frames as h2
+from sentinel_extproc.transport.http2.calls import Call, CallFault
+from sentinel_extproc.transport.http2.frames import ConnectionFault, ErrorCode
+from sentinel_extproc.transport.http2.head import (
+    MAX_HEAD_BYTES,
+    NOT_GRPC,
+    OK_TRAILERS,
+    OPENING,
+    HeadReader,
+    Status,
+    method_of,
+    trailers,
+)
+
+_MAX_ASSEMBLING = 512 << 20
+"""Bytes of unfinished messages over all calls. Past it, calls with more of them end."""
+
+_MAX_FRAME = 64 << 10
+"""Largest frame that we take: a body of 64 KiB in one piece."""
+
+_SHUT_DOWN_PING = b"sentinel"
+_ALIVE_PING = b"alive   "
+
+
+class CallOpened(NamedTuple):
+    """A gRPC call of the method ``path``."""
+
+    stream: int
+    path: bytes
+
+
+class MessageReceived(NamedTuple):
+    """A message; pass ``credit`` (bytes) to ``taken`` once it is dealt with."""
+
+    stream: int
+    data: bytes
+    credit: int
+
+
+class CallEnded(NamedTuple):
+    """The peer will send no more messages."""
+
+    stream: int
+
+
+class CallLost(NamedTuple):
+    """The call is gone, nothing can be sent on it any more."""
+
+    stream: int
+
+
+class Alive(NamedTuple):
+    """The peer answered ``ask_alive``."""
+
+
+class PeerLeaves(NamedTuple):
+    """The peer will open no more calls here."""
+
+
+Event = CallOpened | MessageReceived | CallEnded | CallLost | Alive | PeerLeaves
+
+
+class Connection:
+    """The state of one connection.
+
+    Args:
+        max_streams: calls at once; more are refused.
+        max_message_bytes: largest message.
+        stream_window, connection_window: bytes that may wait to be taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_streams: int,
+        max_message_bytes: int,
+        stream_window: int = 1 << 20,
+        connection_window: int = 16 << 20,
+    ) -> None:
+        self._max_streams = max_streams
+        self._max_message = max_message_bytes
+        self._stream_window = stream_window
+        self._connection_window = connection_window
+        self._window = connection_window
+        self._credit = 0
+        self._may_send = h2.DEFAULT_WINDOW
+        self._peer_window = h2.DEFAULT_WINDOW
+        self._peer_frame = h2.DEFAULT_FRAME_BYTES
+        self._calls: dict[int, Call] = {}
+        self._last = 0
+        self._assembling = 0
+        self._heads = HeadReader()
+        self._block: tuple[int, int, bytearray] | None = None
+        self._greeted = False
+        self._rest = b""
+        self._closing = False
+        self._out: list[bytes | memoryview] = [
+            h2.settings(
+                {
+                    h2.SETTING_MAX_CONCURRENT_STREAMS: max_streams,
+                    h2.SETTING_INITIAL_WINDOW_SIZE: stream_window,
+                    h2.SETTING_MAX_FRAME_SIZE: _MAX_FRAME,
+                    h2.SETTING_MAX_HEADER_LIST_SIZE: MAX_HEAD_BYTES,
+                }
+            ),
+            h2.window_update(0, connection_window - h2.DEFAULT_WINDOW),
+        ]
+
+    @property
+    def calls(self) -> int:
+        """Calls that have not ended on both sides."""
+        return len(self._calls)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether ``take`` would return anything."""
+        return bool(self._out)
+
+    def take(self) -> bytes:
+        """What to write to the socket now."""
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    # From the peer
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take bytes from the socket, cut anywhere.
+
+        Raises:
+            ConnectionFault: the peer broke the protocol; ``take`` has what to tell it, then close.
+        """
+        events: list[Event] = []
+        try:
+            self._receive(data, events)
+        except ConnectionFault as fault:
+            self._out.append(h2.goaway(self._last, fault.code, fault.reason))
+            raise
+        return events
+
+    def _receive(self, data: bytes, events: list[Event]) -> None:
+        if self._rest:
+            data = self._rest + data  # less than a frame, so this is no way to make us copy much
+        at = 0
+        if not self._greeted:
+            if not h2.PREFACE.startswith(data[: len(h2.PREFACE)]):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not HTTP/2")
+            if len(data) < len(h2.PREFACE):
+                self._rest = data
+                return
+            self._greeted = True
+            at = len(h2.PREFACE)
+        size = len(data)
+        while size - at >= h2.FRAME_HEAD_BYTES:
+            length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+            if length > _MAX_FRAME:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "too large a frame")
+            end = at + h2.FRAME_HEAD_BYTES + length
+            if end > size:
+                break
+            kind, flags = data[at + 3], data[at + 4]
+            stream = int.from_bytes(data[at + 5 : at + 9]) & 0x7FFF_FFFF
+            payload = data[at + 9 : end]
+            at = end
+            if self._block is not None and (kind, stream) != (h2.CONTINUATION, self._block[0]):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block interrupted")
+            if kind == h2.DATA:
+                self._data(flags, stream, payload, events)
+            else:
+                self._other(kind, flags, stream, payload, events)
+        self._rest = data[at:]
+
+    def _other(
+        self, kind: int, flags: int, stream: int, payload: bytes, events: list[Event]
+    ) -> None:
+        match kind:
+            case h2.HEADERS:
+                self._begin_block(flags, stream, h2.unpadded(flags, payload), events)
+            case h2.CONTINUATION:
+                self._continue_block(flags, payload, events)
+            case h2.RST_STREAM:
+                h2.read_word(payload)
+                self._check_known(stream)
+                if (call := self._calls.get(stream)) is not None:
+                    self._lose(call, events)
+            case h2.WINDOW_UPDATE:
+                self._more_room(stream, h2.read_word(payload), events)
+            case h2.SETTINGS:
+                self._settings(flags, stream, payload)
+            case h2.PING:
+                self._ping(flags, payload, events)
+            case h2.PUSH_PROMISE:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client that pushes")
+            case h2.GOAWAY:
+                events.append(PeerLeaves())
+            case _:
+                pass  # PRIORITY and unknown kinds mean nothing
+
+    def _data(self, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
+        size = len(payload)
+        self._window -= size
+        call = self._calls.get(stream)
+        if call is not None:
+            call.window -= size
+        if self._window < 0 or (call is not None and call.window < 0):
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more than the window")
+        if call is None or call.ending is not None:
+            self._check_known(stream)
+            self._give_back(size)  # of a call that ended here while this was on its way
+            return
+        if call.half_closed:
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, "DATA after the end")
+        if flags & h2.PADDED:
+            payload = h2.unpadded(flags & h2.PADDED, payload)
+        try:
+            messages = self._assemble(call, payload)
+        except CallFault as fault:
+            self._give_back(size)
+            self.end(stream, fault.status, fault.reason)
+            events.append(CallLost(stream))
+            return
+        if messages:
+            call.queued += size
+            events.extend(MessageReceived(stream, message, 0) for message in messages[:-1])
+            events.append(MessageReceived(stream, messages[-1], size))
+        else:
+            self._credit_call(call, size)
+        if flags & h2.END_STREAM:
+            call.half_closed = True
+            events.append(CallEnded(stream))
+
+    def _assemble(self, call: Call, payload: bytes) -> list[bytes]:
+        assembler = call.assembler
+        before = assembler.held
+        try:
+            messages = assembler.feed(payload)
+        finally:
+            self._assembling += assembler.held - before
+        if self._assembling > _MAX_ASSEMBLING:
+            raise CallFault(Status.RESOURCE_EXHAUSTED, "too much in unfinished messages")
+        return messages
+
+    def _begin_block(self, flags: int, stream: int, fragment: bytes, events: list[Event]) -> None:
+        if not stream % 2:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream that isn't a client's")
+        if flags & h2.END_HEADERS:
+            self._head(stream, flags, fragment, events)
+        else:
+            self._block = (stream, flags, bytearray(fragment))
+
+    def _continue_block(self, flags: int, fragment: bytes, events: list[Event]) -> None:
+        if self._block is None:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        stream, first_flags, block = self._block
+        block += fragment
+        # Empty ones count as a byte, or there could be any number of them.
+        if not fragment or len(block) > MAX_HEAD_BYTES:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too large a header block")
+        if flags & h2.END_HEADERS:
+            self._block = None
+            self._head(stream, first_flags, bytes(block), events)
+
+    def _head(self, stream: int, flags: int, block: bytes, events: list[Event]) -> None:
+        fields = self._heads.read(block)  # whatever becomes of it: the table must stay in step
+        call = self._calls.get(stream)
+        if call is not None:
+            if not flags & h2.END_STREAM or call.half_closed:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a second head")
+            call.half_closed = True
+            events.append(CallEnded(stream))
+            return
+        if stream <= self._last:
+            return  # trailers of a call that ended here while they were on their way
+        self._last = stream
+        if self._closing or len(self._calls) >= self._max_streams:
+            self._out.append(h2.reset(stream, ErrorCode.REFUSED_STREAM))
+            return
+        path = method_of(fields)
+        if path is None:
+            self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, stream, NOT_GRPC))
+            self._out.append(h2.reset(stream, ErrorCode.NO_ERROR))
+            return
+        half_closed = bool(flags & h2.END_STREAM)
+        self._calls[stream] = Call(
+            stream,
+            window=self._stream_window,
+            may_send=self._peer_window,
+            max_message=self._max_message,
+            half_closed=half_closed,
+        )
+        events.append(CallOpened(stream, path))
+        if half_closed:
+            events.append(CallEnded(stream))
+
+    def _settings(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if flags & h2.ACK:
+            return
+        for name, value in h2.read_settings(payload):
+            if name == h2.SETTING_INITIAL_WINDOW_SIZE:
+                if value > h2.MAX_WINDOW:
+                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "too large a window")
+                change = value - self._peer_window
+                self._peer_window = value
+                for call in list(self._calls.values()):
+                    call.may_send += change
+                    self._flush(call)
+            elif name == h2.SETTING_MAX_FRAME_SIZE:
+                if not h2.DEFAULT_FRAME_BYTES <= value < 1 << 24:
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "an impossible frame size")
+                self._peer_frame = value
+        self._out.append(h2.SETTINGS_ACK)
+
+    def _ping(self, flags: int, payload: bytes, events: list[Event]) -> None:
+        if len(payload) != len(_ALIVE_PING):
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING of another length")
+        if not flags & h2.ACK:
+            self._out.append(h2.ping(payload, ack=True))
+        elif payload == _ALIVE_PING:
+            events.append(Alive())
+        elif payload == _SHUT_DOWN_PING and not self._closing:
+            # What was on its way when we said that we leave has arrived.
+            self._closing = True
+            self._out.append(h2.goaway(self._last, ErrorCode.NO_ERROR))
+
+    def _more_room(self, stream: int, room: int, events: list[Event]) -> None:
+        if stream == 0:
+            self._may_send += room
+            if not room or self._may_send > h2.MAX_WINDOW:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "an impossible window")
+            for call in list(self._calls.values()):
+                if call.waiting:
+                    self._flush(call)
+            return
+        self._check_known(stream)
+        call_ = self._calls.get(stream)
+        if call_ is None:
+            return
+        call_.may_send += room
+        if not room or call_.may_send > h2.MAX_WINDOW:
+            self._out.append(h2.reset(stream, ErrorCode.FLOW_CONTROL_ERROR))
+            self._lose(call_, events)
+            return
+        self._flush(call_)
+
+    def _check_known(self, stream: int) -> None:
+        if not stream or stream > self._last:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame of no stream")
+
+    # To the peer
+
+    def send_message(self, stream: int, data: bytes) -> bool:
+        """Send one message.
+
+        Returns:
+            Whether the peer takes it now; if not, wait for ``waits`` to turn false before more.
+        """
+        call = self._calls.get(stream)
+        if call is None or call.ending is not None:
+            return True  # lost meanwhile; the event that tells is on its way
+        if not call.answered:
+            call.answered = True
+            self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, OPENING))
+        size = len(data)
+        framed = size + 5
+        if (
+            not call.waiting
+            and framed <= call.may_send
+            and framed <= self._may_send
+            and framed <= self._peer_frame
+        ):
+            call.may_send -= framed
+            self._may_send -= framed
+            # The frame's head, the byte that says "not compressed" and the length, at once.
+            prefix = (framed << 48 | stream).to_bytes(9) + size.to_bytes(5)
+            self._out.append(prefix + data)
+            return True
+        call.waiting.append(memoryview(size.to_bytes(5) + data))
+        self._flush(call)
+        return not call.waiting
+
+    def waits(self, stream: int) -> bool:
+        """Whether messages wait for the peer to take more."""
+        call = self._calls.get(stream)
+        return call is not None and bool(call.waiting)
+
+    def end(self, stream: int, status: Status = Status.OK, reason: str = "") -> None:
+        """End a call: after what still waits if it ends well, at once if not."""
+        call = self._calls.get(stream)
+        if call is None or call.ending is not None:
+            return
+        if status is Status.OK and call.answered:
+            call.ending = OK_TRAILERS
+        else:
+            call.waiting.clear()
+            call.ending = trailers(status, reason, alone=not call.answered)
+        self._flush(call)
+
+    def taken(self, stream: int, credit: int) -> None:
+        """A message was dealt with: the peer may send as much again."""
+        call = self._calls.get(stream)
+        if call is not None:
+            call.queued -= credit
+            self._credit_call(call, credit)
+
+    def reset(self, stream: int, code: ErrorCode) -> None:
+        """Drop a call."""
+        call = self._calls.get(stream)
+        if call is not None:
+            self._out.append(h2.reset(stream, code))
+            self._forget(call)
+
+    def ask_alive(self) -> None:
+        """Have the peer show that it is there, by an ``Alive``."""
+        self._out.append(h2.ping(_ALIVE_PING, ack=False))
+
+    def shut_down(self) -> None:
+        """Ask the peer to open no more calls here; what is on its way is still served."""
+        if not self._closing:
+            self._out.append(h2.goaway(h2.MAX_WINDOW, ErrorCode.NO_ERROR))
+            self._out.append(h2.ping(_SHUT_DOWN_PING, ack=False))
+
+    def _flush(self, call: Call) -> None:
+        waiting = call.waiting
+        while waiting:
+            room = min(call.may_send, self._may_send, self._peer_frame)
+            if room <= 0:
+                return
+            payload = waiting[0]
+            if len(payload) <= room:
+                waiting.popleft()
+            else:
+                waiting[0] = payload[room:]
+                payload = payload[:room]
+            call.may_send -= len(payload)
+            self._may_send -= len(payload)
+            self._out += (h2.head(h2.DATA, 0, call.stream, len(payload)), payload)
+        if call.ending is not None:
+            last = h2.END_HEADERS | h2.END_STREAM
+            self._out.append(h2.frame(h2.HEADERS, last, call.stream, call.ending))
+            if not call.half_closed:
+                # Nobody reads what the peer might still send (RFC 9113, section 8.1).
+                self._out.append(h2.reset(call.stream, ErrorCode.NO_ERROR))
+            self._forget(call)
+
+    def _lose(self, call: Call, events: list[Event]) -> None:
+        self._forget(call)
+        events.append(CallLost(call.stream))
+
+    def _forget(self, call: Call) -> None:
+        del self._calls[call.stream]
+        self._assembling -= call.assembler.held
+        self._give_back(call.queued)
+
+    def _credit_call(self, call: Call, size: int) -> None:
+        self._give_back(size)
+        call.credit += size
+        if call.credit >= self._stream_window >> 1 and not call.half_closed:
+            self._out.append(h2.window_update(call.stream, call.credit))
+            call.window += call.credit
+            call.credit = 0
+
+    def _give_back(self, size: int) -> None:
+        self._credit += size
+        if self._credit >= self._connection_window >> 1:
+            self._out.append(h2.window_update(0, self._credit))
+            self._window += self._credit
+            self._credit = 0

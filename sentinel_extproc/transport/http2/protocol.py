@@ -1,0 +1,301 @@
+"""The asyncio edge: a socket's bytes into a ``Connection``, a task for each call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+from sentinel_extproc.transport.http2 import connection as h2
+from sentinel_extproc.transport.http2.frames import ConnectionFault
+from sentinel_extproc.transport.http2.head import Status
+
+log = logging.getLogger("sentinel.server")
+
+_GREETING_S = 10.0
+"""From connecting to the first frame."""
+
+
+class Abort(Exception):
+    """A method ends its call with an error.
+
+    Args:
+        status: never OK: to Envoy that would be "let it through".
+    """
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class ServedCall:
+    """One call, as its method sees it: ``driver.Stream``."""
+
+    __slots__ = ("_ended", "_messages", "_protocol", "_stream", "_waiter", "task")
+
+    def __init__(self, protocol: Http2Protocol, stream: int) -> None:
+        self._protocol = protocol
+        self._stream = stream
+        self._messages: deque[tuple[bytes, int]] = deque()
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    async def read(self) -> bytes | None:
+        """The next message; None when the peer has ended its side."""
+        while not self._messages:
+            if self._ended:
+                return None
+            self._waiter = self._protocol.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        data, credit = self._messages.popleft()
+        if credit:
+            self._protocol.taken(self._stream, credit)
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send one message; returns once the peer takes more."""
+        if not self._protocol.send(self._stream, data):
+            await self._protocol.drained(self._stream)
+
+    def feed(self, data: bytes, credit: int) -> None:
+        """A message came."""
+        self._messages.append((data, credit))
+        self._wake()
+
+    def feed_end(self) -> None:
+        """No more will come."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+Method = Callable[[ServedCall], Awaitable[None]]
+"""Serves one call to its end. Raises Abort; anything else that it raises becomes INTERNAL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one connection may take up, and when a silent one is dead.
+
+    Attributes:
+        max_streams: calls at once.
+        max_message_bytes: largest message.
+        ping_s, ping_timeout_s: seconds between our pings, and until an unanswered one is fatal.
+    """
+
+    max_streams: int
+    max_message_bytes: int
+    ping_s: float = 30.0
+    ping_timeout_s: float = 10.0
+
+
+class Http2Protocol(asyncio.Protocol):
+    """One connection.
+
+    Args:
+        methods: by path.
+        connections: the server's set of live ones, kept by this.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[bytes, Method],
+        bounds: Bounds,
+        connections: set[Http2Protocol],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._methods = methods
+        self._bounds = bounds
+        self._connections = connections
+        self._connection = h2.Connection(
+            max_streams=bounds.max_streams, max_message_bytes=bounds.max_message_bytes
+        )
+        self._calls: dict[int, ServedCall] = {}
+        self._transport: asyncio.Transport | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._full = False
+        self._greeted = False
+        self._leaving = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
+        self._transport = cast("asyncio.Transport", transport)  # what servers make
+        self._connections.add(self)
+        self._again(_GREETING_S, partial(self._dead, "no greeting"))
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        try:
+            events = self._connection.receive(data)
+        except ConnectionFault as fault:
+            log.warning("http2_fault", extra={"code": fault.code.name, "reason": fault.reason})
+            self._send()
+            self._close()
+            return
+        if not self._greeted:
+            self._greeted = True
+            self._ask_later()
+        for event in events:
+            self._on(event)
+        if self._room is not None:
+            self._wake_writers()
+        if self._connection.has_output:
+            self._send()
+
+    def pause_writing(self) -> None:
+        """The peer reads too slowly: neither write nor read until it has caught up."""
+        self._full = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
+        self._full = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._wake_writers()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """See ``asyncio.Protocol``."""
+        self._transport = None
+        self._connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        for call in list(self._calls.values()):
+            if call.task is not None:
+                call.task.cancel()
+        self._calls.clear()
+        self._wake_writers()
+
+    # Calls call these
+
+    def send(self, stream: int, data: bytes) -> bool:
+        """Send a message; False when ``drained`` should be awaited before the next."""
+        now = self._connection.send_message(stream, data)
+        self._send()
+        return now and not self._full
+
+    def taken(self, stream: int, credit: int) -> None:
+        """A message was taken off the queue."""
+        self._connection.taken(stream, credit)
+        if self._connection.has_output:
+            self._send()
+
+    async def drained(self, stream: int) -> None:
+        """Wait until there is room for another message, or the connection is gone."""
+        while self._transport is not None and (self._full or self._connection.waits(stream)):
+            if self._room is None:
+                self._room = self.loop.create_future()
+            await asyncio.shield(self._room)
+
+    # The server calls these
+
+    def shut_down(self) -> None:
+        """Ask the peer to go elsewhere with new calls."""
+        self._connection.shut_down()
+        self._send()
+
+    def close(self) -> None:
+        """End every call that still runs with an error, and the connection."""
+        for stream in list(self._calls):
+            self._connection.end(stream, Status.UNAVAILABLE, "the sidecar stops")
+        self._send()
+        self._close()
+
+    def _on(self, event: h2.Event) -> None:
+        match event:
+            case h2.MessageReceived(stream, data, credit):
+                if (call := self._calls.get(stream)) is not None:
+                    call.feed(data, credit)
+            case h2.CallOpened(stream, path):
+                self._open(stream, path)
+            case h2.CallEnded(stream):
+                if (call := self._calls.get(stream)) is not None:
+                    call.feed_end()
+            case h2.CallLost(stream):
+                if (call := self._calls.pop(stream, None)) is not None and call.task is not None:
+                    call.task.cancel()
+            case h2.Alive():
+                self._ask_later()
+            case h2.PeerLeaves():
+                self._leaving = True
+                self._close_if_left()
+
+    def _open(self, stream: int, path: bytes) -> None:
+        method = self._methods.get(path)
+        if method is None:
+            self._connection.end(stream, Status.UNIMPLEMENTED, "no such method")
+            return
+        call = self._calls[stream] = ServedCall(self, stream)
+        call.task = self.loop.create_task(self._serve(stream, call, method))
+
+    async def _serve(self, stream: int, call: ServedCall, method: Method) -> None:
+        # Only a method that returns ends its call with OK (ENVOY.md, trap 1).
+        status, reason = Status.CANCELLED, "cancelled"
+        try:
+            await method(call)
+            status, reason = Status.OK, ""
+        except Abort as abort:
+            status, reason = abort.status, abort.reason
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # a library's panic must not end the loop
+            log.exception("call_failed")
+            status, reason = Status.INTERNAL, "internal fault"
+        finally:
+            self._calls.pop(stream, None)
+            self._connection.end(stream, status, reason)
+            self._send()
+            self._close_if_left()
+
+    def _close_if_left(self) -> None:
+        if self._leaving and not self._calls and not self._connection.calls:
+            self._close()
+
+    def _ask_later(self) -> None:
+        self._again(self._bounds.ping_s, self._ask)
+
+    def _ask(self) -> None:
+        self._connection.ask_alive()
+        self._send()
+        self._again(self._bounds.ping_timeout_s, partial(self._dead, "no answer to a ping"))
+
+    def _again(self, delay_s: float, what: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._timer = self.loop.call_later(delay_s, what)
+
+    def _dead(self, reason: str) -> None:
+        log.warning("http2_dead", extra={"reason": reason})
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _send(self) -> None:
+        if self._transport is not None and self._connection.has_output:
+            self._transport.write(self._connection.take())
+
+    def _wake_writers(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)

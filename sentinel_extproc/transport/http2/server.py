@@ -1,0 +1,164 @@
+"""Serves ext_proc on our own HTTP/2: listening, health, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+
+from sentinel_extproc.transport.codec import METHOD
+from sentinel_extproc.transport.driver import Driver
+from sentinel_extproc.transport.http2.health import Health
+from sentinel_extproc.transport.http2.protocol import (
+    Abort,
+    Bounds,
+    Http2Protocol,
+    Method,
+    ServedCall,
+)
+from sentinel_extproc.transport.server import (
+    KEEPALIVE,
+    TOO_MANY,
+    Keepalive,
+    ServerError,
+    ServerTls,
+    failure,
+)
+from sentinel_extproc.transport.unix_socket import make_way, socket_path
+
+log = logging.getLogger("sentinel.server")
+
+_SPARE_STREAMS = 100
+"""Above our own bound, for health checks on the same connection."""
+
+_BACKLOG = 1024
+_END_S = 1.0
+"""For cancelled calls to account for themselves before their connection closes."""
+
+
+class Http2Server:
+    """A ``Server`` without grpcio.
+
+    Args:
+        listen: ``unix:/path`` or ``host:port``.
+        max_message_bytes: largest message.
+        max_streams: streams at once over all connections; more end with RESOURCE_EXHAUSTED,
+            which Envoy answers with its ``status_on_error``.
+        socket_mode: permissions of a Unix socket.
+        tls: None serves in the clear, for a Unix socket or one pod.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        listen: str,
+        max_message_bytes: int = 64 << 20,
+        max_streams: int = 10_000,
+        socket_mode: int = 0o660,
+        keepalive: Keepalive = KEEPALIVE,
+        tls: ServerTls | None = None,
+    ) -> None:
+        self._driver = driver
+        self._listen = listen
+        self._socket_mode = socket_mode
+        self._max_streams = max_streams
+        self._tls = tls
+        self._bounds = Bounds(
+            max_streams=max_streams + _SPARE_STREAMS,
+            max_message_bytes=max_message_bytes,
+            ping_s=keepalive.interval_s,
+            ping_timeout_s=keepalive.timeout_s,
+        )
+        self._health = Health(("", METHOD[0]))
+        self._methods: dict[bytes, Method] = {
+            f"/{METHOD[0]}/{METHOD[1]}".encode(): self._process,
+            **self._health.methods,
+        }
+        self._connections: set[Http2Protocol] = set()
+        self._streams: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """See ``Server``."""
+        loop = asyncio.get_running_loop()
+        path = socket_path(self._listen)
+        try:
+            context = None if self._tls is None else _tls_context(self._tls)
+            if path is not None:
+                make_way(path)
+                self._listener = await loop.create_unix_server(
+                    self._protocol, str(path), backlog=_BACKLOG, ssl=context
+                )
+                path.chmod(self._socket_mode)
+            else:
+                host, _, port = self._listen.rpartition(":")
+                self._listener = await loop.create_server(
+                    self._protocol, host.strip("[]"), int(port), backlog=_BACKLOG, ssl=context
+                )
+                self.port = self._listener.sockets[0].getsockname()[1]
+        except (OSError, ssl.SSLError) as fault:
+            raise ServerError(f"can't listen on {self._listen}: {fault}") from fault
+        self._health.set_serving(True)
+
+    async def drain(self, *, grace_s: float, hand_back_s: float) -> None:
+        """See ``Server``."""
+        if self._listener is None:
+            return
+        listener, self._listener = self._listener, None
+        self._health.set_serving(False)
+        listener.close()
+        for connection in tuple(self._connections):
+            connection.shut_down()
+        if not await self._idle(grace_s):
+            log.warning("handing_back", extra={"streams": self._driver.live})
+            self._driver.hand_back()
+            await self._idle(hand_back_s)
+        for connection in tuple(self._connections):
+            connection.close()
+        for task in self._streams:
+            task.cancel()
+        await self._idle(_END_S)
+        if (path := socket_path(self._listen)) is not None:
+            path.unlink(missing_ok=True)
+
+    async def _idle(self, deadline_s: float) -> bool:
+        """Wait until no stream runs, for ``deadline_s`` at most."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + deadline_s
+        while self._streams and (left := end - loop.time()) > 0:
+            await asyncio.wait(self._streams, timeout=left)
+        return not self._streams
+
+    async def _process(self, call: ServedCall) -> None:
+        if self._driver.live >= self._max_streams:
+            raise Abort(*TOO_MANY)
+        task = call.task
+        assert task is not None  # noqa: S101 - it is what runs this
+        self._streams.add(task)
+        try:
+            await self._driver.run(call)
+        except Exception as fault:
+            raise Abort(*failure(fault)) from fault
+        finally:
+            self._streams.discard(task)
+
+    def _protocol(self) -> Http2Protocol:
+        return Http2Protocol(self._methods, self._bounds, self._connections)
+
+
+def _tls_context(tls: ServerTls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    for file in (tls.certificate, tls.key, tls.client_ca):
+        # OpenSSL's own message names no file.
+        if file is not None and not Path(file).is_file():
+            raise ServerError(f"no such file: {file}")
+    context.load_cert_chain(tls.certificate, tls.key)
+    if tls.client_ca is not None:
+        context.load_verify_locations(tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
