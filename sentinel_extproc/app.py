@@ -14,10 +14,16 @@ from sentinel_extproc.admin.assembly import Parts, start_admin
 from sentinel_extproc.admin.revoking import AllForgetters, RevokerControl
 from sentinel_extproc.config.settings import (
     Durability,
+    LimitSettings,
     RedisSettings,
     ServerSettings,
     Settings,
     TransportName,
+)
+from sentinel_extproc.exchange.expected_output import (
+    FixedOutput,
+    LearnedOutput,
+    OutputExpectation,
 )
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
@@ -354,6 +360,7 @@ def _exchanges(settings: Settings, estimator: RequestEstimator) -> Callable[[str
     )
 
     credential = credential_of(settings.identity)
+    expected_output = _expected_output(settings.limits)
 
     def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
         return Exchange(
@@ -361,12 +368,25 @@ def _exchanges(settings: Settings, estimator: RequestEstimator) -> Callable[[str
             started_at_ms=started_at_ms,
             upstream=upstream,
             counters=estimator.output_counter,
-            default_output_tokens=settings.limits.default_output_tokens,
+            expected_output=expected_output,
             prefix=settings.endpoints.prefix,
             credential=credential,
         )
 
     return new_exchange
+
+
+def _expected_output(limits: LimitSettings) -> OutputExpectation:
+    if not limits.learn_output:
+        return FixedOutput(limits.default_output_tokens)
+    return LearnedOutput(
+        default=limits.default_output_tokens,
+        percentile=limits.learned_output_percentile,
+        least=limits.learned_output_least,
+        most=limits.learned_output_most,
+        samples=limits.learned_output_samples,
+        users=limits.learned_output_users,
+    )
 
 
 async def _last_reports(reporter: Reporter, deadline_s: float) -> None:

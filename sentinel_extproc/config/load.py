@@ -204,6 +204,8 @@ def _cross_checks(settings: Settings) -> list[str]:
     if settings.server.reflection and settings.server.transport is not TransportName.GRPCIO:
         faults.append("server.reflection: needs server.transport: grpcio")
     faults += tls_faults("server", settings.server)
+    if settings.limits.learned_output_least > settings.limits.learned_output_most:
+        faults.append("limits.learned_output_least: must be at most limits.learned_output_most")
     for section in ("zion", "redis"):
         values = getattr(settings, section)
         if (values.client_cert_file is None) != (values.client_key_file is None):

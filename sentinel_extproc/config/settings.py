@@ -304,7 +304,19 @@ class LimitSettings(Section):
     period_seconds: float = Field(60.0, ge=1, le=31_622_400)
     """Length of the window."""
     default_output_tokens: int = Field(1024, ge=0, le=10**7)
-    """Output reserved when a request has no cap of its own."""
+    """Output reserved when a request has no cap of its own and nothing is learned yet."""
+    learn_output: bool = True
+    """Learn from whole answers what to reserve for when there is no cap, by user and model."""
+    learned_output_percentile: float = Field(0.95, ge=0.5, le=0.999, allow_inf_nan=False)
+    """Share of such answers that shall need no more than was reserved."""
+    learned_output_least: int = Field(64, ge=1, le=10**7)
+    """Least that is reserved by what was learned, for each choice."""
+    learned_output_most: int = Field(16_384, ge=1, le=10**7)
+    """Most."""
+    learned_output_samples: int = Field(20, ge=4, le=10_000)
+    """Answers that must have been seen before they count."""
+    learned_output_users: int = Field(10_000, ge=1, le=1_000_000)
+    """Users remembered per process, at about 0.7 kB each."""
 
 
 class EndpointSettings(Section):

@@ -45,6 +45,7 @@ class ChatCompletions(OpenAIEndpoint):
             model=model,
             count=CountRequest("chat", request, len(body)),
             output_cap=None if cap is None else cap * choices,
+            choices=choices,
             upstream_body=upstream,
             hide_usage=hide,
         )

@@ -68,6 +68,7 @@ class Plan:
         input_tokens: input that is known by constants or by size, on top of what is counted.
         output_cap: most output tokens that the request allows over all choices; None: no cap
             given, 0: the endpoint generates nothing.
+        choices: answers asked for at once; what is expected of one is reserved for each.
         billed_requests: requests on the usage record; 0 for free calls.
         upstream_body: what to forward instead of the client's body; None: forward as it came.
         hide_usage: the usage chunk was asked for by us, so the client must not see it.
@@ -81,6 +82,7 @@ class Plan:
     count: CountRequest | None = None
     input_tokens: int = 0
     output_cap: int | None = None
+    choices: int = 1
     billed_requests: int = 1
     upstream_body: bytes | None = None
     hide_usage: bool = False

@@ -20,6 +20,7 @@ from sentinel_extproc.endpoints.contract import (
     Plan,
     Reading,
 )
+from sentinel_extproc.endpoints.generation import MAX_CHOICES
 from sentinel_extproc.endpoints.json_body import MAX_COUNT, MAX_MODEL_CHARS
 from sentinel_extproc.endpoints.meters import JsonMeter, OpaqueMeter, tokens_by_size
 from sentinel_extproc.endpoints.provider_usage import decode
@@ -43,6 +44,7 @@ class Other(OpenAIEndpoint):
             model=_model(known),
             input_tokens=math.ceil(len(body) / BYTES_PER_TOKEN),
             output_cap=_cap(known),
+            choices=_choices(known),
         )
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
@@ -96,4 +98,11 @@ def _cap(request: dict[str, Any]) -> int | None:
         for name in _CAPS
         if isinstance(value := request.get(name), int) and not isinstance(value, bool)
     ]
-    return min(max(0, *caps), MAX_COUNT) if caps else None
+    return min(max(0, *caps) * _choices(request), MAX_COUNT) if caps else None
+
+
+def _choices(request: dict[str, Any]) -> int:
+    asked = request.get("n")
+    if not isinstance(asked, int) or isinstance(asked, bool):
+        return 1
+    return min(max(1, asked), MAX_CHOICES)

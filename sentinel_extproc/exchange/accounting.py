@@ -89,6 +89,18 @@ def usage_record(
     )
 
 
+def lesson(plan: Plan, bill: Bill) -> int | None:
+    """What one choice of this answer came to, if that tells what to expect of others.
+
+    Only whole answers without a cap do: all others might have become longer. What was estimated
+    would teach our own guess.
+    """
+    whole = bill.outcome is Outcome.COMPLETED and plan.output_cap is None and not plan.endless
+    if not whole or bill.provenance is Provenance.ESTIMATED:
+        return None
+    return -(-bill.usage.output_tokens // plan.choices)
+
+
 def access_log(bill: Bill) -> dict[str, str | int]:
     """Facts of the bill for Envoy's access log."""
     return {

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sentinel_extproc.endpoints.contract import Plan
+from sentinel_extproc.endpoints.json_body import MAX_COUNT
 from sentinel_extproc.endpoints.table import Match, match
 from sentinel_extproc.errors import Unauthenticated
 from sentinel_extproc.exchange.events import Headers, RequestHeaders
+from sentinel_extproc.exchange.expected_output import Basis, Expected, OutputExpectation
 from sentinel_extproc.exchange.headers import caller_token, first, read_head, refuse_unreadable
 from sentinel_extproc.identity.claims import claims_credential
 from sentinel_extproc.identity.principal import Principal
@@ -78,6 +80,25 @@ def read_opening(
     if plan is None and end_of_stream:
         plan = endpoint.plan(None, head)
     return Opening(token, plan)
+
+
+def output_to_reserve(plan: Plan, expectation: OutputExpectation, user: str) -> Expected:
+    """Output for all choices together: what the request caps it to, else what is expected.
+
+    Sessions start with the default and let their hold follow: what a whole one comes to says
+    nothing about its start.
+    """
+    if plan.output_cap is not None:
+        return Expected(plan.output_cap, Basis.CAP)
+    if plan.endless:
+        return Expected(expectation.default, Basis.DEFAULT)
+    one = expectation.expect(user, kind_of(plan))
+    return Expected(min(one.tokens * plan.choices, MAX_COUNT), one.basis)
+
+
+def kind_of(plan: Plan) -> str:
+    """What requests must share for their answers to be expected alike."""
+    return f"{plan.endpoint} {plan.model}"
 
 
 def claim(

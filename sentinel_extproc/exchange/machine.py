@@ -33,8 +33,14 @@ from sentinel_extproc.errors import (
 )
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
-from sentinel_extproc.exchange.accounting import access_log, bill, usage_record, used
+from sentinel_extproc.exchange.accounting import access_log, bill, lesson, usage_record, used
 from sentinel_extproc.exchange.answer import Answer
+from sentinel_extproc.exchange.expected_output import (
+    Basis,
+    Expected,
+    FixedOutput,
+    OutputExpectation,
+)
 from sentinel_extproc.exchange.headers import (
     Upstream,
     first,
@@ -42,7 +48,15 @@ from sentinel_extproc.exchange.headers import (
     to_client,
     to_provider,
 )
-from sentinel_extproc.exchange.intake import Credential, bearer, claim, find_rules, read_opening
+from sentinel_extproc.exchange.intake import (
+    Credential,
+    bearer,
+    claim,
+    find_rules,
+    kind_of,
+    output_to_reserve,
+    read_opening,
+)
 from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.states import DECIDED, ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
@@ -65,7 +79,7 @@ class Exchange:
         started_at_ms: milliseconds since the epoch, UTC.
         upstream: how requests present themselves to the provider.
         counters: makes counters for generated text.
-        default_output_tokens: output to reserve for when the request has no cap.
+        expected_output: what to reserve when a request has no cap; is told of answers' lengths.
         prefix: the paths that this gateway serves.
         credential: takes what is to be authenticated.
     """
@@ -77,7 +91,7 @@ class Exchange:
         started_at_ms: int,
         upstream: Upstream,
         counters: CounterFactory,
-        default_output_tokens: int = 1024,
+        expected_output: OutputExpectation = FixedOutput(1024),  # noqa: B008 - stateless
         prefix: str = "/v1/",
         credential: Credential = bearer,
     ) -> None:
@@ -86,7 +100,7 @@ class Exchange:
         self.state = State.START
         self._upstream = upstream
         self._counters = counters
-        self._default_output = default_output_tokens
+        self._expected_output = expected_output
         self._prefix = prefix
         self._credential = credential
         # Each is set by the step that learns it, and read only in states that come after.
@@ -101,6 +115,7 @@ class Exchange:
         self._upload: GuardedUpload | None = None
         self._confidence = Confidence.ROUGH
         self._predicted: Quantities
+        self._basis = Basis.CAP
         self._reservation: Reservation
         self._answer_headers: tuple[tuple[str, str], ...] = ()
         self._answer = Answer()
@@ -126,6 +141,11 @@ class Exchange:
     def counted_input(self) -> int | None:
         """Our count of an admitted request's input; None when it was only estimated by size."""
         return None if self._plan.count is None else self._predicted.input_tokens
+
+    @property
+    def reserved_output(self) -> Expected:
+        """What was predicted of an admitted request's output, and by what."""
+        return Expected(self._predicted.output_tokens, self._basis)
 
     @property
     def metering_faults(self) -> int:
@@ -220,11 +240,12 @@ class Exchange:
         return self._reserve(event.estimate.input_tokens, characters=event.estimate.characters)
 
     def _reserve(self, input_tokens: int, *, characters: int) -> Commands:
-        cap = self._plan.output_cap
+        output = output_to_reserve(self._plan, self._expected_output, self._principal.external_id)
+        self._basis = output.basis
         self._predicted = Quantities(
             requests=1,
             input_tokens=input_tokens + self._plan.input_tokens,
-            output_tokens=self._default_output if cap is None else cap,
+            output_tokens=output.tokens,
             characters=characters,
         )
         return self._claim()
@@ -428,6 +449,9 @@ class Exchange:
             outcome = Outcome.COMPLETED
         self._refine()
         final = bill(self._plan, self._predicted, reading, outcome, self._confidence)
+        if (taught := lesson(self._plan, final)) is not None:
+            user = self._principal.external_id
+            self._expected_output.learn(user, kind_of(self._plan), taught)
         last: list[do.Command] = []
         if reply is not None:
             last.append(replace(reply, metadata=self._facts | access_log(final)))

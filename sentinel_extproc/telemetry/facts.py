@@ -35,6 +35,8 @@ class ExchangeFinished:
 
     Attributes:
         metering_faults: bugs of our own that were kept from the client.
+        reserved_output_tokens: what was reserved for the answer, over all choices.
+        output_basis: what that came from: ``cap``, ``user``, ``model`` or ``default``.
         predicted_input_tokens: our estimate of the prompt, to be compared with what the provider
             reported; None when nothing was counted.
     """
@@ -42,6 +44,8 @@ class ExchangeFinished:
     record: UsageRecord
     metering_faults: int
     predicted_input_tokens: int | None = None
+    reserved_output_tokens: int = 0
+    output_basis: str = "cap"
 
 
 @dataclass(frozen=True, slots=True)

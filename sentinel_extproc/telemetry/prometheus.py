@@ -141,6 +141,19 @@ class Metrics:
             buckets=_RATIOS,
             registry=registry,
         )
+        self._reserved_output = _Counters(
+            "sentinel_reserved_output_tokens",
+            "Output reserved for answers that came to their end, by what it was taken from: the "
+            "request's cap, what was learned (user, model), or the default.",
+            ("basis", "model"),
+            registry,
+        )
+        self._used_output = _Counters(
+            "sentinel_used_output_tokens",
+            "Output of the same answers.",
+            ("basis", "model"),
+            registry,
+        )
         self._metering_faults = _Counters(
             "sentinel_metering_faults",
             "Bugs in counting an answer that were kept from the client.",
@@ -265,6 +278,9 @@ class Metrics:
         if fact.metering_faults > 0:
             self._metering_faults.add(fact.metering_faults, record.endpoint)
         self._compare(record, fact.predicted_input_tokens, model)
+        if record.outcome is Outcome.COMPLETED and fact.reserved_output_tokens > 0:
+            self._reserved_output.add(fact.reserved_output_tokens, fact.output_basis, model)
+            self._used_output.add(record.usage.output_tokens, fact.output_basis, model)
 
     def _compare(self, record: UsageRecord, predicted: int | None, model: str) -> None:
         reported = record.usage.input_tokens

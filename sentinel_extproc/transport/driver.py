@@ -311,7 +311,14 @@ def _guarded(emit: Emit) -> Emit:
 
 
 def _finished(exchange: Exchange, record: UsageRecord) -> ExchangeFinished:
-    return ExchangeFinished(record, exchange.metering_faults, exchange.counted_input)
+    output = exchange.reserved_output
+    return ExchangeFinished(
+        record,
+        exchange.metering_faults,
+        exchange.counted_input,
+        output.tokens,
+        output.basis.value,
+    )
 
 
 def _refused(exchange: Exchange, respond: do.Respond) -> ExchangeRefused:

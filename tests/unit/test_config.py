@@ -126,6 +126,8 @@ def test_what_is_missing_is_named_setting_by_setting() -> None:
         ("SENTINEL_LIMITS__REQUESTS", "-1", "limits.requests"),
         ("SENTINEL_LIMITS__REQUESTS", "1e30", "limits.requests"),
         ("SENTINEL_LIMITS__PERIOD_SECONDS", "nan", "limits.period_seconds"),
+        ("SENTINEL_LIMITS__LEARNED_OUTPUT_LEAST", "20000", "limits.learned_output_least"),
+        ("SENTINEL_LIMITS__LEARNED_OUTPUT_PERCENTILE", "1", "limits.learned_output_percentile"),
         ("SENTINEL_ENDPOINTS__PREFIX", "v1", "endpoints.prefix"),
         ("SENTINEL_USAGE__BATCH_SIZE", "1001", "usage.batch_size"),
         ("SENTINEL_ZION__DIALECT", "other", "zion.dialect"),

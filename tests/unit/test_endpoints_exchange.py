@@ -15,6 +15,7 @@ from sentinel_extproc.errors import Forbidden, LengthRequired, SentinelError, Un
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.accounting import bill
+from sentinel_extproc.exchange.expected_output import FixedOutput
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.states import ProtocolViolation, State
@@ -48,7 +49,7 @@ class Playbook:
             started_at_ms=0,
             upstream=Upstream((("authorization", b"Bearer sk-provider"),)),
             counters=lambda _: Words(),
-            default_output_tokens=500,
+            expected_output=FixedOutput(500),
         )
         self.confidence = confidence
         self.growth = Growth.GROWN

@@ -18,6 +18,7 @@ from sentinel_extproc.errors import (
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.answer import GROW_EVERY_CHARS
+from sentinel_extproc.exchange.expected_output import FixedOutput, LearnedOutput, OutputExpectation
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.states import ProtocolViolation, State
@@ -44,13 +45,17 @@ class WordCounter:
         return len(self.text.split())
 
 
-def exchange(*, tell_identity: bool = False) -> Exchange:
+def exchange(
+    expected_output: OutputExpectation = FixedOutput(500),  # noqa: B008 - stateless
+    *,
+    tell_identity: bool = False,
+) -> Exchange:
     return Exchange(
         exchange_id="x-1",
         started_at_ms=1_000,
         upstream=Upstream((("authorization", b"Bearer sk-provider"),), tell_identity),
         counters=lambda _model: WordCounter(),
-        default_output_tokens=500,
+        expected_output=expected_output,
     )
 
 
@@ -178,6 +183,25 @@ class TestRequest:
 
     def test_without_a_cap_the_default_output_is_reserved(self) -> None:
         assert to_reserve(exchange()).request.predicted.output_tokens == 500
+
+    def test_whole_answers_teach_what_to_reserve_for_the_next(self) -> None:
+        learned = LearnedOutput(default=500, samples=4)
+
+        def answered(*, cut: bool = False, **request: object) -> int:
+            machine = exchange(learned)
+            admit(machine, body(**request))
+            machine.handle(response_headers())
+            whole = json.dumps({"usage": USAGE | {"completion_tokens": 900}}).encode()
+            machine.handle(on.ResponseBody(whole, not cut))
+            if cut:
+                machine.handle(on.Disconnected())
+            return machine.reserved_output.tokens
+
+        for _ in range(6):
+            assert answered(cut=True) == 500
+            assert answered(max_tokens=3) == 3
+        assert [answered() for _ in range(5)] == [500, 500, 500, 500, 1024]
+        assert answered(n=2) == 2048
 
     def test_a_streamed_request_is_made_to_ask_for_usage(self) -> None:
         reply = admit(exchange(), body(stream=True))

@@ -103,6 +103,18 @@ def test_what_went_wrong_inside() -> None:
     assert value(metrics, "sentinel_internal_faults_total", where="exchange", admitted="no") == 1
 
 
+def test_reserved_output_is_compared_with_what_was_used() -> None:
+    metrics = Metrics()
+    used = record(usage=TokenUsage(output_tokens=30))
+    metrics.emit(ExchangeFinished(used, 0, reserved_output_tokens=64, output_basis="user"))
+    metrics.emit(ExchangeFinished(used, 0, reserved_output_tokens=128, output_basis="user"))
+    cut = record(usage=TokenUsage(output_tokens=30), outcome=Outcome.DISCONNECTED)
+    metrics.emit(ExchangeFinished(cut, 0, reserved_output_tokens=64, output_basis="user"))
+    user = {"basis": "user", "model": "gpt-4o-mini"}
+    assert value(metrics, "sentinel_reserved_output_tokens_total", **user) == 192
+    assert value(metrics, "sentinel_used_output_tokens_total", **user) == 60
+
+
 def test_estimates_are_compared_with_what_the_provider_reported() -> None:
     metrics = Metrics()
     metrics.emit(ExchangeFinished(record(), 0, predicted_input_tokens=11))
