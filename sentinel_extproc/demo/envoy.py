@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import json
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,8 +15,7 @@ import httpx
 
 from sentinel_extproc.demo.process import ManagedProcess, StartError
 from sentinel_extproc.envoyconf.api import bootstrap as bootstrap_api
-from sentinel_extproc.envoyconf.api import core
-from sentinel_extproc.envoyconf.render import to_json
+from sentinel_extproc.envoyconf.render import to_dict
 from sentinel_extproc.envoyconf.static import LISTENER_NAME
 
 _VALIDATE_TIMEOUT_S = 60.0
@@ -125,7 +124,7 @@ class RunningEnvoy:
 
 
 def start_envoy(
-    bootstrap: bootstrap_api.Bootstrap,
+    bootstrap: bootstrap_api.Bootstrap | Mapping[str, Any],
     *,
     work_dir: Path,
     concurrency: int = 1,
@@ -134,8 +133,8 @@ def start_envoy(
     """Start Envoy and wait until it is ready.
 
     Args:
-        bootstrap: its configuration; the admin address in it is replaced by a Unix socket in
-            ``work_dir``, so that parallel runs can't collide.
+        bootstrap: its configuration, typed or as it is in a file; the admin address in it is
+            replaced by a Unix socket in ``work_dir``, so that parallel runs can't collide.
         work_dir: for the configuration, the logs (``envoy.log``, ``access.log``) and the socket;
             its path must be short enough for a socket.
         concurrency: worker threads.
@@ -145,12 +144,10 @@ def start_envoy(
     """
     admin_socket = work_dir / "envoy-admin.sock"
     admin_socket.unlink(missing_ok=True)
-    config = copy.copy(bootstrap)
-    config.admin = bootstrap_api.Admin(
-        address=core.Address(pipe=core.Pipe(path=str(admin_socket), mode=0o600))
-    )
+    config = _plain(bootstrap)
+    config["admin"] = {"address": {"pipe": {"path": str(admin_socket), "mode": 0o600}}}
     config_path = work_dir / "envoy.json"
-    config_path.write_text(to_json(config), encoding="utf-8")
+    config_path.write_text(json.dumps(config), encoding="utf-8")
     access_log_path = work_dir / "access.log"
     process = ManagedProcess(
         [
@@ -177,7 +174,13 @@ def start_envoy(
     return envoy
 
 
-def validate_config(config: Path | bootstrap_api.Bootstrap, *, work_dir: Path) -> None:
+def _plain(config: bootstrap_api.Bootstrap | Mapping[str, Any]) -> dict[str, Any]:
+    return to_dict(config) if isinstance(config, bootstrap_api.Bootstrap) else dict(config)
+
+
+def validate_config(
+    config: Path | bootstrap_api.Bootstrap | Mapping[str, Any], *, work_dir: Path
+) -> None:
     """Let the real binary check a configuration, without serving.
 
     Raises:
@@ -187,7 +190,7 @@ def validate_config(config: Path | bootstrap_api.Bootstrap, *, work_dir: Path) -
         path = config
     else:
         path = work_dir / "validate.json"
-        path.write_text(to_json(config), encoding="utf-8")
+        path.write_text(json.dumps(_plain(config)), encoding="utf-8")
     command = [envoy_binary(), "--mode", "validate", "--log-level", "error", "-c", str(path)]
     try:
         done = subprocess.run(

@@ -6,16 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from sentinel_extproc.envoyconf.api import core, ext_proc, types
-
-FILTER_NAME = "envoy.filters.http.ext_proc"
-JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
-"""Where Envoy's filter puts verified claims; forward it for ``identity.source: envoy_jwt``."""
-
-METADATA_NAMESPACE = "sentinel"
-"""Where our dynamic metadata goes; access logs and later filters read it there."""
-
-GRACEFUL_CLOSE_FLAG = "envoy.reloadable_features.ext_proc_graceful_grpc_close"
-"""Runtime flag that lets us finish after the last reply instead of being cancelled."""
+from sentinel_extproc.envoyconf.names import METADATA_NAMESPACE
 
 _CONTENT_LENGTH_SINCE = (1, 38)
 

@@ -26,13 +26,13 @@ from sentinel_extproc.envoyconf.clusters import (
     processor_cluster,
     provider_cluster,
 )
-from sentinel_extproc.envoyconf.filter import (
+from sentinel_extproc.envoyconf.filter import ext_proc_filter
+from sentinel_extproc.envoyconf.local_reply import local_replies
+from sentinel_extproc.envoyconf.names import (
     FILTER_NAME,
     GRACEFUL_CLOSE_FLAG,
     METADATA_NAMESPACE,
-    ext_proc_filter,
 )
-from sentinel_extproc.envoyconf.local_reply import local_replies
 
 OLDEST_ENVOY = (1, 36)
 LISTENER_NAME = "gateway"

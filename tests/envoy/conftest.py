@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,9 @@ def run_envoy(work_dir: Path) -> Iterator[StartEnvoy]:
     """Starts Envoy with a bootstrap; stopped after the test."""
     with ExitStack() as running:
 
-        def start(bootstrap: bootstrap_api.Bootstrap, *, concurrency: int = 1) -> RunningEnvoy:
+        def start(
+            bootstrap: bootstrap_api.Bootstrap | Mapping[str, Any], *, concurrency: int = 1
+        ) -> RunningEnvoy:
             return running.enter_context(
                 start_envoy(bootstrap, work_dir=work_dir, concurrency=concurrency)
             )

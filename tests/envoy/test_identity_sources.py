@@ -27,7 +27,7 @@ from sentinel_extproc.demo.hosting import serve_app
 from sentinel_extproc.demo.stack import Stack, provider_address
 from sentinel_extproc.demo.zion_state import ZionUser
 from sentinel_extproc.envoyconf.api import bootstrap, core, hcm, jwt_authn, protobuf, route
-from sentinel_extproc.envoyconf.filter import JWT_NAMESPACE
+from sentinel_extproc.envoyconf.names import JWT_NAMESPACE
 from sentinel_extproc.envoyconf.static import static_bootstrap
 from sentinel_extproc.identity.static_keys import digest
 
