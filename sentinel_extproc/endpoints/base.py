@@ -5,6 +5,7 @@ from __future__ import annotations
 from sentinel_extproc.endpoints.contract import NO_HEAD, CounterFactory, Head, Meter, Plan
 from sentinel_extproc.endpoints.cut import openai_error_event
 from sentinel_extproc.endpoints.meters import OpaqueMeter
+from sentinel_extproc.errors import SentinelError
 
 
 class OpenAIEndpoint:
@@ -29,6 +30,9 @@ class OpenAIEndpoint:
 
     def cut(self, message: str) -> bytes:
         return openai_error_event(message)
+
+    def error_body(self, error: SentinelError) -> bytes:
+        return error.body()
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
         raise NotImplementedError

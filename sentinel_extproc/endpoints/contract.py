@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from sentinel_extproc.errors import SentinelError
 from sentinel_extproc.tokens.model import JsonObject, OutputCounter
 from sentinel_extproc.usage.record import TokenUsage
 
@@ -219,6 +220,10 @@ class Endpoint(Protocol):
 
     def cut(self, message: str) -> bytes:
         """What ends an event stream early, in the endpoint's own form of an error event."""
+        ...
+
+    def error_body(self, error: SentinelError) -> bytes:
+        """The body of our own answer to a request, in the form that this API's clients read."""
         ...
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:

@@ -25,12 +25,6 @@ def responses_error_event(message: str) -> bytes:
     return b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n"
 
 
-def anthropic_error_event(message: str) -> bytes:
-    """An error event as Anthropic's API sends it, which its client raises as ``APIStatusError``."""
-    event = {"type": "error", "error": {"type": _TYPE, "message": message}}
-    return b"event: error\ndata: " + json.dumps(event).encode() + b"\n\n"
-
-
 def realtime_error(message: str) -> bytes:
     """The realtime API's ``error`` event, the content of a text message."""
     error = {"type": _TYPE, "code": _CODE, "message": message, "param": None}

@@ -12,6 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from sentinel_extproc.endpoints import generation, json_body
+from sentinel_extproc.endpoints.anthropic_errors import (
+    anthropic_error_body,
+    anthropic_error_event,
+)
 from sentinel_extproc.endpoints.base import OpenAIEndpoint, TokenFree
 from sentinel_extproc.endpoints.contract import (
     NO_HEAD,
@@ -22,12 +26,11 @@ from sentinel_extproc.endpoints.contract import (
     Plan,
     Reading,
 )
-from sentinel_extproc.endpoints.cut import anthropic_error_event
 from sentinel_extproc.endpoints.events import EventMeter
 from sentinel_extproc.endpoints.meters import JsonMeter, Whole, text_of
 from sentinel_extproc.endpoints.provider_usage import read_split_usage
 from sentinel_extproc.endpoints.texts import Texts
-from sentinel_extproc.errors import InvalidRequest
+from sentinel_extproc.errors import InvalidRequest, SentinelError
 from sentinel_extproc.usage.record import TokenUsage
 
 _CAPS = ("max_tokens",)
@@ -71,6 +74,9 @@ class Messages(OpenAIEndpoint):
     def cut(self, message: str) -> bytes:
         return anthropic_error_event(message)
 
+    def error_body(self, error: SentinelError) -> bytes:
+        return anthropic_error_body(error)
+
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
         if event_stream:
             return EventMeter(MessageReader(plan.model, counters))
@@ -87,6 +93,9 @@ class CountTokens(TokenFree):
 
     def cut(self, message: str) -> bytes:
         return anthropic_error_event(message)
+
+    def error_body(self, error: SentinelError) -> bytes:
+        return anthropic_error_body(error)
 
 
 class MessageReader:

@@ -54,9 +54,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """Answer the client ourselves; nothing reaches the provider."""
+    """Answer the client ourselves; nothing reaches the provider.
+
+    Attributes:
+        body: ``error`` in the shape of the API that was called.
+    """
 
     error: SentinelError
+    body: bytes
     metadata: Metadata | None = None
 
 

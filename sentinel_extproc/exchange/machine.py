@@ -106,6 +106,7 @@ class Exchange:
         # Each is set by the step that learns it, and read only in states that come after.
         self._request: on.RequestHeaders
         self._match: Match
+        self._error_body: Callable[[SentinelError], bytes] = SentinelError.body
         self._principal: Principal
         self._quotas: tuple[Quota, ...]
         self._plan: Plan
@@ -180,7 +181,12 @@ class Exchange:
         if self.decided:
             raise ProtocolViolation(f"a refusal in state {self.state.name}")
         self.state = State.DONE
-        return (do.Respond(error, self._facts | {"decision": "denied", "reason": error.code}),)
+        return (self._respond(error, self._facts | {"decision": "denied", "reason": error.code}),)
+
+    def _respond(
+        self, error: SentinelError, metadata: dict[str, str | int] | None = None
+    ) -> do.Respond:
+        return do.Respond(error, self._error_body(error), metadata)
 
     # The request
 
@@ -188,6 +194,7 @@ class Exchange:
         """Find the rules, take the token."""
         self._request = event
         self._match = find_rules(event.headers, prefix=self._prefix)
+        self._error_body = self._match.endpoint.error_body
         self._facts["endpoint"] = self._match.endpoint.name
         opening = read_opening(self._match, event, credential=self._credential)
         if opening.plan is not None:
@@ -310,7 +317,7 @@ class Exchange:
         if self._upload is None:
             raise ProtocolViolation(f"a second body in state {self.state.name}")
         if self._evicted:
-            return self._finish(Outcome.CUT, do.Respond(CredentialRevoked(_REVOKED)))
+            return self._finish(Outcome.CUT, self._respond(CredentialRevoked(_REVOKED)))
         self._upload.feed(event.body)
         return (do.Reply(do.Phase.REQUEST_BODY),)
 
@@ -340,7 +347,7 @@ class Exchange:
         if event.end_of_stream:
             return self._finish(_outcome(failed=failed), reply)
         if self._evicted:
-            return self._finish(Outcome.CUT, do.Respond(CredentialRevoked(_REVOKED)))
+            return self._finish(Outcome.CUT, self._respond(CredentialRevoked(_REVOKED)))
         self._refine()
         if not failed:
             self._answer.begin(self._match.endpoint, self._plan, event.headers, self._counters)
@@ -348,7 +355,7 @@ class Exchange:
             # Nothing in the body can change the bill, so Envoy needn't send it.
             return self._finish(_outcome(failed=failed), replace(reply, mode=do.Mode.NOTHING))
         if self._handing_back and self._plan.endless:
-            return self._finish(Outcome.DRAINED, do.Respond(Unavailable(_DRAINING)))
+            return self._finish(Outcome.DRAINED, self._respond(Unavailable(_DRAINING)))
         if self._handing_back:
             return self._finish(Outcome.DRAINED, replace(reply, mode=do.Mode.NOTHING), close=True)
         self.state = State.ANSWERING
@@ -410,7 +417,7 @@ class Exchange:
     def _cut(self, why: str, outcome: Outcome = Outcome.CUT) -> Commands:
         if not self._answer.event_stream:
             # Nothing can be added to such an answer that its reader would understand.
-            return self._finish(outcome, do.Respond(LimitExceeded(why)))
+            return self._finish(outcome, self._respond(LimitExceeded(why)))
         body = self._answer.cut(self._match.endpoint.cut(why))
         if body is None:
             return (self._waiting,)
@@ -421,7 +428,7 @@ class Exchange:
         self.state = State.DONE
         if event.end_of_stream:
             return (do.Reply(do.Phase.RESPONSE_BODY, body=b""),)
-        return (do.Respond(LimitExceeded(_EXHAUSTED)),)
+        return (self._respond(LimitExceeded(_EXHAUSTED)),)
 
     def trailers(self, event: on.Trailers) -> Commands:
         """Trailers end the body that they follow."""

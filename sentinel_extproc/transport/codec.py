@@ -128,7 +128,7 @@ def _immediate(command: do.Respond) -> pb.ProcessingResponse:
         immediate_response=pb.ImmediateResponse(
             status=pb.HttpStatus(code=error.status),
             headers=pb.HeaderMutation(set_headers=[line for line in lines if _valid(line)]),
-            body=error.body(),
+            body=command.body,
             details=f"sentinel_{error.code}",
         )
     )

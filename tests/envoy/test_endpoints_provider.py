@@ -342,6 +342,7 @@ def test_an_anthropic_client_sends_its_key_elsewhere(gateway: Gateway) -> None:
         url = gateway.stack.url + "/v1/messages"
         wrong = client.post(url, json=MESSAGES, headers={"x-api-key": "nobody", "x-tag": tag})
         assert wrong.status_code == 401
+        assert wrong.json()["error"]["type"] == "authentication_error"
         answer = client.post(url, json=MESSAGES, headers={"x-api-key": tag, "x-tag": tag})
         elsewhere = client.post(
             gateway.stack.url + "/v1/embeddings", json={}, headers={"x-api-key": tag}

@@ -298,7 +298,7 @@ def test_our_own_errors_pass_byte_for_byte(
     error: SentinelError,
     kind: str,
 ) -> None:
-    refusal = pb.ProcessingResponse.FromString(encode(Respond(error)))
+    refusal = pb.ProcessingResponse.FromString(encode(Respond(error, error.body())))
 
     def refuse(request: pb.ProcessingRequest) -> pb.ProcessingResponse:
         return refusal if request.HasField(kind) else go_on(request)  # type: ignore[arg-type]

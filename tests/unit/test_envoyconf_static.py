@@ -250,5 +250,5 @@ def test_envoys_own_answers_have_the_shape_of_ours() -> None:
 
 def test_what_tells_our_own_answers_apart_is_what_we_send() -> None:
     for error in (Unauthenticated("no"), Unavailable("away", code="usage_unavailable")):
-        sent = pb.ProcessingResponse.FromString(encode(Respond(error)))
+        sent = pb.ProcessingResponse.FromString(encode(Respond(error, error.body())))
         assert sent.immediate_response.details.startswith(OWN_DETAILS)

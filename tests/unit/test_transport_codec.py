@@ -134,7 +134,7 @@ def test_a_refusal_is_openais_error_with_our_facts_beside_it() -> None:
         details={"limit": "requests"},
         headers={"x-ratelimit-limit": "5", "x-bad": "a\r\nb", "bad name": "x"},
     )
-    answer = read(encode(do.Respond(error, {"user": "ada", "input_tokens": 3})))
+    answer = read(encode(do.Respond(error, error.body(), {"user": "ada", "input_tokens": 3})))
     immediate = answer.immediate_response
     assert immediate.status.code == 429
     assert json.loads(immediate.body) == {
