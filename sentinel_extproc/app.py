@@ -56,7 +56,8 @@ from sentinel_extproc.transport.http2.server import Http2Server
 from sentinel_extproc.transport.server import Keepalive, Server, ServerTls
 from sentinel_extproc.usage.deferred import RedisDeferredUsage
 from sentinel_extproc.usage.outbox import Outbox
-from sentinel_extproc.usage.reporter import OnAmbiguous, Reporter
+from sentinel_extproc.usage.reporter import Reporter
+from sentinel_extproc.usage.reporting import OnAmbiguous
 from sentinel_extproc.zion.breaker_board import RedisBoard
 from sentinel_extproc.zion.client import ZionClient
 from sentinel_extproc.zion.wire import Dialect

@@ -17,7 +17,7 @@ from sentinel_extproc.identity.shared import SharedCounters
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.usage.item_queue import ItemState
 from sentinel_extproc.usage.outbox import Outbox
-from sentinel_extproc.usage.reporter import ReporterCounters
+from sentinel_extproc.usage.reporting import ReporterCounters
 from sentinel_extproc.zion.breaker import State
 
 _Fields = Mapping[str, str]

@@ -8,7 +8,7 @@ raises ``sqlite3.Error`` as it comes; ``outbox`` translates.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,10 @@ from pathlib import Path
 import msgspec
 
 from sentinel_extproc.usage import chain, migration, retention, sql
+from sentinel_extproc.usage.claiming import choose
 from sentinel_extproc.usage.insertion import insert, is_one_statement
 from sentinel_extproc.usage.item_queue import ItemState, QueuedItem, Settlement
+from sentinel_extproc.usage.priority import FRESH_S, Shares
 from sentinel_extproc.usage.record import Outcome
 from sentinel_extproc.usage.rows import OUTCOME, Row, storable
 from sentinel_extproc.usage.sealing import SealedItem, batch_key
@@ -80,6 +82,7 @@ class Database:
         new_id: Callable[[], str],
         name: str | None = None,
     ) -> None:
+        self._shares = Shares()
         self._connection = sqlite3.connect(
             path, isolation_level=None, cached_statements=64, timeout=1.0
         )
@@ -194,15 +197,22 @@ class Database:
             rows = [(*_item_row(item), first_seq) for item in items]
             self._connection.executemany(sql.ADD_ITEM, rows)
 
-    def claim(self, limit: int, now_ms: int) -> list[QueuedItem]:
-        """See ``ItemQueue.claim``."""
-        rows = self._connection.execute(sql.READY, (now_ms, limit)).fetchall()
-        claimed = [QueuedItem(SealedItem(*row[:12]), row[12]) for row in rows]
-        if claimed:
-            items = [queued.item for queued in claimed]
-            ids = _json([item.id for item in items])
-            self._connection.execute(sql.CLAIM, (batch_key(items), ids))
-        return claimed
+    def choose(self, limit: int, now_ms: int, wall_ms: int, claimed: Set[str]) -> list[QueuedItem]:
+        """See ``claiming.choose``."""
+        fresh_ms = wall_ms - int(FRESH_S * 1000)
+        return choose(
+            self._connection,
+            self._shares,
+            limit,
+            now_ms=now_ms,
+            fresh_ms=fresh_ms,
+            claimed=claimed,
+        )
+
+    def sending(self, items: Sequence[SealedItem]) -> None:
+        """See ``ItemQueue.sending``."""
+        ids = _json([item.id for item in items])
+        self._connection.execute(sql.SENDING, (batch_key(items), ids))
 
     def interrupted(self) -> list[list[QueuedItem]]:
         """See ``ItemQueue.interrupted``."""

@@ -5,6 +5,7 @@ The seam of the pipeline: a hop is done with an item only when the next one ackn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -17,17 +18,19 @@ class ItemState(StrEnum):
 
     READY = "ready"
     SENT = "sent"
-    """Claimed for a batch: it may be on the wire, or may have been when a process died."""
+    """In a batch that is about to be sent: it may be on the wire, or may have been when a process
+    died."""
     PARKED = "parked"
     DEAD = "dead"
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedItem:
-    """An item and how often Zion has refused it."""
+    """An item and how often Zion has refused it; whether somebody who is gone may have sent it."""
 
     item: SealedItem
     refusals: int = 0
+    maybe_billed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,11 @@ class Settlement:
     again: tuple[str, ...] = ()
     refused: tuple[Refusal, ...] = ()
     parked: tuple[str, ...] = ()
+
+    def ids(self) -> tuple[str, ...]:
+        """Every item that it is about."""
+        refused = tuple(refusal.item_id for refusal in self.refused)
+        return (*self.acknowledged, *self.again, *refused, *self.parked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +99,18 @@ class ItemQueue(Protocol):
     """A durable queue of sealed items. Every method raises Unavailable when its store fails."""
 
     async def claim(self, limit: int) -> list[QueuedItem]:
-        """Take up to ``limit`` items that are ready and due, oldest first, marking them sent."""
+        """Take up to ``limit`` items that are ready and due. They are this process's until they
+        are settled; if it dies before ``sending``, it is as if they had not been claimed."""
+        ...
+
+    async def sending(self, items: Sequence[QueuedItem]) -> list[QueuedItem]:
+        """Store that claimed items are about to be sent as one batch; those of them, in their
+        order, that are still this process's to send."""
         ...
 
     async def interrupted(self) -> list[list[QueuedItem]]:
-        """Batches that were claimed before this process started and never settled, as they were
-        composed; they stay claimed."""
+        """Batches that were about to be sent before this process started and never settled, as
+        they were composed; they are this process's now."""
         ...
 
     async def settle(self, settlement: Settlement) -> None:

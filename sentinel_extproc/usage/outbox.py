@@ -90,7 +90,8 @@ class Outbox:
         self._wall_clock = wall_clock
         self._lock: int | None = None
         self._handled: BaseException | None = None
-        self._sealing = asyncio.Lock()
+        self._claiming = asyncio.Lock()
+        self._claimed: set[str] = set()
         self._writer = Writer(self._open_database, make_room=self._make_room)
 
     def open(self) -> None:
@@ -187,14 +188,26 @@ class Outbox:
         await self.append(intent.unknown(origin=origin))
 
     async def claim(self, limit: int) -> list[QueuedItem]:
-        """See ``ItemQueue``; seals what has been appended before it claims."""
-        async with self._sealing:
+        """See ``ItemQueue``; seals what has been appended before it claims, and chooses by
+        ``priority``. Claims are in memory: whoever dies before sending has claimed nothing."""
+        async with self._claiming:
             await self._forget_old()
             for _ in range(SEAL_CHUNKS):
                 # Chunk by chunk, so that appends get their turn in between.
                 if await self._seal() < CHUNK:
                     break
-        return await self._writer.run(lambda database: database.claim(limit, self._now_ms()))
+            now_ms, wall_ms, taken = self._now_ms(), self._wall_ms(), frozenset(self._claimed)
+            chosen = await self._writer.run(
+                lambda database: database.choose(limit, now_ms, wall_ms, taken)
+            )
+            self._claimed.update(queued.item.id for queued in chosen)
+        return chosen
+
+    async def sending(self, items: Sequence[QueuedItem]) -> list[QueuedItem]:
+        """See ``ItemQueue``."""
+        batch = [queued.item for queued in items]
+        await self._writer.run(lambda database: database.sending(batch))
+        return list(items)
 
     async def interrupted(self) -> list[list[QueuedItem]]:
         """See ``ItemQueue``."""
@@ -205,6 +218,7 @@ class Outbox:
         await self._writer.run(
             lambda database: database.settle(settlement, self._now_ms(), self._wall_ms())
         )
+        self._claimed.difference_update(settlement.ids())
 
     async def backlog(self) -> Backlog:
         """See ``ItemQueue``."""

@@ -24,16 +24,22 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
 
 from sentinel_extproc.errors import Unavailable
-from sentinel_extproc.usage.item_queue import ItemQueue, QueuedItem, Refusal, Settlement
+from sentinel_extproc.usage.item_queue import ItemQueue, Settlement
+from sentinel_extproc.usage.judging import Judge
+from sentinel_extproc.usage.reporting import (
+    Batch,
+    DrainResult,
+    OnAmbiguous,
+    ReporterCounters,
+    UsageSink,
+    increment,
+)
 from sentinel_extproc.usage.retry import Backoff
-from sentinel_extproc.usage.sealing import SealedItem, batch_key
+from sentinel_extproc.usage.sealing import batch_key
 from sentinel_extproc.zion.answers import BatchRefusedError, Reason, ZionUnavailable
-from sentinel_extproc.zion.batches import RowOutcome, RowResult, UsageIncrement
+from sentinel_extproc.zion.batches import RowResult
 
 logger = logging.getLogger(__name__)
 
@@ -48,78 +54,9 @@ SUSPECT_AFTER = 8
 STRIKES = 3
 """Failures alone, each after something else had passed, that make an item a dead letter."""
 
-MAX_UNMATCHED = 3
-"""An item that Zion keeps answering without a row for it may be billed every time."""
-
-
-class OnAmbiguous(StrEnum):
-    """What to do when an answer is lost after sending."""
-
-    RETRY = "retry"
-    PARK = "park"
-
-
-class UsageSink(Protocol):
-    """Bills increments; ``ZionClient`` is one."""
-
-    async def report(
-        self, increments: Sequence[UsageIncrement], batch_key: str
-    ) -> Sequence[RowResult]:
-        """One result per increment.
-
-        Raises:
-            BatchRefusedError: nothing was billed, and never will be for this batch.
-            ZionUnavailable: not billed, or nobody knows.
-        """
-        ...
-
-
-@dataclass(slots=True)
-class ReporterCounters:
-    """What happened so far, in items unless it says otherwise; only ever grows."""
-
-    batches: int = 0
-    acknowledged: int = 0
-    refused: int = 0
-    dead_letters: int = 0
-    ambiguous: int = 0
-    parked: int = 0
-    rate_limited_batches: int = 0
-    failed_batches: int = 0
-    refused_batches: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class DrainResult:
-    """How a drain ended.
-
-    Attributes:
-        delivered: items acknowledged while draining.
-        left: records and items still to be delivered, safe on disk; None if that is unknown.
-    """
-
-    delivered: int
-    left: int | None
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Claimed items, to be sent in this composition.
-
-    Attributes:
-        lost: how many answers to it were lost.
-        passed_before: items acknowledged when it was made, or last failed alone.
-        strikes: times that it failed alone after others had passed.
-    """
-
-    items: list[QueuedItem]
-    maybe_billed: bool = False
-    lost: int = 0
-    passed_before: int = 0
-    strikes: int = 0
-
-    def ids(self) -> tuple[str, ...]:
-        return tuple(queued.item.id for queued in self.items)
+MAX_SUSPECTS = 5000
+"""Items held aside as suspect. From there on one item is claimed at a time: enough to see whether
+others pass, and memory stays bounded."""
 
 
 class Reporter:
@@ -152,11 +89,10 @@ class Reporter:
         self._interval_s = interval_s
         self._batch_size = batch_size
         self._on_ambiguous = on_ambiguous
-        self._max_refusals = max_refusals
         self._backoff = backoff or Backoff()
         self._chance = chance
-        self._batches: deque[_Batch] = deque()
-        self._suspects: deque[_Batch] = deque()
+        self._batches: deque[Batch] = deque()
+        self._suspects: deque[Batch] = deque()
         self._suspects_turn = False
         self._unsettled: Settlement | None = None
         self._recovered = False
@@ -166,6 +102,13 @@ class Reporter:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.counters = ReporterCounters()
+        self._judge = Judge(
+            self.counters,
+            on_ambiguous=on_ambiguous,
+            max_refusals=max_refusals,
+            backoff=self._backoff,
+            chance=chance,
+        )
 
     def start(self) -> None:
         """Start reporting, first what a former process left unsettled."""
@@ -193,8 +136,19 @@ class Reporter:
         left: int | None = None
         with contextlib.suppress(Unavailable):
             await self._settle_rest()
+            await self._let_go()
             left = (await self._items.backlog()).undelivered
         return DrainResult(self.counters.acknowledged - before, left)
+
+    async def _let_go(self) -> None:
+        """Hand back what was claimed and surely not sent, so that nobody need wonder about it."""
+        batches = (*self._batches, *self._suspects)
+        sure = [batch for batch in batches if not batch.maybe_billed and not batch.on_wire]
+        again = tuple(item_id for batch in sure for item_id in batch.ids())
+        if again:
+            await self._settle(Settlement(again=again))
+        self._batches.clear()
+        self._suspects.clear()
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
@@ -224,99 +178,93 @@ class Reporter:
         batch = await self._next()
         if batch is None:
             return None
-        items = [queued.item for queued in batch.items]
-        self.counters.batches += 1
         try:
-            rows = await self._sink.report([increment(i) for i in items], batch_key(items))
+            rows = await self._send(batch)
         except BatchRefusedError as error:
+            batch.on_wire = False
             return await self._refused_whole(batch, error)
         except ZionUnavailable as error:
+            batch.on_wire = False
             return await self._not_delivered(batch, error)
         except BaseException:
             self._batches.appendleft(batch)
             raise
-        self._failures = 0
-        await self._settle(self._judge(batch, rows))
+        if rows is not None:
+            self._failures = 0
+            settlement = self._judge.rows(batch, rows)
+            if settlement.acknowledged:
+                self._solo_refusals = 0
+            await self._settle(settlement)
         return 0.0
 
-    async def _next(self) -> _Batch | None:
+    async def _send(self, batch: Batch) -> Sequence[RowResult] | None:
+        """Zion's rows; None when nothing of the batch is ours to send any more."""
+        batch.items = await self._items.sending(batch.items)
+        if not batch.items:
+            return None
+        items = [queued.item for queued in batch.items]
+        self.counters.batches += 1
+        batch.on_wire = True
+        rows = await self._sink.report([increment(i) for i in items], batch_key(items))
+        batch.on_wire = False
+        return rows
+
+    async def _next(self) -> Batch | None:
         if self._batches:
             return self._batches.popleft()
         if self._suspects and self._suspects_turn:
             self._suspects_turn = False
             return self._suspects.popleft()
         self._suspects_turn = True
-        claimed = await self._items.claim(self._batch_size)
-        self._caught_up = len(claimed) < self._batch_size
+        held = sum(len(batch.items) for batch in self._suspects)
+        limit = self._batch_size if held < MAX_SUSPECTS else 1
+        claimed = await self._items.claim(limit)
+        self._caught_up = len(claimed) < limit
+        certain = [queued for queued in claimed if not queued.maybe_billed]
+        if len(certain) < len(claimed):
+            # Before anything is awaited: what was claimed must be somewhere.
+            unsure = [queued for queued in claimed if queued.maybe_billed]
+            if certain:
+                self._batches.append(Batch(certain, passed_before=self.counters.acknowledged))
+            logger.warning("%d usage items were being sent elsewhere, answer unknown", len(unsure))
+            await self._doubt([Batch(unsure, maybe_billed=True)])
+            return self._batches.popleft() if self._batches else None
         if claimed:
-            return _Batch(claimed, passed_before=self.counters.acknowledged)
+            return Batch(claimed, passed_before=self.counters.acknowledged)
         return self._suspects.popleft() if self._suspects else None
 
     async def _recover(self) -> None:
-        batches = [_Batch(items, maybe_billed=True) for items in await self._items.interrupted()]
-        ids = tuple(item_id for batch in batches for item_id in batch.ids())
+        batches = [Batch(items, maybe_billed=True) for items in await self._items.interrupted()]
         self._recovered = True
-        if not ids:
-            return
-        logger.warning("%d usage items were sent before a restart, answer unknown", len(ids))
+        if batches:
+            count = sum(len(batch.items) for batch in batches)
+            logger.warning("%d usage items were sent before a restart, answer unknown", count)
+            await self._doubt(batches)
+
+    async def _doubt(self, batches: Sequence[Batch]) -> None:
+        """Nobody knows what became of these: send them as they were, or leave them to a person."""
+        ids = tuple(item_id for batch in batches for item_id in batch.ids())
         self.counters.ambiguous += len(ids)
         if self._on_ambiguous is OnAmbiguous.PARK:
             self.counters.parked += len(ids)
-            self._unsettled = Settlement(parked=ids)
-            await self._settle_rest()
+            await self._settle(Settlement(parked=ids))
         else:
             self._batches.extend(batches)
 
-    def _judge(self, batch: _Batch, rows: Sequence[RowResult]) -> Settlement:
-        if len(rows) != len(batch.items):
-            rows = [RowResult(RowOutcome.UNKNOWN)] * len(batch.items)
-        acknowledged: list[str] = []
-        refused: list[Refusal] = []
-        parked: list[str] = []
-        for queued, row in zip(batch.items, rows, strict=True):
-            item_id = queued.item.id
-            if row.outcome is RowOutcome.RECORDED:
-                acknowledged.append(item_id)
-            elif row.outcome is RowOutcome.REFUSED:
-                last = queued.refusals + 1 >= self._max_refusals
-                refused.append(self._refusal(queued, row.error or "refused", last=last))
-            else:
-                self.counters.ambiguous += 1
-                if self._on_ambiguous is OnAmbiguous.PARK or queued.refusals + 1 >= MAX_UNMATCHED:
-                    parked.append(item_id)
-                else:
-                    refused.append(self._refusal(queued, "no row in the answer", last=False))
-        self.counters.acknowledged += len(acknowledged)
-        self.counters.parked += len(parked)
-        if acknowledged:
-            self._solo_refusals = 0
-        return Settlement(
-            acknowledged=tuple(acknowledged), refused=tuple(refused), parked=tuple(parked)
-        )
-
-    def _refusal(self, queued: QueuedItem, reason: str, *, last: bool) -> Refusal:
-        self.counters.refused += 1
-        if last:
-            self.counters.dead_letters += 1
-            logger.error("usage item %s becomes a dead letter: %s", queued.item.id, reason)
-            return Refusal(queued.item.id, reason, None)
-        wait_s = self._backoff.wait_s(queued.refusals + 1, self._chance())
-        return Refusal(queued.item.id, reason, wait_s)
-
-    async def _refused_whole(self, batch: _Batch, error: BatchRefusedError) -> float:
+    async def _refused_whole(self, batch: Batch, error: BatchRefusedError) -> float:
         self.counters.refused_batches += 1
         middle = len(batch.items) // 2
         if middle:
-            self._batches.appendleft(_Batch(batch.items[middle:], batch.maybe_billed))
-            self._batches.appendleft(_Batch(batch.items[:middle], batch.maybe_billed))
+            self._batches.appendleft(Batch(batch.items[middle:], batch.maybe_billed))
+            self._batches.appendleft(Batch(batch.items[:middle], batch.maybe_billed))
             self._caught_up = False
             return 0.0
         self._solo_refusals += 1
         systemic = self._solo_refusals > SYSTEMIC_REFUSALS
         queued = batch.items[0]
-        last = not systemic or queued.refusals + 1 >= self._max_refusals
+        last = not systemic or queued.refusals + 1 >= self._judge.max_refusals
         reason = f"refused with status {error.status}"
-        await self._settle(Settlement(refused=(self._refusal(queued, reason, last=last),)))
+        await self._settle(Settlement(refused=(self._judge.refusal(queued, reason, last=last),)))
         if not systemic:
             return 0.0
         logger.error(
@@ -325,7 +273,7 @@ class Reporter:
         )
         return self._back_off(None)
 
-    async def _not_delivered(self, batch: _Batch, error: ZionUnavailable) -> float:
+    async def _not_delivered(self, batch: Batch, error: ZionUnavailable) -> float:
         if error.reason is Reason.RATE_LIMITED:
             self.counters.rate_limited_batches += 1
         else:
@@ -348,7 +296,7 @@ class Reporter:
             await self._suspect(batch, error)
         return self._back_off(error.retry_after_s)
 
-    async def _suspect(self, batch: _Batch, error: ZionUnavailable) -> None:
+    async def _suspect(self, batch: Batch, error: ZionUnavailable) -> None:
         """Go on with a batch that Zion may be failing at: smaller, later, or not at all."""
         passed = self.counters.acknowledged
         if not error.ambiguous:  # says nothing about the batch
@@ -357,7 +305,7 @@ class Reporter:
         middle = len(batch.items) // 2
         if middle:
             self._suspects += [
-                _Batch(half, maybe_billed=True, lost=SUSPECT_AFTER - 1, passed_before=passed)
+                Batch(half, maybe_billed=True, lost=SUSPECT_AFTER - 1, passed_before=passed)
                 for half in (batch.items[:middle], batch.items[middle:])
             ]
             return
@@ -368,7 +316,9 @@ class Reporter:
             self._suspects.append(batch)
             return
         reason = f"Zion fails at it ({error.reason}, {error.detail})"
-        await self._settle(Settlement(refused=(self._refusal(batch.items[0], reason, last=True),)))
+        await self._settle(
+            Settlement(refused=(self._judge.refusal(batch.items[0], reason, last=True),))
+        )
 
     async def _settle(self, settlement: Settlement) -> None:
         """Settle a batch, once and for all, even if the store needs another attempt."""
@@ -383,17 +333,3 @@ class Reporter:
     def _back_off(self, retry_after_s: float | None) -> float:
         self._failures += 1
         return self._backoff.wait_s(self._failures, self._chance(), retry_after_s=retry_after_s)
-
-
-def increment(item: SealedItem) -> UsageIncrement:
-    """What is sent for an item: the same at every attempt."""
-    return UsageIncrement(
-        idempotency_key=item.id,
-        external_id=item.external_id,
-        email=item.email,
-        model=item.model or None,
-        input_tokens=item.input_tokens,
-        output_tokens=item.output_tokens,
-        requests=item.requests,
-        occurred_at_ms=item.first_ms,
-    )

@@ -206,13 +206,31 @@ ADD_ITEM = f"""
 INSERT INTO items ({ITEM_COLUMNS}, chunk) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """  # noqa: S608
 
-# The oldest items that may be sent now.
-READY = f"""
-SELECT {ITEM_COLUMNS}, refusals FROM items WHERE state = 'ready' AND due_ms <= ? ORDER BY n LIMIT ?
+# Items that Zion refused before and that are due again; the + keeps SQLite from walking all that
+# is ready instead of the few that have a due time.
+REFUSED_AND_DUE = f"""
+SELECT {ITEM_COLUMNS}, refusals FROM items
+WHERE +state = 'ready' AND due_ms > 0 AND due_ms <= ?
+    AND id NOT IN (SELECT value FROM json_each(?))
+ORDER BY n LIMIT ?
 """  # noqa: S608
 
-# Mark items as sent before they are, so that a crash leaves a trace.
-CLAIM = """
+# The newest items that may be sent now.
+NEWEST = f"""
+SELECT {ITEM_COLUMNS}, refusals FROM items
+WHERE state = 'ready' AND due_ms = 0 AND id NOT IN (SELECT value FROM json_each(?))
+ORDER BY n DESC LIMIT ?
+"""  # noqa: S608
+
+# The oldest items that may be sent now.
+OLDEST = f"""
+SELECT {ITEM_COLUMNS}, refusals FROM items
+WHERE state = 'ready' AND due_ms = 0 AND id NOT IN (SELECT value FROM json_each(?))
+ORDER BY n LIMIT ?
+"""  # noqa: S608
+
+# Mark items as sent right before they are, so that a crash leaves a trace.
+SENDING = """
 UPDATE items SET state = 'sent', batch = ? WHERE id IN (SELECT value FROM json_each(?))
 """
 

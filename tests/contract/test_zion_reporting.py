@@ -16,7 +16,8 @@ from sentinel_extproc.demo.zion_standin import FaultKind, ZionCall, ZionStandIn,
 from sentinel_extproc.usage.item_queue import ItemState
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
-from sentinel_extproc.usage.reporter import OnAmbiguous, Reporter
+from sentinel_extproc.usage.reporter import Reporter
+from sentinel_extproc.usage.reporting import OnAmbiguous
 from sentinel_extproc.usage.retry import Backoff
 from sentinel_extproc.zion.breaker import Breaker, BreakerPolicy
 from sentinel_extproc.zion.client import ZionClient

@@ -21,7 +21,7 @@ from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.usage.item_queue import Backlog, ItemState
 from sentinel_extproc.usage.outbox import Outbox
-from sentinel_extproc.usage.reporter import ReporterCounters
+from sentinel_extproc.usage.reporting import ReporterCounters
 from sentinel_extproc.usage.writer import WriterCounters
 from sentinel_extproc.zion.breaker import State
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sentinel_extproc.usage.outbox import Outbox
-from sentinel_extproc.usage.reporter import Reporter, increment
+from sentinel_extproc.usage.reporter import Reporter
+from sentinel_extproc.usage.reporting import increment
 from sentinel_extproc.usage.sealing import batch_key
 from sentinel_extproc.zion.batches import RowOutcome, RowResult, UsageIncrement
 
@@ -40,7 +41,7 @@ async def stream(outbox, number):
 
 async def claim(outbox):
     while True:
-        await outbox.claim(3)
+        await outbox.sending(await outbox.claim(3))
         await asyncio.sleep(0.005)
 
 async def main():

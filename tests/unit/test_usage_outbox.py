@@ -332,7 +332,7 @@ async def test_nobody_else_can_read_it(outbox: Outbox, path: Path) -> None:
 async def test_claimed_items_sum_their_records(outbox: Outbox) -> None:
     for user in "aab":
         await outbox.append(record(user))
-    claimed = [queued.item for queued in await outbox.claim(10)]
+    claimed = [queued.item for queued in await outbox.sending(await outbox.claim(10))]
     assert [(item.external_id, item.records, item.input_tokens) for item in claimed] == [
         ("ext-a", 2, 20),
         ("ext-b", 1, 10),
@@ -378,7 +378,7 @@ async def test_settling_every_way(path: Path) -> None:
     outbox.open()
     for user in "abcde":
         await outbox.append(record(user))
-    a, b, c, d, e = [queued.item.id for queued in await outbox.claim(10)]
+    a, b, c, d, e = [queued.item.id for queued in await outbox.sending(await outbox.claim(10))]
     await outbox.settle(
         Settlement(
             acknowledged=(a,),
@@ -418,7 +418,7 @@ async def test_unsettled_batches_are_found_again_as_they_were(path: Path) -> Non
     outbox.open()
     for number in range(5):
         await outbox.append(record(f"u{number}"))
-    batches = [await outbox.claim(2), await outbox.claim(2)]
+    batches = [await outbox.sending(await outbox.claim(2)) for _ in range(2)]
     await outbox.aclose()
     outbox = Outbox(path)
     outbox.open()

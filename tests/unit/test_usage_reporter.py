@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import pytest
 import uuid_utils
 
 from sentinel_extproc.errors import Unavailable
-from sentinel_extproc.usage.item_queue import ItemState, Settlement
+from sentinel_extproc.usage.item_queue import ItemState, QueuedItem, Settlement
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
-from sentinel_extproc.usage.reporter import OnAmbiguous, Reporter
+from sentinel_extproc.usage.reporter import Reporter
+from sentinel_extproc.usage.reporting import OnAmbiguous
 from sentinel_extproc.usage.retry import Backoff
 from sentinel_extproc.zion.answers import BatchRefusedError, Reason, ZionUnavailable
 from sentinel_extproc.zion.batches import RowOutcome, RowResult, UsageIncrement
@@ -340,7 +341,8 @@ async def test_what_a_former_process_left_unsettled(tmp_path: Path, policy: OnAm
     outbox = Outbox(path)
     outbox.open()
     await fill(outbox, "abc")
-    left = [queued.item.id for queued in await outbox.claim(2)]
+    left = [queued.item.id for queued in await outbox.sending(await outbox.claim(2))]
+    await outbox.claim(1)  # never sent, so nobody need wonder about it
     await outbox.aclose()
 
     outbox = Outbox(path)
@@ -398,6 +400,10 @@ class Broken:
         self._maybe_fail("claim")
         return await self._outbox.claim(limit)
 
+    async def sending(self, items: Sequence[QueuedItem]) -> Any:
+        self._maybe_fail("sending")
+        return await self._outbox.sending(items)
+
     async def interrupted(self) -> Any:
         self._maybe_fail("interrupted")
         return await self._outbox.interrupted()
@@ -410,7 +416,81 @@ class Broken:
         return await self._outbox.backlog()
 
 
-@pytest.mark.parametrize("call", ["claim", "interrupted", "settle"])
+@pytest.mark.parametrize("stuck_in", ["claim", "sending", "report"])
+async def test_what_a_drain_cut_off_before_sending_is_ready_again(
+    outbox: Outbox, stuck_in: str
+) -> None:
+    await fill(outbox, "abc")
+    entered = asyncio.Event()
+
+    async def hang() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    class Stuck(Broken):
+        async def claim(self, limit: int) -> Any:
+            claimed = await super().claim(limit)
+            if stuck_in == "claim":
+                await hang()
+            return claimed
+
+        async def sending(self, items: Sequence[QueuedItem]) -> Any:
+            await super().sending(items)
+            if stuck_in == "sending":
+                await hang()
+            return list(items)
+
+    class Hanging(Zion):
+        async def report(
+            self, increments: Sequence[UsageIncrement], batch_key: str
+        ) -> Sequence[RowResult]:
+            await hang()
+            return []
+
+    reporting = Reporter(Stuck(outbox), Hanging(), on_ambiguous=OnAmbiguous.PARK)
+    reporting.start()
+    await entered.wait()
+    await reporting.drain(0.01)
+    assert await states(outbox) == ({"sent": 3} if stuck_in == "report" else {"ready": 3})
+
+
+async def test_a_batch_that_waits_for_its_turn_is_ready_again_after_a_drain(
+    outbox: Outbox,
+) -> None:
+    def poisoned(increments: Sequence[UsageIncrement]) -> Sequence[RowResult]:
+        if len(increments) > 1:
+            raise BatchRefusedError(400)
+        raise ZionUnavailable("down", reason=Reason.STATUS, retry_after_s=100)
+
+    await fill(outbox, "abcd")
+    reporting = reporter(outbox, Zion(always=poisoned))
+    result = await reporting.drain(1.0)
+    assert (result.delivered, result.left) == (0, 4)
+    assert await states(outbox) == {"ready": 4}
+
+
+async def test_items_that_may_have_been_sent_by_somebody_else_are_not_mixed_with_others(
+    outbox: Outbox,
+) -> None:
+    class Half(Broken):
+        async def claim(self, limit: int) -> Any:
+            claimed = await self._outbox.sending(await super().claim(limit))
+            return [replace(q, maybe_billed=n % 2 == 1) for n, q in enumerate(claimed)]
+
+    await fill(outbox, "abcd")
+    zion = Zion()
+    reporting = Reporter(Half(outbox), zion)
+    assert (await reporting.drain(10)).left == 0
+    assert [len(keys) for _, keys in zion.batches] == [2, 2]
+    assert reporting.counters.ambiguous == 2
+
+    await fill(outbox, "abcd")
+    parking = Reporter(Half(outbox), zion, on_ambiguous=OnAmbiguous.PARK)
+    assert (await parking.drain(10)).left == 0
+    assert await states(outbox) == {"parked": 2}
+
+
+@pytest.mark.parametrize("call", ["claim", "sending", "interrupted", "settle"])
 async def test_a_store_that_fails_for_a_while_doubles_nothing(outbox: Outbox, call: str) -> None:
     await fill(outbox, "abc")
     zion = Zion()
