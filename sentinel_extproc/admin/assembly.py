@@ -88,6 +88,7 @@ async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitSta
         ),
         hosts=None if on_socket else HostRule((host_of(settings.listen), *settings.allowed_hosts)),
         control=parts.control,
+        replay=parts.outbox.replay,
     )
     server = AdminServer(app, listen=settings.listen, socket_mode=settings.socket_mode, tls=tls)
     stack.push_async_callback(server.aclose)

@@ -7,119 +7,13 @@ isn't known whether it was done.
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
-EXIT_REFUSED = 1
-EXIT_UNREACHABLE = 3
-
-DEFAULT_LISTEN = "127.0.0.1:9180"
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-_FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """Where to call, and how to show what it said."""
-
-    address: str
-    token: str | None
-    tls: tuple[Path | None, Path | None, Path | None]
-    as_json: bool
-
-    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The answer; ends the process when there is none."""
-        from sentinel_extproc.admin import client
-
-        try:
-            return client.call(
-                method,
-                path,
-                body,
-                address=self.address,
-                token=self.token,
-                tls=client.TlsOptions(*self.tls),
-            )
-        except client.AdminRefused as error:
-            self._fail(str(error), error.code, EXIT_REFUSED)
-        except client.AdminUnreachable as error:
-            self._fail(f"The admin port can't be reached: {error}", "unreachable", EXIT_UNREACHABLE)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-
-    def _fail(self, message: str, code: str, exit_code: int) -> NoReturn:
-        if self.as_json:
-            click.echo(json.dumps({"error": {"message": message, "code": code}}))
-        else:
-            click.echo(message, err=True)
-        sys.exit(exit_code)
-
-
-def _admin_options(command: _Command) -> _Command:
-    for option in reversed(
-        (
-            click.option(
-                "--admin",
-                "address",
-                metavar="URL",
-                help="The admin port: http://host:port, https://host:port or unix:/path. "
-                f"Default: where SENTINEL_ADMIN__LISTEN says, else {DEFAULT_LISTEN}.",
-            ),
-            click.option(
-                "--token-file",
-                type=_FILE,
-                help="File with the admin token; else SENTINEL_ADMIN__TOKEN or "
-                "SENTINEL_ADMIN__TOKEN_FILE. A Unix socket needs none unless one is configured.",
-            ),
-            click.option("--ca-file", type=_FILE, help="For https: authorities to trust (PEM)."),
-            click.option("--cert-file", type=_FILE, help="For https: our certificate (PEM)."),
-            click.option("--key-file", type=_FILE, help="Its key."),
-            click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def _admin(
-    address: str | None,
-    token_file: Path | None,
-    ca_file: Path | None,
-    cert_file: Path | None,
-    key_file: Path | None,
-    as_json: bool,
-) -> _Target:
-    from sentinel_extproc.admin.client import address_of
-
-    if address is None:
-        address = address_of(os.environ.get("SENTINEL_ADMIN__LISTEN") or DEFAULT_LISTEN)
-    return _Target(address, _admin_token(token_file), (ca_file, cert_file, key_file), as_json)
-
-
-def _admin_token(file: Path | None) -> str | None:
-    if file is None:
-        if token := os.environ.get("SENTINEL_ADMIN__TOKEN"):
-            return _checked(token, "SENTINEL_ADMIN__TOKEN")
-        if not (named := os.environ.get("SENTINEL_ADMIN__TOKEN_FILE")):
-            return None
-        file = Path(named)
-    try:
-        return _checked(file.read_text("utf-8").strip(), str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"The admin token can't be read: {error}") from None
-
-
-def _checked(token: str, where: str) -> str:
-    if not token or any(not "!" <= char <= "~" for char in token):
-        raise click.UsageError(f"{where} must have one token of visible ASCII in it.")
-    return token
+from sentinel_extproc.admin.target import EXIT_REFUSED, Target, admin_options, admin_target
 
 
 @click.command()
@@ -131,7 +25,7 @@ def _checked(token: str, where: str) -> str:
 @click.option("--streams", is_flag=True, help="End the answers that are running, too.")
 @click.option("--reason", default="", help="For the log.")
 @click.option("--yes", is_flag=True, help="Don't ask, with --everybody.")
-@_admin_options
+@admin_options
 def revoke(
     token_stdin: bool,
     token_sha256: str | None,
@@ -164,7 +58,7 @@ def revoke(
         if user is not None or everybody:
             raise click.UsageError("--owner goes with a token.")
         body["owner"] = owner
-    target = _admin(**admin)
+    target = admin_target(**admin)
     if everybody and not yes:
         _confirm("Every user's next request will be checked with the identity source anew. Go on?")
     _show(target, target.call("POST", "/v1/revoke", body | {"streams": streams, "reason": reason}))
@@ -175,7 +69,7 @@ def revoke(
 @click.option("--token-sha256", metavar="HEX", help="Forget the token with this SHA-256.")
 @click.option("--user", metavar="ID", help="Forget the user with this external id.")
 @click.option("--everybody", is_flag=True, help="Forget everybody.")
-@_admin_options
+@admin_options
 def invalidate(
     token_stdin: bool,
     token_sha256: str | None,
@@ -190,18 +84,18 @@ def invalidate(
     Exit codes: as for revoke.
     """
     body = _body(token_stdin, token_sha256, user, everybody)
-    target = _admin(**admin)
+    target = admin_target(**admin)
     _show(target, target.call("POST", "/v1/invalidate", body))
 
 
 @click.command()
-@_admin_options
+@admin_options
 def status(**admin: Any) -> None:
     """Show how a running sidecar is doing: traffic, limits, identity, usage to be billed.
 
     Exit codes: 0 shown, 1 refused, 2 wrong usage, 3 nobody answered.
     """
-    target = _admin(**admin)
+    target = admin_target(**admin)
     answer = target.call("GET", "/v1/status")
     if target.as_json:
         click.echo(json.dumps(answer, indent=2))
@@ -256,7 +150,7 @@ def _confirm(question: str) -> None:
     click.confirm(question, abort=True)
 
 
-def _show(target: _Target, answer: Mapping[str, Any]) -> None:
+def _show(target: Target, answer: Mapping[str, Any]) -> None:
     if target.as_json:
         click.echo(json.dumps(answer))
     else:

@@ -19,7 +19,10 @@ from sentinel_extproc.identity.expiry import signed_sha256
 MAX_TOKEN_CHARS = 8 * 1024
 MAX_USER_CHARS = 256
 MAX_REASON_CHARS = 200
+MAX_REPLAYED = 100
+"""Ids in one call; with more the body would be too long."""
 
+_ITEM_ID = re.compile(r"[0-9A-Za-z:_-]{1,64}")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 
@@ -125,6 +128,10 @@ class _InvalidateBody(msgspec.Struct, forbid_unknown_fields=True):
     everybody: bool = False
 
 
+class _ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
+    ids: list[str]
+
+
 def read_revoke(body: bytes) -> RevokeOrder:
     """``{token | token_sha256 (signed_sha256?) | user | everybody, owner?, streams?, reason?}``.
 
@@ -153,6 +160,20 @@ def read_invalidate(body: bytes) -> InvalidateOrder:
     return InvalidateOrder(_with_signed(target, given.signed_sha256))
 
 
+def read_replay(body: bytes) -> tuple[str, ...]:
+    """``{ids}``: of items that wait for a person.
+
+    Raises:
+        InvalidRequest: it isn't that.
+    """
+    ids = _decode(body, _ReplayBody).ids
+    if not 1 <= len(ids) <= MAX_REPLAYED:
+        raise InvalidRequest(f"Name 1 to {MAX_REPLAYED} ids.", param="ids")
+    if any(_ITEM_ID.fullmatch(item_id) is None for item_id in ids):
+        raise InvalidRequest("An id has letters, digits and hyphens.", param="ids")
+    return tuple(ids)
+
+
 def describe(target: Target) -> dict[str, str]:
     """A target for logs and answers: a token only by the beginning of its digest."""
     match target:
@@ -178,7 +199,7 @@ def token_digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("ascii")).digest()
 
 
-T = TypeVar("T", _RevokeBody, _InvalidateBody)
+T = TypeVar("T", _RevokeBody, _InvalidateBody, _ReplayBody)
 
 
 def _decode(body: bytes, shape: type[T]) -> T:

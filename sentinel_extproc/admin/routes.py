@@ -1,11 +1,12 @@
 """The admin port's HTTP application.
 
-GET  /healthz         it runs; asks nobody else
-GET  /readyz          it should get traffic
-GET  /metrics         for Prometheus
-POST /v1/revoke       control, with the admin token
-POST /v1/invalidate   control
-GET  /v1/status       control
+GET  /healthz          it runs; asks nobody else
+GET  /readyz           it should get traffic
+GET  /metrics          for Prometheus
+POST /v1/revoke        control, with the admin token
+POST /v1/invalidate    control
+POST /v1/usage/replay  control
+GET  /v1/status        control
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -30,6 +31,7 @@ from sentinel_extproc.admin.control import (
     Target,
     describe,
     read_invalidate,
+    read_replay,
     read_revoke,
 )
 from sentinel_extproc.admin.guard import Access, Guard, HostRule
@@ -58,6 +60,9 @@ Status = Callable[[], Awaitable[Mapping[str, Any]]]
 Exposition = Callable[[str], tuple[bytes, str]]
 """Metrics and their content type, for an Accept header."""
 
+Replay = Callable[[Sequence[str]], Awaitable[int]]
+"""Sends held usage items again; how many of the ids were held."""
+
 _JSON_TYPE = "application/json"
 
 
@@ -74,12 +79,14 @@ class _Routes:
         checks: Mapping[str, Check],
         status: Status,
         control: Control | None,
+        replay: Replay | None,
         access: Access,
     ) -> None:
         self._exposition = exposition
         self._checks = checks
         self._status = status
         self._control = control
+        self._replay = replay
         self._access = access
 
     async def healthz(self, _: Request) -> Response:
@@ -117,6 +124,15 @@ class _Routes:
         effect = await control.invalidate(order.target)
         return _done("invalidated", order.target, effect, "")
 
+    async def replay(self, request: Request) -> Response:
+        self._authorize(request)
+        if self._replay is None:
+            raise NotFound("Nothing can be replayed here.", code="not_available")
+        ids = read_replay(await _body(request))
+        replayed = await self._replay(ids)
+        log.warning("usage_replayed", extra={"asked": len(ids), "replayed": replayed})
+        return _json({"action": "replayed", "replayed": replayed})
+
     def _authorize(self, request: Request) -> Control:
         headers = request.headers.getlist("authorization")
         self._access.check([value.encode("latin-1") for value in headers])
@@ -142,6 +158,7 @@ def admin_app(
     access: Access,
     hosts: HostRule | None,
     control: Control | None = None,
+    replay: Replay | None = None,
 ) -> ASGIApp:
     """The application, ready to be served.
 
@@ -149,9 +166,15 @@ def admin_app(
         checks: by name; readiness needs all of them, each within a second.
         hosts: see ``Guard``.
         control: None when there is nothing to revoke, as with identities that are not cached.
+        replay: None when there is no outbox.
     """
     routes = _Routes(
-        exposition=exposition, checks=checks, status=status, control=control, access=access
+        exposition=exposition,
+        checks=checks,
+        status=status,
+        control=control,
+        replay=replay,
+        access=access,
     )
     app = Starlette(
         routes=[
@@ -161,6 +184,7 @@ def admin_app(
             Route("/v1/status", routes.status),
             Route("/v1/revoke", routes.revoke, methods=["POST"]),
             Route("/v1/invalidate", routes.invalidate, methods=["POST"]),
+            Route("/v1/usage/replay", routes.replay, methods=["POST"]),
         ],
         exception_handlers={
             SentinelError: _refusal,

@@ -1,0 +1,128 @@
+"""Which admin port the command line calls: its options, and calls that end the process on failure.
+
+Exit codes: 1 refused; 2 wrong usage; 3 nobody answered, so it isn't known whether it was done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+EXIT_REFUSED = 1
+EXIT_UNREACHABLE = 3
+
+DEFAULT_LISTEN = "127.0.0.1:9180"
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to call, and how to show what it said."""
+
+    address: str
+    token: str | None
+    tls: tuple[Path | None, Path | None, Path | None]
+    as_json: bool
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The answer; ends the process when there is none."""
+        from sentinel_extproc.admin import client
+
+        try:
+            return client.call(
+                method,
+                path,
+                body,
+                address=self.address,
+                token=self.token,
+                tls=client.TlsOptions(*self.tls),
+            )
+        except client.AdminRefused as error:
+            self.fail(str(error), error.code, EXIT_REFUSED)
+        except client.AdminUnreachable as error:
+            self.fail(f"The admin port can't be reached: {error}", "unreachable", EXIT_UNREACHABLE)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+
+    def fail(self, message: str, code: str, exit_code: int) -> NoReturn:
+        """Say why, and end the process."""
+        if self.as_json:
+            click.echo(json.dumps({"error": {"message": message, "code": code}}))
+        else:
+            click.echo(message, err=True)
+        sys.exit(exit_code)
+
+
+def admin_options(command: _Command) -> _Command:
+    """Decorator: the options whose values ``admin_target`` takes."""
+    for option in reversed(
+        (
+            click.option(
+                "--admin",
+                "address",
+                metavar="URL",
+                help="The admin port: http://host:port, https://host:port or unix:/path. "
+                f"Default: where SENTINEL_ADMIN__LISTEN says, else {DEFAULT_LISTEN}.",
+            ),
+            click.option(
+                "--token-file",
+                type=_FILE,
+                help="File with the admin token; else SENTINEL_ADMIN__TOKEN or "
+                "SENTINEL_ADMIN__TOKEN_FILE. A Unix socket needs none unless one is configured.",
+            ),
+            click.option("--ca-file", type=_FILE, help="For https: authorities to trust (PEM)."),
+            click.option("--cert-file", type=_FILE, help="For https: our certificate (PEM)."),
+            click.option("--key-file", type=_FILE, help="Its key."),
+            click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def admin_target(
+    address: str | None,
+    token_file: Path | None,
+    ca_file: Path | None,
+    cert_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> Target:
+    """What the options say.
+
+    Raises:
+        click.UsageError: the token can't be used.
+    """
+    from sentinel_extproc.admin.client import address_of
+
+    if address is None:
+        address = address_of(os.environ.get("SENTINEL_ADMIN__LISTEN") or DEFAULT_LISTEN)
+    return Target(address, _admin_token(token_file), (ca_file, cert_file, key_file), as_json)
+
+
+def _admin_token(file: Path | None) -> str | None:
+    if file is None:
+        if token := os.environ.get("SENTINEL_ADMIN__TOKEN"):
+            return _checked(token, "SENTINEL_ADMIN__TOKEN")
+        if not (named := os.environ.get("SENTINEL_ADMIN__TOKEN_FILE")):
+            return None
+        file = Path(named)
+    try:
+        return _checked(file.read_text("utf-8").strip(), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"The admin token can't be read: {error}") from None
+
+
+def _checked(token: str, where: str) -> str:
+    if not token or any(not "!" <= char <= "~" for char in token):
+        raise click.UsageError(f"{where} must have one token of visible ASCII in it.")
+    return token

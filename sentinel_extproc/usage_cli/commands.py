@@ -1,0 +1,245 @@
+"""``sentinel-extproc usage``: the commands that only read.
+
+Exit codes: 0 done, and nothing is wrong; 1 something is; 2 wrong usage; 3 the ledger, or the one to
+compare it with, can't be read.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import click
+
+from sentinel_extproc.config.settings import UsageSettings
+from sentinel_extproc.usage.record import Outcome, Provenance
+from sentinel_extproc.usage_cli.columns import Delivery
+from sentinel_extproc.usage_cli.filters import Filter, moment_ms
+
+EXIT_FAULT = 1
+EXIT_UNREADABLE = 3
+
+DEFAULT_OUTBOX: Path = UsageSettings.model_fields["outbox_path"].default
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _choice(kind: type[Provenance | Outcome | Delivery]) -> click.Choice[str]:
+    return click.Choice([member.value for member in kind])
+
+
+def outbox_option(command: _Command) -> _Command:
+    """Decorator: ``outbox``, the file's path."""
+    return click.option(
+        "--outbox",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="SENTINEL_USAGE__OUTBOX_PATH",
+        default=DEFAULT_OUTBOX,
+        show_default=True,
+        help="The sidecar's outbox; it may be running. Also SENTINEL_USAGE__OUTBOX_PATH.",
+    )(command)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _filter_options(command: _Command) -> _Command:
+    for option in reversed(
+        (
+            click.option("--user", metavar="ID", help="External id or email."),
+            click.option("--model", help="Asked for or served."),
+            click.option(
+                "--since", metavar="TIME", help="2026-11-23, 2026-11-23T10:00 (UTC), or 36h, 7d ago."
+            ),
+            click.option("--until", metavar="TIME", help="Before this time."),
+            click.option("--state", type=_choice(Delivery), help="On the way to Zion."),
+            click.option("--provenance", type=_choice(Provenance), help="Whose numbers."),
+            click.option("--outcome", type=_choice(Outcome), help="How it ended."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _filter(since: str | None, until: str | None, **given: str | None) -> Filter:
+    now = datetime.now(UTC)
+    try:
+        return Filter(
+            since_ms=None if since is None else moment_ms(since, now=now),
+            until_ms=None if until is None else moment_ms(until, now=now),
+            **given,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Ends the process, saying why, when the ledger can't be read."""
+    from sentinel_extproc.usage_cli.ledger_file import LedgerFileError
+
+    try:
+        yield
+    except LedgerFileError as error:
+        click.echo(f"The ledger can't be read: {error}", err=True)
+        sys.exit(EXIT_UNREADABLE)
+
+
+@click.command()
+@outbox_option
+@_json_option
+def status(outbox: Path, as_json: bool) -> None:
+    """Show whose ledger it is, how much is in it, and what is still on its way.
+
+    The head names all records so far. Noted elsewhere, it proves later that none was changed:
+    `usage verify --head`.
+
+    Exit codes: 0 shown, 1 something waits for a person, 2 wrong usage, 3 not readable.
+    """
+    from rich.console import Console
+
+    from sentinel_extproc.usage_cli.ledger_file import LedgerFile
+    from sentinel_extproc.usage_cli.tables import print_facts
+
+    with readable():
+        facts = LedgerFile(outbox).status()
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        print_facts(Console(), ((name.replace("_", " "), value) for name, value in facts.items()))
+    if facts["dead_items"] or facts["parked_items"]:
+        sys.exit(EXIT_FAULT)
+
+
+@click.command("list")
+@outbox_option
+@_filter_options
+@click.option(
+    "--limit", type=click.IntRange(0), default=50, show_default=True, help="0: all of them."
+)
+@click.option("--oldest-first", is_flag=True, help="Else the newest come first.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line.")
+def list_records(
+    outbox: Path, limit: int, oldest_first: bool, as_json: bool, **given: Any
+) -> None:
+    """List records, one per request.
+
+    Exit codes: 0 listed, 2 wrong usage, 3 not readable.
+    """
+    from rich.console import Console
+
+    from sentinel_extproc.usage_cli import tables
+    from sentinel_extproc.usage_cli.columns import plain
+    from sentinel_extproc.usage_cli.ledger_file import LedgerFile
+
+    entries = LedgerFile(outbox).entries(_filter(**given), newest_first=not oldest_first)
+    shown = islice(entries, limit or None)
+    with readable():
+        if as_json:
+            _json_lines(sys.stdout, map(plain, shown))
+            return
+        rows = map(tables.record_cells, shown)
+        if not tables.print_rows(Console(), tables.RECORD_HEADINGS, rows):
+            click.echo("No records.", err=True)
+
+
+@click.command()
+@outbox_option
+@_filter_options
+@click.option(
+    "--format",
+    "as_format",
+    type=click.Choice(["jsonl", "csv", "focus"]),
+    default="jsonl",
+    show_default=True,
+    help="focus is CSV with the columns of the FinOps FOCUS specification.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.File("w", encoding="utf-8", lazy=True),
+    default="-",
+    help="File; else standard output.",
+)
+def export(outbox: Path, as_format: str, output: TextIO, **given: Any) -> None:
+    """Write records for other programs, oldest first, however many there are.
+
+    In CSV, text that a spreadsheet could take for a formula has an apostrophe in front, and what
+    isn't visible is spelt out; JSON lines have it as it was.
+
+    Exit codes: 0 written, 2 wrong usage, 3 not readable.
+    """
+    from sentinel_extproc.usage_cli import columns
+    from sentinel_extproc.usage_cli.ledger_file import LedgerFile
+
+    entries = LedgerFile(outbox).entries(_filter(**given))
+    with readable():
+        if as_format == "jsonl":
+            _json_lines(output, map(columns.plain, entries))
+            return
+        row_of = columns.focus if as_format == "focus" else columns.plain
+        writer = csv.writer(output)
+        writer.writerow(columns.headings(row_of))
+        for entry in entries:
+            writer.writerow(columns.csv_cells(row_of(entry)))
+
+
+@click.command("dead-letters")
+@outbox_option
+@click.option("--user", metavar="ID", help="External id or email.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line.")
+def dead_letters(outbox: Path, user: str | None, as_json: bool) -> None:
+    """List items that Zion refused for good, and parked ones of which nobody knows.
+
+    `usage replay` sends them again once the reason is gone.
+
+    Exit codes: 0 there are none, 1 there are some, 2 wrong usage, 3 not readable.
+    """
+    from rich.console import Console
+
+    from sentinel_extproc.usage_cli import tables
+    from sentinel_extproc.usage_cli.ledger_file import LedgerFile
+
+    found = 0
+
+    def counted() -> Iterator[dict[str, Any]]:
+        nonlocal found
+        for item in LedgerFile(outbox).held(user):
+            found += 1
+            yield item
+
+    with readable():
+        if as_json:
+            _json_lines(sys.stdout, counted())
+        else:
+            headings = ("id", "state", "user", "model", "requests", "input", "output", "reason")
+            rows = ([item[_HELD_KEYS[name]] for name in headings] for item in counted())
+            if not tables.print_rows(Console(), headings, rows):
+                click.echo("No dead letters.", err=True)
+    if found:
+        sys.exit(EXIT_FAULT)
+
+
+_HELD_KEYS = {
+    "id": "id",
+    "state": "state",
+    "user": "external_id",
+    "model": "model",
+    "requests": "requests",
+    "input": "input_tokens",
+    "output": "output_tokens",
+    "reason": "reason",
+}
+
+
+def _json_lines(output: TextIO, rows: Iterable[dict[str, Any]]) -> None:
+    # ASCII only, so that no text of a user's reaches a terminal as it is.
+    for row in rows:
+        output.write(json.dumps(row, separators=(",", ":")) + "\n")
