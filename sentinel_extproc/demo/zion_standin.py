@@ -1,6 +1,6 @@
 """A stand-in for Zion, with its wire contract, a ledger to read, and faults to switch on.
 
-Over HTTP, beside the API: ``GET /_standin/ledger``, ``GET /_standin/requests``,
+Over HTTP, beside the API: ``GET /_standin/ledger`` (``.jsonl``), ``GET /_standin/requests``,
 ``PUT /_standin/faults/CALL`` with ``{"kind": …, "times"?, "retryAfterS"?, "retryAfterDate"?,
 "email"?}``, ``DELETE /_standin/faults``, ``PUT /_standin/users`` with a user's fields,
 ``DELETE /_standin/users/TOKEN``.
@@ -98,6 +98,7 @@ class ZionStandIn:
                 Route("/api/v1/usage/external/increment", self._increment, methods=["POST"]),
                 Route("/api/v1/usage/external/batch-increment", self._batch, methods=["POST"]),
                 Route("/_standin/ledger", self._show_ledger, methods=["GET"]),
+                Route("/_standin/ledger.jsonl", self._show_ledger_lines, methods=["GET"]),
                 Route("/_standin/requests", self._show_requests, methods=["GET"]),
                 Route("/_standin/faults/{call}", self._put_fault, methods=["PUT"]),
                 Route("/_standin/faults", self._delete_faults, methods=["DELETE"]),
@@ -270,6 +271,22 @@ class ZionStandIn:
     async def _show_ledger(self, _request: Request) -> Response:
         entries = [asdict(entry) for entry in self.ledger()]
         return JSONResponse({"entries": entries, "duplicates": self.duplicates})
+
+    async def _show_ledger_lines(self, _request: Request) -> Response:
+        """As ``sentinel-extproc usage verify --zion-ledger`` reads it."""
+        lines = (
+            json.dumps(
+                {
+                    "idempotencyKey": entry.key,
+                    "externalId": entry.external_id,
+                    "aiRequests": entry.requests,
+                    "aiInputTokens": entry.input_tokens,
+                    "aiOutputTokens": entry.output_tokens,
+                }
+            )
+            for entry in self.ledger()
+        )
+        return Response("".join(f"{line}\n" for line in lines), media_type="application/jsonl")
 
     async def _show_requests(self, _request: Request) -> Response:
         return JSONResponse([asdict(request) for request in self.requests()])

@@ -4,5 +4,5 @@
 - ``zion_ledger``: our items against Zion's
 - ``ledger_file``: reads an outbox from outside, beside a running sidecar too
 - ``tables``: for people
-- ``commands``, ``replaying``: the command line
+- ``commands``, ``verifying``, ``replaying``: the command line; ``group`` has all of it
 """

@@ -8,13 +8,14 @@ name that begins with ``x_``, as it says. One record is one row, so token kinds 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sentinel_extproc.usage.record import Outcome, UsageRecord
+from sentinel_extproc.usage.item_queue import HeldItem
+from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 from sentinel_extproc.usage_cli.safe import for_csv
 
 Cell = str | int | None
@@ -141,6 +142,43 @@ def focus(entry: Entry) -> dict[str, Cell]:
         "x_ImageInputTokens": usage.image_input_tokens,
         "x_ImageOutputTokens": usage.image_output_tokens,
     }
+
+
+def item_plain(held: HeldItem) -> dict[str, Any]:
+    """A dead letter or parked item, as JSON values."""
+    item = held.item
+    return {
+        "id": item.id,
+        "state": held.state.value,
+        "reason": held.reason,
+        "external_id": item.external_id,
+        "email": item.email,
+        "model": item.model,
+        "requests": item.requests,
+        "input_tokens": item.input_tokens,
+        "output_tokens": item.output_tokens,
+        "records": item.records,
+        "first_at": iso(item.first_ms),
+        "last_at": iso(item.last_ms),
+    }
+
+
+def headings(row_of: Callable[[Entry], Mapping[str, Any]]) -> list[str]:
+    """The names of the columns that ``row_of`` makes."""
+    nothing = UsageRecord(
+        id="",
+        occurred_at_ms=0,
+        external_id="",
+        email="",
+        endpoint="",
+        model_requested="",
+        model_served=None,
+        requests=0,
+        usage=TokenUsage(),
+        provenance=Provenance.COUNTED,
+        outcome=Outcome.COMPLETED,
+    )
+    return list(row_of(Entry(0, "", nothing, Delivery.NOTHING, ())))
 
 
 def csv_cells(row: Mapping[str, Any]) -> list[str | int]:

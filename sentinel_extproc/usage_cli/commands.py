@@ -18,15 +18,12 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from sentinel_extproc.config.settings import UsageSettings
 from sentinel_extproc.usage.record import Outcome, Provenance
 from sentinel_extproc.usage_cli.columns import Delivery
 from sentinel_extproc.usage_cli.filters import Filter, moment_ms
 
 EXIT_FAULT = 1
 EXIT_UNREADABLE = 3
-
-DEFAULT_OUTBOX: Path = UsageSettings.model_fields["outbox_path"].default
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -35,15 +32,25 @@ def _choice(kind: type[Provenance | Outcome | Delivery]) -> click.Choice[str]:
     return click.Choice([member.value for member in kind])
 
 
+def _configured_outbox() -> Path:
+    """Where the configuration says, as far as it can be read here."""
+    from sentinel_extproc.config.load import ConfigError, load
+    from sentinel_extproc.config.settings import UsageSettings
+
+    try:
+        return load().usage.outbox_path
+    except ConfigError:  # secrets that only the sidecar is given, for example
+        return UsageSettings().outbox_path
+
+
 def outbox_option(command: _Command) -> _Command:
     """Decorator: ``outbox``, the file's path."""
     return click.option(
         "--outbox",
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="SENTINEL_USAGE__OUTBOX_PATH",
-        default=DEFAULT_OUTBOX,
-        show_default=True,
-        help="The sidecar's outbox; it may be running. Also SENTINEL_USAGE__OUTBOX_PATH.",
+        default=_configured_outbox,
+        help="The sidecar's outbox; it may be running. Default: where the configuration says.",
     )(command)
 
 
@@ -56,7 +63,9 @@ def _filter_options(command: _Command) -> _Command:
             click.option("--user", metavar="ID", help="External id or email."),
             click.option("--model", help="Asked for or served."),
             click.option(
-                "--since", metavar="TIME", help="2026-11-23, 2026-11-23T10:00 (UTC), or 36h, 7d ago."
+                "--since",
+                metavar="TIME",
+                help="2026-11-23, 2026-11-23T10:00 (UTC), or 36h, 7d ago.",
             ),
             click.option("--until", metavar="TIME", help="Before this time."),
             click.option("--state", type=_choice(Delivery), help="On the way to Zion."),
@@ -126,9 +135,7 @@ def status(outbox: Path, as_json: bool) -> None:
 )
 @click.option("--oldest-first", is_flag=True, help="Else the newest come first.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line.")
-def list_records(
-    outbox: Path, limit: int, oldest_first: bool, as_json: bool, **given: Any
-) -> None:
+def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **given: Any) -> None:
     """List records, one per request.
 
     Exit codes: 0 listed, 2 wrong usage, 3 not readable.
@@ -205,15 +212,16 @@ def dead_letters(outbox: Path, user: str | None, as_json: bool) -> None:
     from rich.console import Console
 
     from sentinel_extproc.usage_cli import tables
+    from sentinel_extproc.usage_cli.columns import item_plain
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
 
     found = 0
 
     def counted() -> Iterator[dict[str, Any]]:
         nonlocal found
-        for item in LedgerFile(outbox).held(user):
+        for held in LedgerFile(outbox).held(user):
             found += 1
-            yield item
+            yield item_plain(held)
 
     with readable():
         if as_json:

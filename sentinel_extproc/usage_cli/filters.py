@@ -35,8 +35,8 @@ def moment_ms(text: str, *, now: datetime) -> int:
     """A point in time, in milliseconds since the epoch.
 
     Args:
-        text: ``2026-11-23``, ``2026-11-23T10:00`` (UTC unless it names a zone), or ``90m``, ``36h``,
-            ``7d`` for so long ago.
+        text: ``2026-11-23``, ``2026-11-23T10:00`` (UTC unless it names a zone), or ``90m``,
+            ``36h``, ``7d`` for so long ago.
 
     Raises:
         ValueError: it is none of these.
@@ -51,7 +51,7 @@ def moment_ms(text: str, *, now: datetime) -> int:
             moment = datetime.fromisoformat(text)
         except ValueError:
             raise ValueError(
-                f"{text!r} is no time: say 2026-11-23, 2026-11-23T10:00, or 36h or 7d for so long ago"
+                f"{text!r} is no time: say 2026-11-23, 2026-11-23T10:00, or 7d for so long ago"
             ) from None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)

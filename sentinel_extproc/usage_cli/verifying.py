@@ -58,11 +58,13 @@ def verify(outbox: Path, heads: tuple[str, ...], zion_ledger: str | None, as_jso
             for finding in file.verify_chain(noted)
         ]
         findings += [("items", "other sums", key, detail) for key, detail in file.verify_sums()]
-        checked: dict[str, Any] = dict(file.status())
-        checked = {name: checked[name] for name in ("sidecar", "head", "records", "items")}
+        state = file.status()
+        checked: dict[str, Any] = {name: state[name] for name in ("sidecar", "head", "records")}
         if zion_ledger is not None:
             compared = _compare(file, zion_ledger)
-            findings += [("Zion", one.mismatch.value, one.key, one.detail) for one in compared.findings]
+            findings += [
+                ("Zion", one.mismatch.value, one.key, one.detail) for one in compared.findings
+            ]
             checked |= {
                 "matched_at_zion": compared.matched,
                 "not_acknowledged_yet": compared.unacknowledged,
@@ -96,7 +98,7 @@ def _compare(file: Any, source: str) -> Any:
         with _lines(source) as lines:
             return zion_ledger.compare(file.items(), zion_ledger.increments(lines))
     except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL, sqlite3.Error) as error:
-        click.echo(f"Zion's ledger can't be read: {error or type(error).__name__}", err=True)
+        click.echo(f"Zion's ledger can't be read: {str(error) or type(error).__name__}", err=True)
         sys.exit(EXIT_UNREADABLE)
 
 

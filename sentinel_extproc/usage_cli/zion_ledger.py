@@ -68,9 +68,10 @@ class Finding:
 
 @dataclass(slots=True)
 class Comparison:
-    """The outcome; ``findings`` are at most ``MAX_FINDINGS``, ``mismatches`` is how many there were.
+    """The outcome.
 
     Attributes:
+        findings: the first ``MAX_FINDINGS`` of so many ``mismatches``.
         matched: items that Zion has once, with our amounts.
         foreign: increments with keys that we don't know.
         unacknowledged: items that Zion has and that haven't been acknowledged here yet.

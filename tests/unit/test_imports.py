@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {"admin"},
     {"identity_parts"},
     {"app"},
+    {"usage_cli"},
     {"envoyconf"},
     {"demo"},
     {"cli"},
