@@ -161,7 +161,9 @@ async def _start(
     await limiter.start()
     await _check_redis(store, fatal=settings.redis.require_noeviction)
 
-    estimator = TokenEstimator(ModelTable(aliases=settings.tokens.aliases))
+    estimator = TokenEstimator(
+        ModelTable(aliases=settings.tokens.aliases, overrides=settings.tokens.overrides)
+    )
     await warm
     driver = Driver(
         new_exchange=_exchanges(settings, estimator),

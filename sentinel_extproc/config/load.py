@@ -25,6 +25,7 @@ from sentinel_extproc.config.identity import identity_faults
 from sentinel_extproc.config.settings import Settings, TransportName
 from sentinel_extproc.config.tls import tls_faults
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
+from sentinel_extproc.tokens.models import ModelTable, ModelTableError
 
 FILE_VARIABLE = "SENTINEL_CONFIG"
 MAX_FILE_BYTES = 1 << 20
@@ -226,5 +227,9 @@ def _cross_checks(settings: Settings) -> list[str]:
             load_policy(settings.limits.policy_file)
         except PolicyFileError as error:
             faults += [f"{settings.limits.policy_file}: {fault}" for fault in error.faults]
+    try:
+        ModelTable(aliases=settings.tokens.aliases, overrides=settings.tokens.overrides)
+    except ModelTableError as error:
+        faults += [f"tokens.{fault}" for fault in error.faults]
     faults += identity_faults(settings.identity)
     return faults + admin_faults(settings.admin)

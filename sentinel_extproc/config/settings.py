@@ -351,6 +351,9 @@ class TokenSettings(Section):
     aliases: dict[str, str] = {}
     """Other names of models (Azure deployments, nicknames) to the names they stand for; in the
     environment a JSON object."""
+    overrides: dict[str, dict[str, Any]] = {}
+    """Constants of counting that replace the shipped ones, by family or model name, see
+    accounting.md; in the environment a JSON object."""
     threads: int = Field(2, ge=1, le=64)
     """For counting large bodies."""
 

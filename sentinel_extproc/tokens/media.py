@@ -12,7 +12,7 @@ import math
 import struct
 from typing import Final
 
-from sentinel_extproc.tokens.models import Images
+from sentinel_extproc.tokens.family import Images
 
 _HEAD_BYTES: Final = 64 * 1024
 """Enough for the size of a JPEG behind a large EXIF block."""

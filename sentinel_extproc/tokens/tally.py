@@ -7,8 +7,8 @@ import math
 from typing import Any, Final
 
 from sentinel_extproc.tokens import encodings
+from sentinel_extproc.tokens.family import Family
 from sentinel_extproc.tokens.model import Confidence, Estimate
-from sentinel_extproc.tokens.models import Family
 
 _COMPACT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _RANK: Final = {Confidence.EXACT: 0, Confidence.CLOSE: 1, Confidence.ROUGH: 2}

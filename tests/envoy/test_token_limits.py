@@ -17,10 +17,19 @@ MESSAGES = [{"role": "user", "content": "Count, please."}]
 RunStack = Callable[..., Stack]
 
 
-def start(run_stack: RunStack, work_dir: Path, limits: str, **options: object) -> Stack:
+def start(
+    run_stack: RunStack,
+    work_dir: Path,
+    limits: str,
+    *,
+    settings: dict[str, str] | None = None,
+    **options: object,
+) -> Stack:
     policy = work_dir / "policy.yaml"
     policy.write_text(f"rules:\n  - limits:\n      - {limits}\n")
-    return run_stack(settings={"SENTINEL_LIMITS__POLICY_FILE": str(policy)}, **options)
+    return run_stack(
+        settings={"SENTINEL_LIMITS__POLICY_FILE": str(policy)} | (settings or {}), **options
+    )
 
 
 def chat(stack: Stack, *, tokens: int = 20, **fields: object) -> httpx.Response:
@@ -68,7 +77,17 @@ def test_a_prompt_that_can_never_fit_is_a_permanent_error(
     run_stack: RunStack, work_dir: Path
 ) -> None:
     limits = "{name: tokens, unit: input_tokens, kind: ring, limit: 50, per: 1h}"
-    stack = start(run_stack, work_dir, limits)
+    stack = start(
+        run_stack,
+        work_dir,
+        limits,
+        settings={
+            "SENTINEL_TOKENS__ALIASES": '{"prod-chat": "house"}',
+            "SENTINEL_TOKENS__OVERRIDES": '{"house": {"like": "gpt-4o", "request": 60}}',
+        },
+    )
+    # What configuration says of a model is what it is counted by.
+    assert chat(stack, model="prod-chat").json()["error"]["code"] == "prompt_exceeds_limit"
     long = [{"role": "user", "content": "word " * 200}]
     answer = chat(stack, messages=long)
     assert answer.status_code == 400

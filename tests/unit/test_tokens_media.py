@@ -10,8 +10,9 @@ import pytest
 
 from sentinel_extproc.tokens import media
 from sentinel_extproc.tokens.estimator import TokenEstimator
+from sentinel_extproc.tokens.family import Images
 from sentinel_extproc.tokens.model import Confidence, Estimate
-from sentinel_extproc.tokens.models import Images, ModelTable
+from sentinel_extproc.tokens.models import ModelTable
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 640, 480)
 GIF = b"GIF89a" + struct.pack("<HH", 30, 20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sentinel_extproc.tokens.models import MAX_MODEL_CHARS, ModelTable
+from sentinel_extproc.tokens.models import MAX_MODEL_CHARS, ModelTable, ModelTableError
 
 TABLE = ModelTable()
 
@@ -89,20 +89,86 @@ def test_overrides_replace_single_constants() -> None:
     assert table.resolve("llama3").rules.factor == 1.5
 
 
+def test_families_take_over_what_is_overridden_unless_they_have_their_own() -> None:
+    table = ModelTable(overrides={"gpt-4o": {"message": 5, "request": 9}})
+    assert table.resolve("gpt-4.1").rules.message == 5
+    assert table.resolve("o3").rules.message == 5
+    assert table.resolve("o3").rules.request == TABLE.resolve("o3").rules.request
+    assert table.resolve("gpt-5").rules == TABLE.resolve("gpt-5").rules
+
+
+def test_one_model_can_be_overridden_and_the_rest_of_its_family_stays() -> None:
+    table = ModelTable(overrides={"gpt-4.5": {"request": 7}, "GPT-5-Codex": {"tools": 50}})
+    assert table.resolve("openai/gpt-4.5-preview").rules.request == 7
+    assert table.resolve("gpt-4o").rules == TABLE.resolve("gpt-4o").rules
+    codex = table.resolve("gpt-5-codex")
+    assert (codex.family, codex.rules.tools, codex.known) == ("gpt-5-codex", 50, True)
+    assert codex.rules.images == TABLE.resolve("gpt-5").rules.images
+    assert table.resolve("gpt-5").rules == TABLE.resolve("gpt-5").rules
+
+
+def test_a_model_of_ones_own_says_what_it_is_like() -> None:
+    table = ModelTable(
+        overrides={"house-model": {"like": "llama", "factor": 1.1}}, aliases={"dep": "house-model"}
+    )
+    for name in ("house-model", "house-model-v2", "dep"):
+        model = table.resolve(name)
+        assert (model.family, model.known) == ("house-model", True)
+        assert (model.rules.factor, model.rules.exact) == (1.1, False)
+
+
+def test_an_override_of_one_hosted_tool_keeps_the_others() -> None:
+    hosted = ModelTable(overrides={"gpt-5": {"hosted": {"mcp": 7}}}).resolve("gpt-5").rules.hosted
+    assert hosted == {**TABLE.resolve("gpt-5").rules.hosted, "mcp": 7}
+
+
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "fault"),
     [
-        ({"gpt-99": {"tools": 1}}, "gpt-99"),
-        ({"gpt-4o": {"toolz": 1}}, "toolz"),
-        ({"gpt-4o": {"tools": "nine"}}, "gpt-4o"),
-        ({"gpt-4o": {"encoding": "p50k_base"}}, "p50k_base"),
+        ({"gtp-5": {"tools": 1}}, "overrides.gtp-5: no such family or model"),
+        ({"house": {"like": "lama"}}, "overrides.house.like: no such family"),
+        ({"house": {"like": 3}}, "overrides.house.like: no such family"),
+        ({"gpt-5": {"like": "gpt-4o"}}, "overrides.gpt-5.like: the table says"),
+        ({"openai/gpt-5-codex": {}}, "overrides.openai/gpt-5-codex: must be a model's bare name"),
+        ({"ft:gpt-4o:acme": {}}, "must be a model's bare name: 'gpt-4o'"),
+        ({" ": {}}, "must be a model's bare name"),
+        ({"gpt-4o": {"toolz": 1}}, "overrides.gpt-4o.toolz: there is no such constant"),
+        ({"gpt-4o": {"tools": "nine"}}, "overrides.gpt-4o.tools: Expected `int`"),
+        ({"gpt-4o": {"encoding": "p50k_base"}}, "overrides.gpt-4o.encoding: Invalid enum value"),
+        ({"gpt-4o": {"hosted": 3}}, "overrides.gpt-4o.hosted: Expected `object`"),
+        ({"gpt-4o": {"images": {"rule": "tiles", "bas": 1}}}, "unknown field `bas`"),
+        # Nothing may make prompts free, or numbers that aren't any.
+        ({"gpt-4o": {"factor": 0}}, "overrides.gpt-4o.factor: Expected `float` > 0"),
+        ({"gpt-4o": {"factor": float("nan")}}, "overrides.gpt-4o.factor"),
+        ({"gpt-4o": {"message": -(10**9)}}, "overrides.gpt-4o.message: Expected `int` >="),
     ],
 )
 def test_a_wrong_override_is_refused_by_name(
-    overrides: dict[str, dict[str, object]], message: str
+    overrides: dict[str, dict[str, object]], fault: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ModelTableError) as caught:
         ModelTable(overrides=overrides)
+    assert len(caught.value.faults) == 1
+    assert fault in caught.value.faults[0]
+
+
+def test_every_fault_of_aliases_and_overrides_is_listed() -> None:
+    with pytest.raises(ModelTableError) as caught:
+        ModelTable(
+            aliases={"prod": "gpt-4oo", "Dev": "gtp", "dev": "gpt-4o", "chain": "prod"},
+            overrides={"gpt-5": {"tools": None, "request": 2.5, "x": 1}, "gtp": {"y": 1}},
+        )
+    # An alias names a model, never another alias; gpt-4oo begins as gpt-4o does.
+    assert [fault.partition(": ")[0] for fault in caught.value.faults] == [
+        "overrides.gpt-5.tools",
+        "overrides.gpt-5.request",
+        "overrides.gpt-5.x",
+        "overrides.gtp.y",
+        "overrides.gtp",
+        "aliases.Dev",
+        "aliases.chain",
+        "aliases.dev",
+    ]
 
 
 def test_the_look_up_cache_is_bounded() -> None:
