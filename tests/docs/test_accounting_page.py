@@ -38,7 +38,7 @@ def test_the_example_of_aliases_and_overrides_works() -> None:
 )
 def test_factors_are_those_of_the_table(models: list[str], shown: str) -> None:
     assert shown in PAGE
-    factor = float(shown.split()[-1])
+    factor = float(shown.rsplit(maxsplit=1)[-1])
     for model in models:
         rules = ModelTable().resolve(model).rules
         assert (rules.factor, rules.exact) == (factor, False)
