@@ -1,0 +1,57 @@
+"""The floor: a processor that says "go on" to every message, on grpc.aio or on our own HTTP/2.
+
+    python -m bench.processor grpcio|native unix:/path
+
+The same four messages for a JSON call as ours, and a reply for each chunk of a stream. Runs until
+it is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import cast
+
+import uvloop
+
+from sentinel_extproc.exchange import commands as do
+from sentinel_extproc.exchange import events as on
+from sentinel_extproc.transport.codec import decode, encode
+from sentinel_extproc.transport.driver import Driver, Stream
+from sentinel_extproc.transport.grpcio_server import GrpcioServer
+from sentinel_extproc.transport.http2.server import Http2Server
+
+SERVERS = {"grpcio": GrpcioServer, "native": Http2Server}
+
+_REPLIES = {
+    on.RequestHeaders: do.Reply(do.Phase.REQUEST_HEADERS, mode=do.Mode.REQUEST_AND_STREAM),
+    on.RequestBody: do.Reply(do.Phase.REQUEST_BODY),
+    on.ResponseHeaders: do.Reply(do.Phase.RESPONSE_HEADERS),
+    on.ResponseBody: do.Reply(do.Phase.RESPONSE_BODY),
+}
+_ENCODED = {kind: encode(reply) for kind, reply in _REPLIES.items()}
+
+
+class Empty:
+    """In place of the driver: decodes each message, and that is all."""
+
+    live = 0
+
+    async def run(self, stream: Stream) -> None:
+        """Say "go on" until the stream ends."""
+        while (data := await stream.read()) is not None:
+            await stream.write(_ENCODED[type(decode(data))])
+
+    def hand_back(self) -> None:
+        """There is nothing to hand back."""
+
+
+async def serve(kind: str, listen: str) -> None:
+    """Serve until cancelled."""
+    server = SERVERS[kind](cast("Driver", Empty()), listen=listen)
+    await server.start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(*sys.argv[1:3]))
