@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Struct
 
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.headers import valid_name, valid_value
+from sentinel_extproc.transport import wire
 from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
 
 METHOD = ("envoy.service.ext_proc.v3.ExternalProcessor", "Process")
@@ -63,10 +63,17 @@ def encode(command: do.Reply | do.Respond) -> bytes:
     """Encode one ``ProcessingResponse``."""
     if isinstance(command, do.Respond):
         return _immediate(command).SerializeToString()
-    changed = command.set_headers or command.remove_headers or command.body is not None
-    if not changed and command.mode is None and command.metadata is None:
-        return _PLAIN[command.phase]
-    return _reply(command).SerializeToString()
+    once = command.set_headers and command.phase is not do.Phase.REQUEST_HEADERS
+    if once or command.body is not None or command.metadata is not None:
+        return _reply(command)
+    # What is said to one request is often said to the next: "go on", or the provider's key.
+    key = (command.phase, command.mode, command.set_headers, command.remove_headers)
+    known = _SAID.get(key)
+    if known is None:
+        if len(_SAID) >= _MAX_SAID:
+            _SAID.clear()
+        known = _SAID[key] = _reply(command)
+    return known
 
 
 def _verified(message: pb.ProcessingRequest) -> dict[str, object] | None:
@@ -83,39 +90,21 @@ def _headers(headers: pb.HeaderMap) -> on.Headers:
     return [(h.key, h.raw_value or h.value.encode()) for h in headers.headers]
 
 
-def _reply(command: do.Reply) -> pb.ProcessingResponse:
-    message = pb.ProcessingResponse()
-    mutation = pb.HeaderMutation(
-        set_headers=[_set_header(name, value) for name, value in command.set_headers],
-        remove_headers=command.remove_headers,
-    )
-    common = pb.CommonResponse()
+def _reply(command: do.Reply) -> bytes:
+    common = []
     if command.set_headers or command.remove_headers:
-        common.header_mutation.CopyFrom(mutation)
+        lines = [wire.set_header(name, value) for name, value in command.set_headers]
+        mutation = wire.header_mutation(lines, command.remove_headers)
+        common.append(wire.sized(wire.HEADER_MUTATION, mutation))
     if command.body is not None:
-        # An empty body must be sent as "clear": an empty bytes field would mean "unchanged".
-        if command.body:
-            common.body_mutation.body = command.body
-        else:
-            common.body_mutation.clear_body = True
-    match command.phase:
-        case do.Phase.REQUEST_HEADERS:
-            message.request_headers.response.CopyFrom(common)
-        case do.Phase.REQUEST_BODY:
-            message.request_body.response.CopyFrom(common)
-        case do.Phase.RESPONSE_HEADERS:
-            message.response_headers.response.CopyFrom(common)
-        case do.Phase.RESPONSE_BODY:
-            message.response_body.response.CopyFrom(common)
-        case do.Phase.REQUEST_TRAILERS:
-            message.request_trailers.SetInParent()
-        case do.Phase.RESPONSE_TRAILERS:
-            message.response_trailers.SetInParent()
-    if command.mode is not None:
-        message.mode_override.CopyFrom(_MODES[command.mode])
+        common += wire.wrapped(wire.BODY_MUTATION, wire.body_mutation(command.body))
+    tag, has_response = _PHASES[command.phase]
+    parts = wire.wrapped(tag, wire.wrapped(_RESPONSE, common) if has_response else [])
     if command.metadata is not None:
-        message.dynamic_metadata.CopyFrom(_metadata(command.metadata))
-    return message
+        parts.append(wire.sized(_METADATA, wire.metadata(METADATA_NAMESPACE, command.metadata)))
+    if command.mode is not None:
+        parts.append(_MODES[command.mode])
+    return b"".join(parts)
 
 
 def _immediate(command: do.Respond) -> pb.ProcessingResponse:
@@ -133,7 +122,8 @@ def _immediate(command: do.Respond) -> pb.ProcessingResponse:
         )
     )
     if command.metadata is not None:
-        message.dynamic_metadata.CopyFrom(_metadata(command.metadata))
+        facts = wire.metadata(METADATA_NAMESPACE, command.metadata)
+        message.dynamic_metadata.MergeFromString(facts)
     return message
 
 
@@ -148,45 +138,48 @@ def _valid(line: pb.HeaderValueOption) -> bool:
     return valid_name(line.header.key) and valid_value(line.header.raw_value)
 
 
-def _metadata(facts: do.Metadata) -> Struct:
-    inner = Struct()
-    for name, value in facts.items():
-        if isinstance(value, str):
-            inner.fields[name].string_value = value.encode("utf-8", "replace").decode()
-        else:
-            inner.fields[name].number_value = value
-    outer = Struct()
-    outer.fields[METADATA_NAMESPACE].struct_value.CopyFrom(inner)
-    return outer
+_PHASES = {
+    phase: (number * 8 + 2, "trailers" not in phase.value)
+    for phase in do.Phase
+    if (number := pb.ProcessingResponse.DESCRIPTOR.fields_by_name[phase.value].number)
+}
+"""Of each kind of reply, its field's tag, and whether it has a ``CommonResponse`` in it."""
 
+_RESPONSE = 1 * 8 + 2
+_METADATA = 8 * 8 + 2
+_MODE_OVERRIDE = 9 * 8 + 2
 
 _MODES = {
-    do.Mode.REQUEST_AND_STREAM: pb.ProcessingMode(
-        response_header_mode=pb.ProcessingMode.SEND,
-        request_body_mode=pb.ProcessingMode.BUFFERED,
-        response_body_mode=pb.ProcessingMode.STREAMED,
-        # A request with trailers and no body is forwarded without a word about the body.
-        request_trailer_mode=pb.ProcessingMode.SEND,
-        response_trailer_mode=pb.ProcessingMode.SEND,
-    ),
-    do.Mode.HEADERS_ONLY: pb.ProcessingMode(response_header_mode=pb.ProcessingMode.SEND),
-    do.Mode.STREAM: pb.ProcessingMode(
-        response_header_mode=pb.ProcessingMode.SEND,
-        response_body_mode=pb.ProcessingMode.STREAMED,
-        # Before trailers no piece of the body says that it is the last.
-        response_trailer_mode=pb.ProcessingMode.SEND,
-    ),
-    do.Mode.STREAM_BOTH: pb.ProcessingMode(
-        response_header_mode=pb.ProcessingMode.SEND,
-        request_body_mode=pb.ProcessingMode.STREAMED,
-        response_body_mode=pb.ProcessingMode.STREAMED,
-        response_trailer_mode=pb.ProcessingMode.SEND,
-    ),
-    do.Mode.NOTHING: pb.ProcessingMode(
-        response_header_mode=pb.ProcessingMode.SKIP,
-        request_trailer_mode=pb.ProcessingMode.SKIP,
-        response_trailer_mode=pb.ProcessingMode.SKIP,
-    ),
+    mode: wire.sized(_MODE_OVERRIDE, message.SerializeToString())
+    for mode, message in {
+        do.Mode.REQUEST_AND_STREAM: pb.ProcessingMode(
+            response_header_mode=pb.ProcessingMode.SEND,
+            request_body_mode=pb.ProcessingMode.BUFFERED,
+            response_body_mode=pb.ProcessingMode.STREAMED,
+            # A request with trailers and no body is forwarded without a word about the body.
+            request_trailer_mode=pb.ProcessingMode.SEND,
+            response_trailer_mode=pb.ProcessingMode.SEND,
+        ),
+        do.Mode.HEADERS_ONLY: pb.ProcessingMode(response_header_mode=pb.ProcessingMode.SEND),
+        do.Mode.STREAM: pb.ProcessingMode(
+            response_header_mode=pb.ProcessingMode.SEND,
+            response_body_mode=pb.ProcessingMode.STREAMED,
+            # Before trailers no piece of the body says that it is the last.
+            response_trailer_mode=pb.ProcessingMode.SEND,
+        ),
+        do.Mode.STREAM_BOTH: pb.ProcessingMode(
+            response_header_mode=pb.ProcessingMode.SEND,
+            request_body_mode=pb.ProcessingMode.STREAMED,
+            response_body_mode=pb.ProcessingMode.STREAMED,
+            response_trailer_mode=pb.ProcessingMode.SEND,
+        ),
+        do.Mode.NOTHING: pb.ProcessingMode(
+            response_header_mode=pb.ProcessingMode.SKIP,
+            request_trailer_mode=pb.ProcessingMode.SKIP,
+            response_trailer_mode=pb.ProcessingMode.SKIP,
+        ),
+    }.items()
 }
 
-_PLAIN = {phase: _reply(do.Reply(phase)).SerializeToString() for phase in do.Phase}
+_MAX_SAID = 256
+_SAID: dict[tuple[object, ...], bytes] = {}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sentinel_extproc.errors import LimitExceeded
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
+from sentinel_extproc.transport import codec
 from sentinel_extproc.transport.codec import CodecError, decode, encode
 from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
 
@@ -159,3 +160,72 @@ def test_a_refusal_is_openais_error_with_our_facts_beside_it() -> None:
 
 def test_metadata_with_a_lone_surrogate_does_not_fail() -> None:
     encode(do.Reply(do.Phase.RESPONSE_BODY, metadata={"model": "\ud800"}))
+
+
+def built(command: do.Reply) -> pb.ProcessingResponse:
+    """The same reply, of protobuf's own objects."""
+    message = pb.ProcessingResponse()
+    kind = getattr(message, command.phase.value)
+    kind.SetInParent()
+    if "trailers" not in command.phase.value:
+        kind.response.SetInParent()
+        for name, value in command.set_headers:
+            kind.response.header_mutation.set_headers.append(
+                pb.HeaderValueOption(
+                    header=pb.HeaderValue(key=name, raw_value=value),
+                    append_action=pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+                )
+            )
+        kind.response.header_mutation.remove_headers.extend(command.remove_headers)
+        if not command.set_headers and not command.remove_headers:
+            kind.response.ClearField("header_mutation")
+        if command.body:
+            kind.response.body_mutation.body = command.body
+        elif command.body is not None:
+            kind.response.body_mutation.clear_body = True
+    if command.metadata is not None:
+        message.dynamic_metadata.update({"sentinel": dict(command.metadata)})
+    return message
+
+
+names = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=200)
+facts = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=300) | st.integers(0, 2**53),
+    max_size=20,
+)
+
+
+@given(
+    st.sampled_from([phase for phase in do.Phase if "trailers" not in phase.value]),
+    st.lists(st.tuples(names, st.binary(max_size=300)), max_size=6),
+    st.lists(names, max_size=6),
+    st.none() | st.binary(max_size=400),
+    st.none() | facts,
+)
+def test_replies_are_protobufs_own_bytes(
+    phase: do.Phase,
+    set_headers: list[tuple[str, bytes]],
+    removed: list[str],
+    body: bytes | None,
+    metadata: dict[str, str | int] | None,
+) -> None:
+    command = do.Reply(phase, tuple(set_headers), tuple(removed), body=body, metadata=metadata)
+    data = encode(command)
+    assert read(data) == built(command)
+    assert encode(command) == data, "also when it is remembered"
+
+
+def test_large_bodies_and_odd_metadata() -> None:
+    body = bytes(300_000)
+    command = do.Reply(do.Phase.REQUEST_BODY, body=body, metadata={"model": "a\ud800b"})
+    reply = read(encode(command))
+    assert reply.request_body.response.body_mutation.body == body
+    sentinel = reply.dynamic_metadata.fields["sentinel"].struct_value.fields
+    assert sentinel["model"].string_value == "a?b"
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    for n in range(1000):
+        encode(do.Reply(do.Phase.REQUEST_HEADERS, (("x", b"%d" % n),)))
+    assert len(codec._SAID) <= codec._MAX_SAID

@@ -1,8 +1,8 @@
 """Header blocks: what a call asks for, and how it ends. Pure. RFC 7541 and gRPC's PROTOCOL-HTTP2.
 
 What we send is encoded without a table, as bytes that are the same every time. What we receive is
-decoded by the ``hpack`` library; a block of table references alone, which is what a client sends
-from its second call on, is remembered, since decoding it can't change the table.
+decoded by the ``hpack`` library. A block that doesn't change the table, which is what a client
+sends from its second call on, means the same when it comes again, so it is remembered.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ MAX_HEAD_BYTES = 32 * 1024
 """Of one header list, decoded. Envoy's own calls have some hundred bytes."""
 
 _REMEMBERED = 64
-_INDEXED = 0x80
-_FULL_PREFIX = 0xFF
 
 
 class Status(IntEnum):
@@ -62,7 +60,7 @@ class HeadReader:
                 ErrorCode.COMPRESSION_ERROR, f"an undecodable header block: {fault}"
             ) from None
         fields = tuple((bytes(name), bytes(value)) for name, value in decoded)
-        if _only_references(block):
+        if keeps_table(block):
             if len(self._known) < _REMEMBERED:
                 self._known[block] = fields
         else:
@@ -71,9 +69,41 @@ class HeadReader:
         return fields
 
 
-def _only_references(block: bytes) -> bool:
-    """Whether every byte is a whole indexed field: its top bit set and its number within it."""
-    return all(_INDEXED < byte < _FULL_PREFIX for byte in block)
+def keeps_table(block: bytes) -> bool:
+    """Whether decoding a block leaves the table as it is; for blocks that could be decoded.
+
+    So it is when each field is a reference, or a literal that is not to be indexed (RFC 7541,
+    sections 6.1, 6.2.2 and 6.2.3).
+    """
+    at = 0
+    while at < len(block):
+        first = block[at]
+        if first & 0x80:
+            _, at = _integer(block, at, 0x7F)
+            continue
+        if first & 0x60:  # to be indexed, or a new size of the table
+            return False
+        name, at = _integer(block, at, 0x0F)
+        for _ in range(1 if name else 2):
+            size, at = _integer(block, at, 0x7F)
+            at += size
+    return True
+
+
+def _integer(block: bytes, at: int, prefix: int) -> tuple[int, int]:
+    """A number whose first byte's low bits are ``prefix``, and where it ends (section 5.1)."""
+    value = block[at] & prefix
+    at += 1
+    if value < prefix:
+        return value, at
+    shift = 0
+    while True:
+        byte = block[at]
+        at += 1
+        value += (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, at
 
 
 def method_of(fields: Fields) -> bytes | None:
