@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from sentinel_extproc.endpoints.contract import Plan, Reading
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.limits.model import Quantities
+from sentinel_extproc.limits.model import Quantities, ReserveRequest
 from sentinel_extproc.tokens.model import Confidence
-from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
+from sentinel_extproc.usage.record import Intent, Outcome, Provenance, TokenUsage, UsageRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,36 @@ def bill(
     return Bill(usage, provenance, outcome, reading.model_served)
 
 
+def intent(
+    request: ReserveRequest,
+    plan: Plan,
+    principal: Principal,
+    *,
+    occurred_at_ms: int,
+    request_id: str | None,
+) -> Intent:
+    """What is to be known of an exchange if it never gets its record."""
+    return Intent(
+        id=request.exchange_id,
+        occurred_at_ms=occurred_at_ms,
+        external_id=principal.external_id,
+        email=principal.email,
+        endpoint=plan.endpoint,
+        model=plan.model,
+        request_id=request_id,
+        predicted_input_tokens=request.predicted.input_tokens,
+        reserved_output_tokens=request.predicted.output_tokens,
+    )
+
+
 def usage_record(
-    bill: Bill, plan: Plan, principal: Principal, *, exchange_id: str, occurred_at_ms: int
+    bill: Bill,
+    plan: Plan,
+    principal: Principal,
+    *,
+    exchange_id: str,
+    occurred_at_ms: int,
+    request_id: str | None = None,
 ) -> UsageRecord:
     """The record of one exchange."""
     return UsageRecord(
@@ -86,6 +114,7 @@ def usage_record(
         usage=bill.usage,
         provenance=bill.provenance,
         outcome=bill.outcome,
+        request_id=request_id,
     )
 
 

@@ -9,7 +9,7 @@ from enum import Enum
 from sentinel_extproc.endpoints.contract import CountRequest, Deferred, Endpoint, Head
 from sentinel_extproc.errors import SentinelError
 from sentinel_extproc.limits.model import Quantities, Reservation, ReserveRequest
-from sentinel_extproc.usage.record import UsageRecord
+from sentinel_extproc.usage.record import Intent, UsageRecord
 
 Metadata = Mapping[str, str | int]
 """Facts for Envoy's access log, under our metadata namespace."""
@@ -98,9 +98,15 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Take from the limits; replied to by ``Reserved``, or refused."""
+    """Take from the limits, then note that the request is about to be forwarded; replied to by
+    ``Reserved``, or refused.
+
+    Attributes:
+        intent: what to note; once reserved, its reserved output is what was granted.
+    """
 
     request: ReserveRequest
+    intent: Intent
 
 
 @dataclass(frozen=True, slots=True)

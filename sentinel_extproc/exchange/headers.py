@@ -14,6 +14,9 @@ from sentinel_extproc.identity.principal import Principal
 
 OWN_PREFIX = "x-sentinel-"
 
+MAX_REQUEST_ID = 128
+"""Bytes; Envoy's own has 36, and a client may send its own."""
+
 # Credentials of the caller. Authorization is overwritten where the provider has a key for it.
 _CREDENTIALS = frozenset({"proxy-authorization", "x-api-key", "api-key", "cookie"})
 # These choose whose account at the provider pays; the key is ours, so the choice is too.
@@ -50,6 +53,12 @@ def first(headers: Headers, name: str) -> bytes:
 def all_values(headers: Headers, name: str) -> list[bytes]:
     """Every value of ``name``, in order."""
     return [value for key, value in headers if key == name]
+
+
+def request_id(headers: Headers) -> str | None:
+    """What Envoy calls this request in its access log; None if it doesn't."""
+    value = first(headers, "x-request-id")[:MAX_REQUEST_ID]
+    return value.decode("ascii", "replace") or None
 
 
 def read_head(headers: Headers) -> Head:

@@ -10,7 +10,8 @@ tests/property/test_exchange_property.py:
 3. The user's token never goes upstream; the client's copies of our headers are removed.
 4. Every reservation is settled exactly once.
 5. Every admitted exchange leaves exactly one usage record, and the reply that lets the client see
-   the end of the answer comes only after that record is durable.
+   the end of the answer comes only after that record is durable. An intent is noted before the
+   request is let through, so that one whose sidecar dies is known of.
 6. A fault in accounting never changes or stalls the client's bytes (``endpoints.guarded``).
 """
 
@@ -33,7 +34,14 @@ from sentinel_extproc.errors import (
 )
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
-from sentinel_extproc.exchange.accounting import access_log, bill, lesson, usage_record, used
+from sentinel_extproc.exchange.accounting import (
+    access_log,
+    bill,
+    intent,
+    lesson,
+    usage_record,
+    used,
+)
 from sentinel_extproc.exchange.answer import Answer
 from sentinel_extproc.exchange.expected_output import (
     Basis,
@@ -45,6 +53,7 @@ from sentinel_extproc.exchange.headers import (
     Upstream,
     first,
     read_head,
+    request_id,
     to_client,
     to_provider,
 )
@@ -260,9 +269,15 @@ class Exchange:
     def _claim(self) -> Commands:
         self.state = State.RESERVING
         who = (self._principal, self._quotas)
-        return (
-            do.Reserve(claim(self.exchange_id, self._match, self._plan, *who, self._predicted)),
+        request = claim(self.exchange_id, self._match, self._plan, *who, self._predicted)
+        begun = intent(
+            request,
+            self._plan,
+            self._principal,
+            occurred_at_ms=self.started_at_ms,
+            request_id=request_id(self._request.headers),
         )
+        return (do.Reserve(request, begun),)
 
     def revoked(self, event: on.Revoked) -> Commands:
         """Ask the identity source itself, once: it may still accept the token."""
@@ -473,6 +488,7 @@ class Exchange:
             self._principal,
             exchange_id=self.exchange_id,
             occurred_at_ms=self.started_at_ms,
+            request_id=request_id(self._request.headers),
         )
         settle = do.Settle(self._reservation, final.quantities(self._predicted))
         return (settle, do.Record(record))

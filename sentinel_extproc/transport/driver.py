@@ -41,7 +41,7 @@ from sentinel_extproc.transport.background import Background
 from sentinel_extproc.transport.claims import Claims
 from sentinel_extproc.transport.codec import decode, encode
 from sentinel_extproc.usage.deferred import DeferredUsage
-from sentinel_extproc.usage.record import Ledger, UsageRecord
+from sentinel_extproc.usage.record import Intent, Ledger, UsageRecord
 
 log = logging.getLogger("sentinel.driver")
 
@@ -242,9 +242,10 @@ class Driver:
                 return on.Counted(
                     await self._work(request.size, estimate, request.kind, request.body)
                 )
-            case do.Reserve(request):
+            case do.Reserve(request, intent):
                 self._ledger.check_room()
                 reservation = await self._reserve(request)
+                self._begin(intent, reservation)
                 headers = limit_headers(reservation.states, degraded=reservation.degraded)
                 return on.Reserved(reservation, tuple(headers.items()))
 
@@ -261,6 +262,14 @@ class Driver:
         except asyncio.CancelledError:
             # Whether it was taken is unknown. Replaying the id tells, and then it is handed back.
             self._background.start(self._abandon(request))
+            raise
+
+    def _begin(self, intent: Intent, reservation: Reservation) -> None:
+        granted = reservation.held.output_tokens
+        try:
+            self._ledger.begin(replace(intent, reserved_output_tokens=granted))
+        except SentinelError:
+            self._background.start(self._limiter.settle(reservation, NOTHING))
             raise
 
     async def _abandon(self, request: ReserveRequest) -> None:

@@ -68,10 +68,17 @@ def set_aside(path: Path) -> Path:
     return kept
 
 
+def intents_path(path: Path) -> Path:
+    """Where the intents of the outbox at ``path`` are."""
+    return path.with_name(path.name + ".intents")
+
+
 def kept_aside(path: Path) -> list[Path]:
-    """Damaged files of this outbox that are still here, oldest first."""
-    return sorted(
+    """Damaged files of this outbox and its intents that are still here, oldest first."""
+    found = [
         kept
-        for kept in path.parent.glob(f"{glob.escape(path.name)}.damaged-*")
+        for name in (path.name, intents_path(path).name)
+        for kept in path.parent.glob(f"{glob.escape(name)}.damaged-*")
         if not kept.name.endswith(("-wal", "-shm"))
-    )
+    ]
+    return sorted(found, key=lambda kept: kept.name.rpartition("-")[2])

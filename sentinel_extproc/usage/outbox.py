@@ -18,6 +18,7 @@ from sentinel_extproc.usage import files, reading
 from sentinel_extproc.usage.chain import Head
 from sentinel_extproc.usage.database import Database, WrongFileError, is_damage
 from sentinel_extproc.usage.files import OutboxError
+from sentinel_extproc.usage.intents import Intents
 from sentinel_extproc.usage.item_queue import Backlog, HeldItem, QueuedItem, Settlement
 from sentinel_extproc.usage.reading import LedgerState
 from sentinel_extproc.usage.record import Intent, UsageRecord
@@ -60,6 +61,7 @@ class Outbox:
         fsync: flush every commit to disk, to survive the loss of power too.
         split_metrics: seal an item per metric, for Zion's per-metric dialect.
         max_waiting: appends waiting at once; from there on nothing new is admitted.
+        max_under_way: exchanges forwarded and not on record at once; 1 KiB of disk each.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Outbox:
         retain_s: float = 7 * 86_400,
         name: str | None = None,
         max_waiting: int = 10_000,
+        max_under_way: int = 1024,
         headroom_bytes: int = HEADROOM_BYTES,
         new_id: Callable[[], str] = lambda: str(uuid_utils.uuid7()),
         clock: Callable[[], float] = time.monotonic,
@@ -92,7 +95,10 @@ class Outbox:
         self._handled: BaseException | None = None
         self._claiming = asyncio.Lock()
         self._claimed: set[str] = set()
-        self._writer = Writer(self._open_database, make_room=self._make_room)
+        self._writer = Writer(
+            self._open_database, make_room=self._make_room, on_stored=self._stored
+        )
+        self._intents = Intents(files.intents_path(path), slots=max_under_way)
 
     def open(self) -> None:
         """Open or make the file and start the writer. Once; blocks for some milliseconds.
@@ -107,8 +113,12 @@ class Outbox:
         files.make_directory(self._path.parent)
         self._lock = files.lock(self._path)
         try:
-            self._writer.start()
+            left = self._intents.open()
+            if left:
+                logger.error("%d exchanges were under way when the last process died", len(left))
+            self._writer.start([record_row(intent.unknown()) for intent in left])
         except (sqlite3.Error, OSError, WrongFileError) as error:
+            self._intents.close()
             self._unlock()
             raise OutboxError(f"can't use the outbox {self._path}: {error}") from None
 
@@ -143,6 +153,16 @@ class Outbox:
         return self._writer.head
 
     @property
+    def intents_in_use(self) -> int:
+        """Exchanges that were begun and are not on record; at most ``max_under_way``."""
+        return self._intents.in_use
+
+    @property
+    def intents_torn(self) -> int:
+        """Intents that the loss of power destroyed before this start."""
+        return self._intents.torn
+
+    @property
     def set_aside(self) -> list[Path]:
         """Damaged files that were kept, and that nobody has taken away yet; oldest first."""
         return files.kept_aside(self._path)
@@ -162,6 +182,17 @@ class Outbox:
             raise unavailable(
                 "Too much usage waits to be billed; the request was not forwarded.", wait_s=10
             )
+
+    def begin(self, intent: Intent) -> None:
+        """See ``Ledger``. An intent without a record when the process dies becomes an unknown
+        record at the next start."""
+        self._intents.begin(intent)
+        if self._fsync:
+            self._writer.post(self._intents.sync)
+
+    def under_way(self) -> list[Intent]:
+        """Exchanges that were begun and are not on record."""
+        return self._intents.under_way()
 
     async def append(self, record: UsageRecord) -> None:
         """See ``Ledger``. Appending an id again changes nothing while the record is here.
@@ -239,7 +270,12 @@ class Outbox:
     async def aclose(self) -> None:
         """Store what was appended, close the file and release it. May be called twice."""
         await self._writer.stop()
+        self._intents.close()
         self._unlock()
+
+    def _stored(self, exchange_ids: Sequence[str]) -> None:
+        """Called on the writer's thread."""
+        self._intents.end(exchange_ids)
 
     async def _seal(self) -> int:
         taken = await self._read(reading.unsealed, CHUNK)

@@ -127,6 +127,15 @@ class Ledger(Protocol):
         """
         ...
 
+    def begin(self, intent: Intent) -> None:
+        """Note that an exchange is about to be forwarded, so that it is known of even if this
+        process dies; the record with its id ends that. Takes no time.
+
+        Raises:
+            Unavailable: it can't be noted, and so must not be forwarded.
+        """
+        ...
+
     async def append(self, record: UsageRecord) -> None:
         """Return once ``record`` is durable.
 

@@ -36,17 +36,17 @@ def record_row(record: UsageRecord) -> Row:
         storable(record.endpoint[:MAX_NAME]),
         storable(record.model_requested[:MAX_NAME]),
         _maybe_text(record.model_served, MAX_NAME),
-        _amount(record.requests),
-        _amount(usage.input_tokens),
-        _amount(usage.output_tokens),
-        _amount(usage.cached_input_tokens),
-        _amount(usage.reasoning_tokens),
-        _amount(usage.audio_input_tokens),
-        _amount(usage.audio_output_tokens),
-        _amount(usage.image_input_tokens),
-        _amount(usage.image_output_tokens),
-        _amount(usage.accepted_prediction_tokens),
-        _amount(usage.rejected_prediction_tokens),
+        amount(record.requests),
+        amount(usage.input_tokens),
+        amount(usage.output_tokens),
+        amount(usage.cached_input_tokens),
+        amount(usage.reasoning_tokens),
+        amount(usage.audio_input_tokens),
+        amount(usage.audio_output_tokens),
+        amount(usage.image_input_tokens),
+        amount(usage.image_output_tokens),
+        amount(usage.accepted_prediction_tokens),
+        amount(usage.rejected_prediction_tokens),
         record.provenance.value,
         record.outcome.value,
         _maybe_amount(record.cost_nanos),
@@ -92,12 +92,13 @@ def _maybe_text(value: str | None, most: int) -> str | None:
     return None if value is None else storable(value[:most])
 
 
-def _amount(value: int) -> int:
+def amount(value: int) -> int:
+    """``value`` as every reader of JSON can take it, and not negative."""
     return min(max(value, 0), MAX_INTEGER)
 
 
 def _maybe_amount(value: int | None) -> int | None:
-    return None if value is None else _amount(value)
+    return None if value is None else amount(value)
 
 
 def _some_text(value: str | int | None) -> str | None:

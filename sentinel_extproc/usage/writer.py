@@ -66,10 +66,15 @@ class WriterCounters:
 
 
 @dataclass(slots=True)
-class _Append:
-    row: Row
+class _Waiter:
     loop: asyncio.AbstractEventLoop
     stored: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Append:
+    row: Row
+    waiter: _Waiter | None
 
 
 @dataclass(slots=True)
@@ -93,17 +98,23 @@ class OpenDatabase(Protocol):
 MakeRoom = Callable[[Database, int], bool]
 """Called after commits with the bytes in use; whether it deleted anything."""
 
+OnStored = Callable[[Sequence[str]], None]
+"""Called after every commit with the ids of its records; quick."""
+
 
 class Writer:
     """Runs a database on a thread of its own, from ``start`` to ``stop``.
 
     Args:
-        open_database, make_room: called on that thread.
+        open_database, make_room, on_stored: called on that thread.
     """
 
-    def __init__(self, open_database: OpenDatabase, *, make_room: MakeRoom) -> None:
+    def __init__(
+        self, open_database: OpenDatabase, *, make_room: MakeRoom, on_stored: OnStored
+    ) -> None:
         self._open_database = open_database
         self._make_room = make_room
+        self._on_stored = on_stored
         self._database: Database | None = None
         self._damage: BaseException | None = None
         self._inbox: queue.SimpleQueue[_Append | _Job | _Stop] = queue.SimpleQueue()
@@ -141,8 +152,10 @@ class Writer:
         """Why the last commit failed; None when it didn't."""
         return self._fault
 
-    def start(self) -> None:
-        """Open the database; blocks until that is done, and raises what it raises."""
+    def start(self, rows: Sequence[Row] = ()) -> None:
+        """Open the database and store ``rows``; blocks until that is done, and raises what opening
+        raises. What can't be stored is kept and tried again."""
+        self._unsaved = [_Append(row, None) for row in rows]
         self._thread.start()
         try:
             self._ready.result()
@@ -160,7 +173,7 @@ class Writer:
         self._check()
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[None] = loop.create_future()
-        self._inbox.put(_Append(row, loop, stored))
+        self._inbox.put(_Append(row, _Waiter(loop, stored)))
         await stored
 
     async def run(self, work: Callable[[Database], T]) -> T:
@@ -178,6 +191,10 @@ class Writer:
 
         self._inbox.put(_Job(run, done.set_exception))
         return await asyncio.wrap_future(done)
+
+    def post(self, work: Callable[[], None]) -> None:
+        """Run ``work`` on the writer's thread some time; its failure is only told."""
+        self._inbox.put(_Job(lambda _: work(), lambda error: logger.error("%s", error)))
 
     async def stop(self) -> None:
         """Store what was appended and close the database. May be called twice."""
@@ -198,6 +215,9 @@ class Writer:
         except BaseException as error:  # noqa: BLE001  whoever started us must hear of it
             self._ready.set_exception(error)
             return
+        if self._unsaved:
+            unsaved, self._unsaved = self._unsaved, []
+            self._commit(unsaved)
         self._ready.set_result(None)
         try:
             while self._turn():
@@ -295,8 +315,11 @@ class Writer:
         counters.appended += len(appends) - stored.duplicates
         counters.duplicates += stored.duplicates
         counters.unknown += len(stored.unknown)
-        for exchange_id in stored.unknown:
-            logger.error("nobody saw how exchange %s ended: on record as unknown", exchange_id)
+        if stored.unknown:
+            for append in appends:
+                if append.row[0] in stored.unknown:
+                    logger.error("nobody saw how an exchange ended, not billed: %r", append.row)
+        self._on_stored([str(append.row[0]) for append in appends])
 
     def _keep(self, appends: list[_Append]) -> None:
         self._unsaved += appends
@@ -361,7 +384,8 @@ def _wake(appends: Sequence[_Append], failure: str | None) -> None:
     """Tell everybody who waits, with one call per event loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for append in appends:
-        by_loop.setdefault(append.loop, []).append(append.stored)
+        if append.waiter is not None:
+            by_loop.setdefault(append.waiter.loop, []).append(append.waiter.stored)
     for loop, futures in by_loop.items():
         with contextlib.suppress(RuntimeError):  # that loop is closed, so nobody waits
             loop.call_soon_threadsafe(_resolve, futures, failure)

@@ -35,7 +35,7 @@ from sentinel_extproc.transport.grpcio_server import Context, GrpcioServer
 from sentinel_extproc.transport.http2.protocol import ServedCall
 from sentinel_extproc.transport.http2.server import Http2Server
 from sentinel_extproc.transport.server import Server
-from sentinel_extproc.usage.record import UsageRecord
+from sentinel_extproc.usage.record import Intent, UsageRecord
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 KEY = "sk-provider"
@@ -81,6 +81,8 @@ class Misbehaving:
     async def settle(self, reservation: Reservation, actual: Quantities) -> None: ...
 
     def check_room(self) -> None: ...
+
+    def begin(self, intent: Intent) -> None: ...
 
     async def append(self, record: UsageRecord) -> None: ...
 

@@ -114,7 +114,7 @@ class Driver:
                 case do.Count():
                     estimate = Estimate(3, 1, Confidence.EXACT)
                     todo += machine.handle(on.Counted(estimate))
-                case do.Reserve(request):
+                case do.Reserve(request, _):
                     todo += (
                         machine.handle(on.Reserved(Reservation(request, request.predicted), ()))
                         if self.reserves

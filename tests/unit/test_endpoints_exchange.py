@@ -76,7 +76,7 @@ class Playbook:
                         todo += self.machine.refuse(error)
                 case do.Count():
                     todo += self.machine.handle(on.Counted(Estimate(9, 2, self.confidence)))
-                case do.Reserve(request):
+                case do.Reserve(request, _):
                     self.reserved = request.predicted
                     held = Reservation(request, request.predicted)
                     todo += self.machine.handle(on.Reserved(held, ()))

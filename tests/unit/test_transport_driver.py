@@ -37,7 +37,7 @@ from sentinel_extproc.tokens.model import Estimate, JsonObject, OutputCounter
 from sentinel_extproc.transport.codec import CodecError
 from sentinel_extproc.transport.driver import Driver, UndecidedEnd
 from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
-from sentinel_extproc.usage.record import Outcome, UsageRecord
+from sentinel_extproc.usage.record import Intent, Outcome, UsageRecord
 
 ADA = Principal("ext-ada", "u1", "ada@example.org")
 CHAT = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -108,6 +108,9 @@ class Parts:
         self.growth = Growth.GROWN
         self.revocations = 0
         self.principal = self.rechecked = ADA
+        self.begun: list[Intent] = []
+        self.stream: Stream | None = None
+        self.replies_at_begin: int | None = None
         self.stored: list[UsageRecord] = []
         self.facts: list[Fact] = []
         self.estimator = TokenEstimator()
@@ -145,6 +148,12 @@ class Parts:
     def check_room(self) -> None:
         if "check_room" in self.fail:
             raise self.fail["check_room"]
+
+    def begin(self, intent: Intent) -> None:
+        if "begin" in self.fail:
+            raise self.fail["begin"]
+        self.begun.append(intent)
+        self.replies_at_begin = None if self.stream is None else len(self.stream.replies)
 
     async def append(self, record: UsageRecord) -> None:
         self.stored.append(record)
@@ -189,6 +198,42 @@ async def run_to_end(driver: Driver, stream: Stream) -> None:
     stream.send(None)
     await driver.run(stream)
     assert await driver.join(5) == 0
+
+
+async def test_an_intent_is_noted_before_the_request_is_let_through(parts: Parts) -> None:
+    headers = pb.ProcessingRequest()
+    headers.CopyFrom(REQUEST_HEADERS)
+    headers.request_headers.headers.headers.append(
+        pb.HeaderValue(key="x-request-id", raw_value=b"r-1" + b"x" * 500)
+    )
+    parts.stream = stream = Stream(headers, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
+    await run_to_end(parts.driver(), stream)
+    assert parts.replies_at_begin == 1  # to the headers, which leaves Envoy waiting for the body
+    (begun,), (kept,), (request,) = parts.begun, parts.stored, parts.reserved
+    assert (begun.id, begun.occurred_at_ms) == (kept.id, kept.occurred_at_ms)
+    assert (begun.external_id, begun.email) == (ADA.external_id, ADA.email)
+    assert (begun.endpoint, begun.model) == (kept.endpoint, "gpt-4o")
+    assert begun.request_id == kept.request_id == ("r-1" + "x" * 500)[:128]
+    assert begun.predicted_input_tokens == request.predicted.input_tokens
+    assert begun.reserved_output_tokens == request.predicted.output_tokens
+
+
+async def test_what_can_not_be_noted_is_not_let_through_and_hands_back_its_reservation(
+    parts: Parts,
+) -> None:
+    parts.fail["begin"] = Unavailable("full", code="usage_unavailable")
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY)
+    await run_to_end(parts.driver(), stream)
+    assert stream.kinds() == ["request_headers", "immediate_response"]
+    assert parts.settled == [NOTHING]
+    assert parts.stored == []
+
+
+async def test_a_refused_request_leaves_no_intent(parts: Parts) -> None:
+    parts.fail["reserve"] = LimitExceeded("no")
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY)
+    await run_to_end(parts.driver(), stream)
+    assert parts.begun == []
 
 
 async def test_a_whole_exchange(parts: Parts) -> None:
