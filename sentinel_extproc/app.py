@@ -56,6 +56,8 @@ from sentinel_extproc.transport.http2.server import Http2Server
 from sentinel_extproc.transport.server import Keepalive, Server, ServerTls
 from sentinel_extproc.usage.deferred import RedisDeferredUsage
 from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.prices_file import load_prices
+from sentinel_extproc.usage.record import Pricer, unpriced
 from sentinel_extproc.usage.reporter import Reporter
 from sentinel_extproc.usage.reporting import OnAmbiguous
 from sentinel_extproc.zion.breaker_board import RedisBoard
@@ -108,9 +110,13 @@ async def _start(
         max_bytes=settings.usage.max_bytes,
         fsync=settings.usage.durability is Durability.FSYNC,
         split_metrics=settings.zion.dialect.value == Dialect.PER_METRIC.value,
+        retain_s=settings.usage.retain_days * 86_400,
+        name=settings.usage.sidecar_name,
+        max_under_way=settings.server.max_streams,
     )
     outbox.open()
-    stack.push_async_callback(outbox.aclose)
+    _note_head("ledger_opened", outbox)
+    stack.push_async_callback(_close_outbox, outbox)
 
     boards = _breaker_boards(settings, stack)
     zion = ZionClient(
@@ -161,12 +167,11 @@ async def _start(
     await limiter.start()
     await _check_redis(store, fatal=settings.redis.require_noeviction)
 
-    estimator = TokenEstimator(
-        ModelTable(aliases=settings.tokens.aliases, overrides=settings.tokens.overrides)
-    )
+    models = ModelTable(aliases=settings.tokens.aliases, overrides=settings.tokens.overrides)
+    estimator = TokenEstimator(models)
     await warm
     driver = Driver(
-        new_exchange=_exchanges(settings, estimator),
+        new_exchange=_exchanges(settings, estimator, _pricer(settings, models)),
         authenticator=identity.authenticator,
         estimator=estimator,
         limiter=limiter,
@@ -355,7 +360,14 @@ def _redis_tls(redis: RedisSettings) -> TlsFiles | None:
     return TlsFiles(ca=ca, certificate=certificate, key=key)
 
 
-def _exchanges(settings: Settings, estimator: RequestEstimator) -> Callable[[str, int], Exchange]:
+def _pricer(settings: Settings, models: ModelTable) -> Pricer:
+    file = settings.usage.prices_file
+    return unpriced if file is None else load_prices(file, models.canonical)
+
+
+def _exchanges(
+    settings: Settings, estimator: RequestEstimator, price: Pricer
+) -> Callable[[str, int], Exchange]:
     key = settings.provider.api_key.get_secret_value()
     upstream = Upstream(
         credentials=(("authorization", f"Bearer {key}".encode()),),
@@ -374,6 +386,7 @@ def _exchanges(settings: Settings, estimator: RequestEstimator) -> Callable[[str
             expected_output=expected_output,
             prefix=settings.endpoints.prefix,
             credential=credential,
+            price=price,
         )
 
     return new_exchange
@@ -390,6 +403,17 @@ def _expected_output(limits: LimitSettings) -> OutputExpectation:
         samples=limits.learned_output_samples,
         users=limits.learned_output_users,
     )
+
+
+def _note_head(event: str, outbox: Outbox) -> None:
+    """What was noted elsewhere can't be rewritten unseen: see ``usage.chain``."""
+    head = outbox.head
+    log.info(event, extra={"sidecar": outbox.sidecar, "seq": head.seq, "hash": head.hash.hex()})
+
+
+async def _close_outbox(outbox: Outbox) -> None:
+    await outbox.aclose()
+    _note_head("ledger_closed", outbox)
 
 
 async def _last_reports(reporter: Reporter, deadline_s: float) -> None:

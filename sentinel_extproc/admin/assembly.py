@@ -10,11 +10,11 @@ from typing import Any
 
 from sentinel_extproc import __version__
 from sentinel_extproc.admin import readings
-from sentinel_extproc.admin.backlog import BacklogSampler
 from sentinel_extproc.admin.control import Control
 from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.routes import Check, Status, admin_app
+from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.admin.server import AdminServer, Tls
 from sentinel_extproc.config.admin import admin_token
 from sentinel_extproc.config.settings import AdminSettings, Requirement
@@ -31,6 +31,7 @@ from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Reading
 from sentinel_extproc.usage.item_queue import Backlog
 from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.reading import LedgerState
 from sentinel_extproc.usage.reporter import Reporter
 from sentinel_extproc.zion.breaker import State
 from sentinel_extproc.zion.client import ZionClient
@@ -66,13 +67,16 @@ async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitSta
     """
     if not settings.enabled:
         return
-    backlog = BacklogSampler(parts.outbox.backlog)
+    backlog = Sampler(parts.outbox.backlog)
     stack.push_async_callback(backlog.aclose)
     backlog.start()
+    ledger = Sampler(parts.outbox.ledger)
+    stack.push_async_callback(ledger.aclose)
+    ledger.start()
     lag = LoopLag(parts.metrics.loop_lag.observe)
     stack.push_async_callback(lag.aclose)
     lag.start()
-    parts.metrics.add_readings(_readings(parts, backlog))
+    parts.metrics.add_readings(_readings(parts, backlog, ledger))
 
     on_socket = settings.listen.startswith("unix:")
     tls = None
@@ -81,7 +85,7 @@ async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitSta
     app = admin_app(
         exposition=parts.metrics.exposition,
         checks=_checks(parts, settings.ready_requires),
-        status=_status(parts, backlog, started_s=time.monotonic()),
+        status=_status(parts, backlog, ledger, started_s=time.monotonic()),
         access=Access(
             token=admin_token(settings),
             trusted_peers=on_socket or settings.client_ca_file is not None,
@@ -95,7 +99,9 @@ async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitSta
     await server.start()
 
 
-def _readings(parts: Parts, backlog: BacklogSampler) -> list[Reading]:
+def _readings(
+    parts: Parts, backlog: Sampler[Backlog], ledger: Sampler[LedgerState]
+) -> list[Reading]:
     quotas = parts.quotas
     return [
         *readings.serving_readings(live=parts.live, draining=parts.draining),
@@ -109,6 +115,7 @@ def _readings(parts: Parts, backlog: BacklogSampler) -> list[Reading]:
             replicas=lambda: parts.replicas.count,
         ),
         *readings.outbox_readings(parts.outbox, backlog),
+        *readings.ledger_readings(parts.outbox, ledger),
         *readings.reporter_readings(lambda: parts.reporter.counters),
         *readings.breaker_readings(
             {
@@ -144,7 +151,9 @@ def _checks(parts: Parts, requires: tuple[Requirement, ...]) -> dict[str, Check]
     return {"serving": serving} | {each.value: known[each] for each in requires}
 
 
-def _status(parts: Parts, backlog: BacklogSampler, *, started_s: float) -> Status:
+def _status(
+    parts: Parts, backlog: Sampler[Backlog], ledger: Sampler[LedgerState], *, started_s: float
+) -> Status:
     async def status() -> dict[str, Any]:
         return {
             "version": __version__,
@@ -160,12 +169,30 @@ def _status(parts: Parts, backlog: BacklogSampler, *, started_s: float) -> Statu
                 "lookup_breaker": parts.zion.lookup_state.value,
                 "report_breaker": parts.zion.report_state.value,
             },
-            "outbox": {"fill": parts.outbox.fill, "fault": parts.outbox.fault}
+            "outbox": {
+                "fill": parts.outbox.fill,
+                "degraded": parts.outbox.degraded,
+                "fault": parts.outbox.fault,
+                "set_aside": [kept.name for kept in parts.outbox.set_aside],
+            }
             | _waiting(backlog.last),
+            "ledger": _ledger(parts.outbox, ledger.last),
             "reports": asdict(parts.reporter.counters),
         }
 
     return status
+
+
+def _ledger(outbox: Outbox, state: LedgerState | None) -> dict[str, Any]:
+    head = outbox.head
+    return {
+        "sidecar": outbox.sidecar,
+        "seq": head.seq,
+        "hash": head.hash.hex(),
+        "under_way": outbox.intents_in_use,
+        "unknown": None if state is None else state.unknown,
+        "retained": None if state is None else state.retained,
+    }
 
 
 def _waiting(backlog: Backlog | None) -> dict[str, Any]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from sentinel_extproc.admin.backlog import BacklogSampler
+from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.identity.denylist import DenyCounters
 from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.refreshing import CacheCounters
 from sentinel_extproc.identity.service import IdentityCounters
 from sentinel_extproc.identity.shared import SharedCounters
 from sentinel_extproc.telemetry.readings import Kind, Reading
-from sentinel_extproc.usage.item_queue import ItemState
+from sentinel_extproc.usage.item_queue import Backlog, ItemState
 from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.reading import LedgerState
 from sentinel_extproc.usage.reporting import ReporterCounters
 from sentinel_extproc.zion.breaker import State
 
@@ -185,7 +186,7 @@ def shared_cache_readings(counters: Callable[[], SharedCounters]) -> list[Readin
     ]
 
 
-def outbox_readings(outbox: Outbox, backlog: BacklogSampler) -> list[Reading]:
+def outbox_readings(outbox: Outbox, backlog: Sampler[Backlog]) -> list[Reading]:
     """Of the outbox and what waits in it."""
 
     def items() -> dict[str, float] | None:
@@ -247,6 +248,47 @@ def outbox_readings(outbox: Outbox, backlog: BacklogSampler) -> list[Reading]:
             "sentinel_outbox_oldest_age_seconds",
             "Age of the oldest usage not yet delivered; 0 when there is none.",
             oldest_s,
+        ),
+    ]
+
+
+def ledger_readings(outbox: Outbox, ledger: Sampler[LedgerState]) -> list[Reading]:
+    """Of the chain of records, of exchanges under way, and of what went wrong with their files."""
+    return [
+        _gauge(
+            "sentinel_ledger_head_seq",
+            "Number of the last record; without a gap since the outbox was made.",
+            lambda: outbox.head.seq,
+        ),
+        _gauge(
+            "sentinel_ledger_unknown_records",
+            "Exchanges since the outbox was made that nobody saw the end of; not billed.",
+            lambda: None if ledger.last is None else ledger.last.unknown,
+        ),
+        _gauge(
+            "sentinel_ledger_retained_records",
+            "Records that are billed, and kept for audit.",
+            lambda: None if ledger.last is None else ledger.last.retained,
+        ),
+        _gauge(
+            "sentinel_ledger_intents",
+            "Exchanges under way, noted in case this process dies.",
+            lambda: outbox.intents_in_use,
+        ),
+        _gauge(
+            "sentinel_ledger_torn_intents",
+            "Intents that a loss of power had destroyed when this process started.",
+            lambda: outbox.intents_torn,
+        ),
+        _gauge(
+            "sentinel_outbox_set_aside_files",
+            "Damaged files kept beside the outbox, for a person to look at.",
+            lambda: len(outbox.set_aside),
+        ),
+        _gauge(
+            "sentinel_outbox_degraded",
+            "1 from 80 % of the bound on: usage piles up that can't be delivered.",
+            lambda: 1 if outbox.degraded else 0,
         ),
     ]
 

@@ -26,6 +26,7 @@ from sentinel_extproc.config.settings import Settings, TransportName
 from sentinel_extproc.config.tls import tls_faults
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 from sentinel_extproc.tokens.models import ModelTable, ModelTableError
+from sentinel_extproc.usage.prices_file import PricesFileError, load_prices
 
 FILE_VARIABLE = "SENTINEL_CONFIG"
 MAX_FILE_BYTES = 1 << 20
@@ -231,5 +232,10 @@ def _cross_checks(settings: Settings) -> list[str]:
         ModelTable(aliases=settings.tokens.aliases, overrides=settings.tokens.overrides)
     except ModelTableError as error:
         faults += [f"tokens.{fault}" for fault in error.faults]
+    if settings.usage.prices_file is not None:
+        try:
+            load_prices(settings.usage.prices_file, str.lower)
+        except PricesFileError as error:
+            faults += [f"{settings.usage.prices_file}: {fault}" for fault in error.faults]
     faults += identity_faults(settings.identity)
     return faults + admin_faults(settings.admin)

@@ -333,6 +333,12 @@ class UsageSettings(Section):
     """SQLite file; its folder is created. One process at a time."""
     max_bytes: int = Field(1 << 30, ge=1 << 20, le=1 << 40)
     """Bound of the outbox; at the bound new metered requests get 503."""
+    retain_days: float = Field(7.0, ge=0, le=3650)
+    """How long billed records are kept for audit, if half of `max_bytes` has room for them."""
+    sidecar_name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
+    """What the ledger calls this sidecar, beside the id that it gives itself."""
+    prices_file: Path | None = None
+    """YAML file with prices by model; records then carry their cost."""
     durability: Durability = Durability.PROCESS
     """`process` survives kill -9; `fsync` also power loss, and costs a disk flush per commit."""
     report_interval_seconds: Seconds = 5.0

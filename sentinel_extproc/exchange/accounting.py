@@ -8,7 +8,15 @@ from sentinel_extproc.endpoints.contract import Plan, Reading
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Quantities, ReserveRequest
 from sentinel_extproc.tokens.model import Confidence
-from sentinel_extproc.usage.record import Intent, Outcome, Provenance, TokenUsage, UsageRecord
+from sentinel_extproc.usage.record import (
+    Intent,
+    Outcome,
+    Pricer,
+    Provenance,
+    TokenUsage,
+    UsageRecord,
+    unpriced,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +108,12 @@ def usage_record(
     exchange_id: str,
     occurred_at_ms: int,
     request_id: str | None = None,
+    price: Pricer = unpriced,
 ) -> UsageRecord:
-    """The record of one exchange."""
+    """The record of one exchange. A refusal by the provider costs nothing."""
+    served = bill.model_served
+    requests = 0 if bill.outcome is Outcome.PROVIDER_ERROR else plan.billed_requests
+    cost = price(plan.model, served, bill.usage, requests)
     return UsageRecord(
         id=exchange_id,
         occurred_at_ms=occurred_at_ms,
@@ -109,11 +121,13 @@ def usage_record(
         email=principal.email,
         endpoint=plan.endpoint,
         model_requested=plan.model,
-        model_served=bill.model_served,
+        model_served=served,
         requests=plan.billed_requests,
         usage=bill.usage,
         provenance=bill.provenance,
         outcome=bill.outcome,
+        cost_nanos=None if cost is None else cost.nanos,
+        currency=None if cost is None else cost.currency,
         request_id=request_id,
     )
 

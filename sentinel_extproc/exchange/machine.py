@@ -71,7 +71,7 @@ from sentinel_extproc.exchange.states import DECIDED, ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quantities, Quota, Reservation
 from sentinel_extproc.tokens.model import Confidence
-from sentinel_extproc.usage.record import Outcome
+from sentinel_extproc.usage.record import Outcome, Pricer, unpriced
 
 Commands = tuple[do.Command, ...]
 
@@ -91,6 +91,7 @@ class Exchange:
         expected_output: what to reserve when a request has no cap; is told of answers' lengths.
         prefix: the paths that this gateway serves.
         credential: takes what is to be authenticated.
+        price: what usage costs.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Exchange:
         expected_output: OutputExpectation = FixedOutput(1024),  # noqa: B008 - stateless
         prefix: str = "/v1/",
         credential: Credential = bearer,
+        price: Pricer = unpriced,
     ) -> None:
         self.exchange_id = exchange_id
         self.started_at_ms = started_at_ms
@@ -112,6 +114,7 @@ class Exchange:
         self._expected_output = expected_output
         self._prefix = prefix
         self._credential = credential
+        self._price = price
         # Each is set by the step that learns it, and read only in states that come after.
         self._request: on.RequestHeaders
         self._match: Match
@@ -489,6 +492,7 @@ class Exchange:
             exchange_id=self.exchange_id,
             occurred_at_ms=self.started_at_ms,
             request_id=request_id(self._request.headers),
+            price=self._price,
         )
         settle = do.Settle(self._reservation, final.quantities(self._predicted))
         return (settle, do.Record(record))

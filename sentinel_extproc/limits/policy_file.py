@@ -21,8 +21,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sentinel_extproc.yaml_file import YamlFileError, parse, read_text
 
 from .cost import CelCost, Price, PriceTable
 from .limit import MICRO, Kind, Limit, OnExhausted, OnOutage, Period
@@ -33,16 +34,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
-class PolicyFileError(ValueError):
-    """A policy file that can't be used.
-
-    Attributes:
-        faults: one line each, beginning with the place: ``rules.0.limits.1.per: ...``.
-    """
-
-    def __init__(self, faults: tuple[str, ...]) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = faults
+class PolicyFileError(YamlFileError):
+    """A policy file that can't be used."""
 
 
 def _one_or_more(value: Any) -> Any:
@@ -181,10 +174,7 @@ def load_policy(path: Path) -> Policy:
     Raises:
         PolicyFileError: it can't be read, or says something that makes no policy.
     """
-    try:
-        return parse_policy(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyFileError((f"{path.name}: can't be read: {error}",)) from error
+    return parse_policy(read_text(path, PolicyFileError))
 
 
 def parse_policy(text: str) -> Policy:
@@ -193,17 +183,4 @@ def parse_policy(text: str) -> Policy:
     Raises:
         PolicyFileError: with every fault.
     """
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise PolicyFileError((f"not YAML: {' '.join(str(error).split())}",)) from error
-    try:
-        return PolicyFile.model_validate(document).policy()
-    except ValidationError as error:
-        raise PolicyFileError(
-            tuple(
-                f"{'.'.join(str(part) for part in fault['loc']) or 'policy'}: "
-                f"{fault['msg'].removeprefix('Value error, ')}"
-                for fault in error.errors(include_url=False, include_input=False)
-            )
-        ) from error
+    return parse(text, PolicyFile, PolicyFileError, whole="policy").policy()

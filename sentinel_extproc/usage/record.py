@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -42,6 +43,22 @@ class TokenUsage:
     image_output_tokens: int = 0
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Money: billionths of a currency."""
+
+    nanos: int
+    currency: str
+
+
+Pricer = Callable[[str, str | None, TokenUsage, int], Cost | None]
+"""(model asked for, model served, usage, requests) → its cost; None when that isn't known."""
+
+
+def unpriced(_asked: str, _served: str | None, _usage: TokenUsage, _requests: int) -> None:
+    """The ``Pricer`` of whoever has no price list."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from sentinel_extproc.admin import readings as named
-from sentinel_extproc.admin.backlog import BacklogSampler
+from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.identity.denylist import DenyCounters
 from sentinel_extproc.identity.effect import EffectTimes
@@ -21,6 +21,8 @@ from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.usage.item_queue import Backlog, ItemState
 from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.reading import LedgerState
+from sentinel_extproc.usage.record import Intent
 from sentinel_extproc.usage.reporting import ReporterCounters
 from sentinel_extproc.usage.writer import WriterCounters
 from sentinel_extproc.zion.breaker import State
@@ -99,7 +101,7 @@ def test_breakers_and_limits() -> None:
 async def test_the_outbox_and_its_backlog(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db", max_bytes=1 << 20)
     outbox.open()
-    backlog = BacklogSampler(outbox.backlog)
+    backlog = Sampler(outbox.backlog)
     found = values(named.outbox_readings(outbox, backlog))
     assert found["sentinel_outbox_items"] is None
     assert found["sentinel_outbox_oldest_age_seconds"] is None
@@ -115,11 +117,35 @@ async def test_the_outbox_and_its_backlog(tmp_path: Path) -> None:
     await outbox.aclose()
 
 
+async def test_the_ledger(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    outbox.open()
+    ledger = Sampler(outbox.ledger)
+    assert values(named.ledger_readings(outbox, ledger))["sentinel_ledger_unknown_records"] is None
+    lost = Intent("1", 1, "ext-a", "a@example.org", "chat", "gpt-4o", None, 1, 1)
+    outbox.begin(replace(lost, id="2"))
+    await outbox.add_unknown(lost)
+    await outbox.claim(1)
+    (tmp_path / "outbox.db.damaged-20260101T000000000000Z").touch()
+    (tmp_path / "outbox.db.damaged-20260101T000000000000Z-wal").touch()
+    ledger.last = await outbox.ledger()
+    assert values(named.ledger_readings(outbox, ledger)) == {
+        "sentinel_ledger_head_seq": 1,
+        "sentinel_ledger_unknown_records": 1,
+        "sentinel_ledger_retained_records": 1,
+        "sentinel_ledger_intents": 1,
+        "sentinel_ledger_torn_intents": 0,
+        "sentinel_outbox_set_aside_files": 1,
+        "sentinel_outbox_degraded": 0,
+    }
+    await outbox.aclose()
+
+
 async def test_the_backlogs_age_is_of_now() -> None:
     async def count() -> Backlog:
         return Backlog(3, dict.fromkeys(ItemState, 1), oldest_ms=1000)
 
-    backlog = BacklogSampler(count)
+    backlog = Sampler(count)
     backlog.last = await count()
     outbox = Outbox(Path("unused.db"))
     found = values(named.outbox_readings(outbox, backlog))
@@ -139,7 +165,7 @@ async def test_a_backlog_that_cannot_be_counted_is_unknown() -> None:
         counted.set()
         return Backlog(0, {})
 
-    backlog = BacklogSampler(count, every_s=0.001)
+    backlog = Sampler(count, every_s=0.001)
     backlog.last = Backlog(9, {})
     backlog.start()
     async with asyncio.timeout(10):
@@ -151,12 +177,14 @@ async def test_a_backlog_that_cannot_be_counted_is_unknown() -> None:
 
 def test_all_of_them_fit_into_one_exposition() -> None:
     metrics = Metrics()
-    backlog = BacklogSampler(lambda: None)  # type: ignore[arg-type,return-value]
+    backlog: Sampler[Backlog] = Sampler(lambda: None)  # type: ignore[arg-type,return-value]
+    ledger: Sampler[LedgerState] = Sampler(lambda: None)  # type: ignore[arg-type,return-value]
     readings = [
         *named.identity_readings(IdentityCounters),
         *named.quota_readings(CacheCounters),
         *named.shared_cache_readings(SharedCounters),
         *named.outbox_readings(Outbox(Path("unused.db")), backlog),
+        *named.ledger_readings(Outbox(Path("unused.db")), ledger),
         *named.reporter_readings(ReporterCounters),
         *named.breaker_readings({"zion_lookup": lambda: State.CLOSED}),
         *named.limit_readings(down=lambda: False, pending=lambda: 0, replicas=lambda: 1),

@@ -12,13 +12,21 @@ NAME = "sentinel_extproc"
 
 # Bottom to top. A module may import from its own layer and from those below.
 LAYERS: list[set[str]] = [
-    {"errors", "__init__"},
+    {"errors", "yaml_file", "__init__"},
     {"sse", "tokens.model", "identity.principal", "limits.model", "usage.record"},
     {"identity.bearer", "identity.claims", "identity.expiry", "limits.headers"},
     {"endpoints"},
     {"exchange"},
     {"tokens", "limits", "zion", "telemetry"},
-    {"identity", "usage", "usage.chain", "usage.rows", "usage.sealing"},
+    {
+        "identity",
+        "usage",
+        "usage.chain",
+        "usage.intent_slots",
+        "usage.prices",
+        "usage.rows",
+        "usage.sealing",
+    },
     {"config"},
     {"transport"},
     {"admin"},
@@ -41,6 +49,8 @@ PURE = {
     "identity.expiry",
     "limits.headers",
     "usage.chain",
+    "usage.intent_slots",
+    "usage.prices",
     "usage.rows",
     "usage.sealing",
 }

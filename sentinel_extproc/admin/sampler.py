@@ -1,38 +1,40 @@
-"""How much usage waits, counted now and then: counting millions of records takes a second."""
+"""Numbers that are read from a file now and then, not at every scrape."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 from sentinel_extproc.errors import Unavailable
-from sentinel_extproc.usage.item_queue import Backlog
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MAX_SHARE = 0.05
-"""Of the time that counting may take."""
+"""Of the time that reading may take."""
 
 
-class BacklogSampler:
-    """One background task that keeps the last count.
+class Sampler(Generic[T]):
+    """One background task that keeps what it last read.
 
     Args:
-        count: usually ``Outbox.backlog``.
-        every_s: between counts, as long as they are quick.
+        read: ``Outbox.backlog``, for instance.
+        every_s: between readings, as long as they are quick.
     """
 
-    def __init__(self, count: Callable[[], Awaitable[Backlog]], *, every_s: float = 5.0) -> None:
-        self._count = count
+    def __init__(self, read: Callable[[], Awaitable[T]], *, every_s: float = 5.0) -> None:
+        self._read = read
         self._every_s = every_s
         self._task: asyncio.Task[None] | None = None
-        self.last: Backlog | None = None
-        """None until it was counted once, and while it can't be."""
+        self.last: T | None = None
+        """None until it was read once, and while it can't be."""
 
     def start(self) -> None:
         """Begin; once."""
-        self._task = asyncio.create_task(self._run(), name="backlog-sampler")
+        self._task = asyncio.create_task(self._run(), name="sampler")
 
     async def aclose(self) -> None:
         """End. May be called twice."""
@@ -46,12 +48,12 @@ class BacklogSampler:
         while True:
             started = loop.time()
             try:
-                self.last = await self._count()
+                self.last = await self._read()
             except Unavailable:
                 self.last = None
             except Exception:
                 # A wrong number would be worse than none, and no number better than no sampler.
                 self.last = None
-                log.exception("the backlog can't be counted")
+                log.exception("a sample can't be taken")
             took = loop.time() - started
             await asyncio.sleep(max(self._every_s, took / MAX_SHARE))
