@@ -59,12 +59,6 @@ class TokenEstimator:
             tally.add(size(dict(body)))
         return tally.estimate()
 
-    def count_text(self, model: str, text: str) -> int:
-        """Tokens of one text as ``model`` counts it, without any frame; never raises."""
-        counter = self.output_counter(model)
-        counter.feed(text)
-        return counter.total()
-
     def answer_frame(self, kind: str, model: str) -> int:
         """Tokens that a provider reports beside an answer's text when it ends by itself.
 

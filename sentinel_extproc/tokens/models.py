@@ -22,6 +22,7 @@ MAX_MODEL_CHARS: Final = 200
 """Names are cut here before anything else, so that the look-up cache is bounded in bytes too."""
 
 _LOOKUP_CACHE_ENTRIES: Final = 1024
+_MAX_QUALIFIERS: Final = 3
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +91,7 @@ class ModelTable:
         self._aliases: dict[str, str] = {}
         self._default = table.default
         providers = "|".join(map(re.escape, table.provider_prefixes))
-        self._provider = re.compile(rf"(?:[a-z]{{2,6}}\.)?(?:{providers})\.")
+        self._provider = re.compile(rf"(?:[a-z]{{2,6}}\.)?({providers})\.")
         self._prefixes = _prefixes(table.families)
         entries, faults = self._overridden(table.families, overrides or {})
         self._prefixes = _prefixes(entries)
@@ -130,11 +131,21 @@ class ModelTable:
         name = _name(name)
         name = _name(self._aliases.get(name, name))
         name = name.rpartition("/")[2]
-        if name.startswith("ft:"):
-            name = name[3:]
+        for _ in range(_MAX_QUALIFIERS):
+            head, _, tail = name.partition(":")
+            if not tail or self._family(self._spelt(head)) is not None:
+                break
+            # A provider or "ft" in front of the model.
+            name = tail
         # What follows a colon is a tuning, a snapshot or a size: it never changes the family.
-        name = name.partition(":")[0]
-        name = self._provider.sub("", name, count=1) if self._provider.match(name) else name
+        return self._spelt(name.partition(":")[0])
+
+    def _spelt(self, name: str) -> str:
+        provider = self._provider.match(name)
+        if provider is not None:
+            bare = name[provider.end() :]
+            # Some names are a provider's and a model's both.
+            name = bare if self._family(bare) is not None else name[provider.start(1) :]
         return re.sub(r"^gpt-?35", "gpt-3.5", name)
 
     def _overridden(

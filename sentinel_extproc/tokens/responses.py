@@ -18,6 +18,7 @@ _TOKENS_PER_SEALED_CHAR: Final = 0.137
 """Encrypted reasoning is base64 of a constant and the text; fitted on reported usage."""
 
 _UNSEEN: Final = frozenset({"id", "call_id", "status", "encrypted_content"})
+_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 _OUTPUTS: Final = frozenset({"function_call_output", "custom_tool_call_output"})
 
 
@@ -43,6 +44,9 @@ def count_responses(tally: Tally, body: JsonObject) -> None:
             and isinstance(item.get("name"), str)
         }
         turn = _turn_start(items)
+        if body.get("store") is not False and any(map(_is_kept, items)):
+            # Now and then shown from the provider's own copy, at 3 tokens more.
+            tally.lower(Confidence.CLOSE)
         for place, item in enumerate(items):
             _count_item(tally, item, names, open_turn=place > turn)
         if items and as_object(items[-1]).get("type") in _OUTPUTS:
@@ -55,6 +59,12 @@ def count_responses(tally: Tally, body: JsonObject) -> None:
         tally.lower(Confidence.ROUGH)
     if any(body.get(key) is not None for key in _ELSEWHERE):
         tally.lower(Confidence.ROUGH)
+
+
+def _is_kept(item: Any) -> bool:
+    """A call that an earlier response made, named by the id under which the provider keeps it."""
+    item = as_object(item)
+    return item.get("type") in _CALLS and isinstance(item.get("id"), str)
 
 
 def _turn_start(items: list[Any]) -> int:
@@ -84,7 +94,7 @@ def _count_item(tally: Tally, item: Any, names: dict[str, str], *, open_turn: bo
         count_content(tally, item.get("content"))
         if item.get("role") == "assistant":
             tally.add(rules.assistant)
-    elif kind in ("function_call", "custom_tool_call"):
+    elif kind in _CALLS:
         tally.add(rules.message + rules.responses_call)
         tally.function_name(item.get("name"))
         tally.text(arguments(tally.optional_text(item.get("arguments"))))

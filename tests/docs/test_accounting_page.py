@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,24 @@ def test_factors_are_those_of_the_table(models: list[str], shown: str) -> None:
     for model in models:
         rules = ModelTable().resolve(model).rules
         assert (rules.factor, rules.exact) == (factor, False)
+
+
+def test_figures_are_those_of_make_accuracy() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "accuracy.py"
+    spec = importlib.util.spec_from_file_location("accuracy", script)
+    assert spec is not None
+    assert spec.loader is not None
+    accuracy = importlib.util.module_from_spec(spec)
+    sys.modules["accuracy"] = accuracy
+    spec.loader.exec_module(accuracy)
+    path = accuracy.recordings()
+    if path is None:
+        pytest.skip(f"no {accuracy.NAME}: set SENTINEL_RECORDINGS to a file of recorded calls")
+    rows = [row for row in accuracy.measure(accuracy.read(path))[0] if not row.unseen]
+    shown = re.findall(r"^\| ([a-z ,]+) \| (\d+) \| ([\d.]+) % \|[^|]*\| ([\d.]+) %", PAGE, re.M)
+    assert len(shown) == 6
+    for label, count, share, error in shown:
+        kind, _, rest = label.partition(",")
+        kinds = [row for row in rows if row.kind == kind and not (rest and row.flagged)]
+        exact, mean = accuracy.met(kinds)
+        assert (count, share, error) == (str(len(kinds)), f"{exact:.1%}"[:-1], f"{mean:.2%}"[:-1])

@@ -324,9 +324,31 @@ def test_answers_have_a_frame_that_depends_on_the_endpoint() -> None:
     assert frames == [0, 3, 1, 4, 0, 0]
 
 
-def test_a_text_alone_is_counted_without_a_frame() -> None:
-    assert ESTIMATOR.count_text("gpt-4o", "How warm is Oslo?") == 5
-    assert ESTIMATOR.count_text("claude-opus-4", "How warm is Oslo?") == 6
+@pytest.mark.parametrize(("model", "tokens"), [("gpt-4o", 5), ("claude-opus-4", 6)])
+def test_output_is_counted_without_a_frame_and_with_the_familys_factor(
+    model: str, tokens: int
+) -> None:
+    counter = ESTIMATOR.output_counter(model)
+    counter.feed("How warm is Oslo?")
+    assert counter.total() == tokens
+
+
+@pytest.mark.parametrize(
+    ("call", "more", "confidence"),
+    [
+        ({}, {}, Confidence.EXACT),
+        ({"id": "fc_1"}, {}, Confidence.CLOSE),
+        ({"id": "fc_1"}, {"store": True}, Confidence.CLOSE),
+        ({"id": "fc_1"}, {"store": False}, Confidence.EXACT),
+        ({"id": None}, {}, Confidence.EXACT),
+    ],
+)
+def test_a_call_that_the_provider_keeps_is_close(
+    call: dict[str, Any], more: dict[str, Any], confidence: Confidence
+) -> None:
+    item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"} | call
+    body = {"model": "gpt-4.1", "input": [USER, item]} | more
+    assert ESTIMATOR.estimate("responses", body).confidence is confidence
 
 
 def test_the_protocols_are_met() -> None:

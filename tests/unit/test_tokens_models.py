@@ -31,6 +31,26 @@ NAMES = [
     ("text-embedding-ada-002-v2", "base", "cl100k_base"),
     ("babbage-002", "base", "cl100k_base"),
     ("text-davinci-003", "older", "cl100k_base"),
+    ("text-embedding-3-large", "base", "cl100k_base"),
+    ("davinci-002", "base", "cl100k_base"),
+    ("gpt-5.1", "gpt-5", "o200k_base"),
+    ("gpt-5-codex", "gpt-5", "o200k_base"),
+    ("gpt-5.1-codex-mini", "gpt-5", "o200k_base"),
+    ("gpt-5.6-sol", "gpt-5.4", "o200k_base"),
+    ("o1-mini-2024-09-12", "o1", "o200k_base"),
+    ("o3-mini", "o-series", "o200k_base"),
+    ("codex-mini-latest", "o-series", "o200k_base"),
+    ("openai:gpt-4o", "gpt-4o", "o200k_base"),
+    ("openai:ft:gpt-4.1-mini:acme:x", "gpt-4.1-mini", "o200k_base"),
+    ("openai.gpt-oss-120b-1:0", "gpt-oss", "o200k_base"),
+    ("anthropic:claude-sonnet-4", "claude", "o200k_base"),
+    ("global.anthropic.claude-sonnet-4-5-20250929-v1:0", "claude", "o200k_base"),
+    ("vertex_ai/claude-3-7-sonnet@20250219", "claude", "o200k_base"),
+    ("us.deepseek.r1-v1:0", "qwen", "o200k_base"),
+    ("mistral.mistral-large-2407-v1:0", "mistral", "o200k_base"),
+    ("mistral:7b", "mistral", "o200k_base"),
+    ("qwen2.5-coder:32b", "qwen", "o200k_base"),
+    ("llama3.1:8b-instruct-q4", "llama", "o200k_base"),
     ("openai/gpt-4o", "gpt-4o", "o200k_base"),
     ("azure/openai/gpt-4", "gpt-4", "cl100k_base"),
     ("ft:gpt-4o-mini-2024-07-18:acme:support:9abc", "gpt-4o-mini", "o200k_base"),
@@ -56,7 +76,19 @@ def test_names_resolve_by_their_longest_prefix(name: str, family: str, encoding:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "my-deployment", "gpt", "x" * 10_000, "ft:", "/", ":", "\ud800"]
+    "name",
+    [
+        "",
+        "my-deployment",
+        "gpt",
+        "x" * 10_000,
+        "ft:",
+        "/",
+        ":",
+        "\ud800",
+        ":" * 200,
+        "a:b:c:d:gpt-4",
+    ],
 )
 def test_what_is_not_known_gets_the_default_and_says_so(name: str) -> None:
     model = TABLE.resolve(name)
