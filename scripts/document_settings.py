@@ -29,10 +29,14 @@ limits:
   period_seconds: 60
 ```
 
-The environment wins over the predecessor's names (column "also"), which win over the file.
-`sentinel-extproc check-config` lists every fault at once, with exit code 2, and otherwise prints
-the settings in force, secrets masked. A setting that doesn't exist is a fault too, in the file and
-in the environment.
+Secrets can be files instead: in the folder that `SENTINEL_SECRETS_DIR` names, a file called
+`<section>.<name>`, such as `provider.api_key`, holds the value of that setting. A Kubernetes Secret
+with such keys, mounted as a volume, is such a folder. They are read at start.
+
+The environment wins over the predecessor's names (column "also"), which win over secret files,
+which win over the YAML file. `sentinel-extproc check-config` lists every fault at once, with exit
+code 2, and otherwise prints the settings in force, secrets masked. A setting that doesn't exist is
+a fault too, wherever it is.
 """
 
 

@@ -1,7 +1,8 @@
 """Settings from environment and file, with every fault found at once.
 
-Precedence: environment over the predecessor's names over file over defaults. In the environment a
-setting is ``SENTINEL_<SECTION>__<NAME>``.
+Precedence: environment over the predecessor's names over a folder of secrets over file over
+defaults. In the environment a setting is ``SENTINEL_<SECTION>__<NAME>``; in the folder that
+``SENTINEL_SECRETS_DIR`` names, a file called ``<section>.<name>``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pydantic_settings import (
 
 from sentinel_extproc.config.admin import admin_faults
 from sentinel_extproc.config.identity import identity_faults
+from sentinel_extproc.config.secret_files import read_secret_files
 from sentinel_extproc.config.settings import Settings, TransportName
 from sentinel_extproc.config.tls import tls_faults
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
@@ -29,6 +31,7 @@ from sentinel_extproc.tokens.models import ModelTable, ModelTableError
 from sentinel_extproc.usage.prices_file import PricesFileError, load_prices
 
 FILE_VARIABLE = "SENTINEL_CONFIG"
+SECRETS_VARIABLE = "SENTINEL_SECRETS_DIR"
 MAX_FILE_BYTES = 1 << 20
 
 PREDECESSOR = {
@@ -42,8 +45,19 @@ PREDECESSOR = {
 }
 """Names of the Rust proxy that this replaces, and where their values go."""
 
+UNSET = "unset"
+"""In place of a secret that isn't needed to render configuration."""
+
+UNSET_URL = "http://unset.invalid"
+"""In place of Zion's address."""
+
+_UNNEEDED_TO_RENDER = {
+    "provider": {"api_key": UNSET},
+    "zion": {"url": UNSET_URL, "api_key": UNSET},
+}
+
 _PREFIX = "SENTINEL_"
-_NOT_SETTINGS = ("SENTINEL_CONFIG", "SENTINEL_DEMO_", "SENTINEL_TEST_")
+_NOT_SETTINGS = ("SENTINEL_CONFIG", SECRETS_VARIABLE, "SENTINEL_DEMO_", "SENTINEL_TEST_")
 
 
 class ConfigError(Exception):
@@ -58,11 +72,13 @@ class ConfigError(Exception):
         self.faults = faults
 
 
-def load(file: Path | None = None) -> Settings:
+def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
     """Read and check all settings.
 
     Args:
         file: a YAML file; else the one that ``SENTINEL_CONFIG`` names; else none.
+        to_serve: False where configuration is only rendered from them: then no secret is needed,
+            and files that they name needn't be on this machine.
 
     Raises:
         ConfigError: with every fault that was found.
@@ -76,6 +92,10 @@ def load(file: Path | None = None) -> Settings:
             from_file = _read_file(file)
         except ConfigError as error:
             faults += error.faults
+    secrets: dict[str, Any] = {}
+    if folder := os.environ.get(SECRETS_VARIABLE):
+        secrets, secret_faults = read_secret_files(Path(folder))
+        faults += secret_faults
 
     class Sourced(Settings):
         """Settings from all our sources; a class, because that is how sources are given."""
@@ -92,16 +112,21 @@ def load(file: Path | None = None) -> Settings:
             return (
                 _Environment(settings_cls),
                 InitSettingsSource(settings_cls, _from_predecessor()),
+                InitSettingsSource(settings_cls, secrets),
                 InitSettingsSource(settings_cls, from_file),
                 # So that a missing section is reported by its missing settings.
-                InitSettingsSource(settings_cls, {"provider": {}, "zion": {}}),
+                InitSettingsSource(
+                    settings_cls,
+                    {"provider": {}, "zion": {}} if to_serve else _UNNEEDED_TO_RENDER,
+                ),
             )
 
     try:
         settings = Sourced()
     except ValidationError as error:
         raise ConfigError(faults + [_fault(item) for item in error.errors()]) from None
-    faults += _cross_checks(settings)
+    if to_serve:
+        faults += _cross_checks(settings)
     if faults:
         raise ConfigError(faults)
     return settings

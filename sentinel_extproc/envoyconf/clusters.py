@@ -15,6 +15,7 @@ from sentinel_extproc.envoyconf.api import (
     tls,
     upstream_http,
 )
+from sentinel_extproc.envoyconf.attachment import SidecarTls
 
 PROCESSOR_CLUSTER = "sentinel"
 PROVIDER_CLUSTER = "provider"
@@ -30,23 +31,15 @@ def processor_cluster(
     max_concurrent: int,
     buffer_limit_bytes: int,
     health_check_interval_s: float,
+    sidecar_tls: SidecarTls | None = None,
 ) -> cluster.Cluster:
     """The sidecar, one endpoint per worker.
 
     Envoy keeps one HTTP/2 connection per endpoint and thread, so workers behind one shared
     address would get all of a thread's requests or none; LEAST_REQUEST over one address each
     spreads them evenly.
-
-    Raises:
-        ValueError: no address, one twice, or sockets mixed with names that need DNS.
     """
-    if not addresses:
-        raise ValueError("processors: at least one address is needed")
-    if len(set(addresses)) != len(addresses):
-        raise ValueError("processors: the same address is listed twice")
     needs_dns = any(isinstance(a, HostPort) and not a.is_literal for a in addresses)
-    if needs_dns and any(isinstance(a, SocketPath) for a in addresses):
-        raise ValueError("processors: Unix sockets and host names can't be in one cluster")
     checks = []
     if health_check_interval_s > 0:
         interval = timedelta(seconds=health_check_interval_s)
@@ -72,6 +65,7 @@ def processor_cluster(
         load_assignment=_assignment(PROCESSOR_CLUSTER, addresses),
         health_checks=checks,
         circuit_breakers=_breakers(max_concurrent),
+        transport_socket=None if sidecar_tls is None else _sidecar_tls(sidecar_tls),
         typed_extension_protocol_options={
             _HTTP_OPTIONS: protobuf.Any.pack(
                 upstream_http.HttpProtocolOptions(
@@ -116,22 +110,54 @@ def provider_cluster(
 
 
 def _provider_tls(address: HostPort, ca_file: str) -> core.TransportSocket:
-    san = tls.SubjectAltNameMatcherSanType
-    context = tls.UpstreamTlsContext(
-        # RFC 6066 section 3: no IP literals in SNI.
-        sni="" if address.is_literal else address.host,
-        common_tls_context=tls.CommonTlsContext(
-            validation_context=tls.CertificateValidationContext(
-                trusted_ca=core.DataSource(filename=ca_file),
-                match_typed_subject_alt_names=[
-                    tls.SubjectAltNameMatcher(
-                        san_type=san.IP_ADDRESS if address.is_literal else san.DNS,
-                        matcher=matcher.StringMatcher(exact=address.host),
-                    )
-                ],
-            )
-        ),
+    return _tls(
+        tls.UpstreamTlsContext(
+            # RFC 6066 section 3: no IP literals in SNI.
+            sni="" if address.is_literal else address.host,
+            common_tls_context=tls.CommonTlsContext(
+                validation_context=_named(address.host, ca_file, literal=address.is_literal)
+            ),
+        )
     )
+
+
+def _sidecar_tls(sidecar: SidecarTls) -> core.TransportSocket:
+    literal = HostPort(sidecar.server_name, 0).is_literal
+    certificates = []
+    if sidecar.cert_file is not None and sidecar.key_file is not None:
+        certificates = [
+            tls.TlsCertificate(
+                certificate_chain=core.DataSource(filename=sidecar.cert_file),
+                private_key=core.DataSource(filename=sidecar.key_file),
+            )
+        ]
+    return _tls(
+        tls.UpstreamTlsContext(
+            sni="" if literal else sidecar.server_name,
+            common_tls_context=tls.CommonTlsContext(
+                alpn_protocols=["h2"],
+                tls_certificates=certificates,
+                validation_context=_named(sidecar.server_name, sidecar.ca_file, literal=literal),
+            ),
+        )
+    )
+
+
+def _named(host: str, ca_file: str, *, literal: bool) -> tls.CertificateValidationContext:
+    """Trust ``ca_file``, and only for a certificate that is for ``host``."""
+    san = tls.SubjectAltNameMatcherSanType
+    return tls.CertificateValidationContext(
+        trusted_ca=core.DataSource(filename=ca_file),
+        match_typed_subject_alt_names=[
+            tls.SubjectAltNameMatcher(
+                san_type=san.IP_ADDRESS if literal else san.DNS,
+                matcher=matcher.StringMatcher(exact=host),
+            )
+        ],
+    )
+
+
+def _tls(context: tls.UpstreamTlsContext) -> core.TransportSocket:
     return core.TransportSocket(name=_TLS_SOCKET, typed_config=protobuf.Any.pack(context))
 
 

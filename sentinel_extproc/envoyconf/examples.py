@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from sentinel_extproc.envoyconf.notes import ENVOY_NOTES
 from sentinel_extproc.envoyconf.render import to_yaml
 from sentinel_extproc.envoyconf.static import static_bootstrap
 
@@ -28,6 +29,7 @@ def examples() -> dict[str, str]:
                 "socket. List one endpoint per worker process of the sidecar.\n"
                 f"{_RENDERED}"
             ),
+            notes=ENVOY_NOTES,
         ),
         "envoy-standins.yaml": to_yaml(
             static_bootstrap(
@@ -41,6 +43,7 @@ def examples() -> dict[str, str]:
                 "The same gateway in front of the stand-in provider of docker-compose.yml.\n"
                 f"{_RENDERED}"
             ),
+            notes=ENVOY_NOTES,
         ),
         "envoy-local.yaml": to_yaml(
             static_bootstrap(
@@ -56,6 +59,7 @@ def examples() -> dict[str, str]:
                 "loopback. docs/attach.md walks through it.\n"
                 f"{_RENDERED}"
             ),
+            notes=ENVOY_NOTES,
         ),
     }
 

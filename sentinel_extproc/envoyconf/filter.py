@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 
-from sentinel_extproc.envoyconf.api import core, ext_proc, types
-from sentinel_extproc.envoyconf.names import METADATA_NAMESPACE
-
-_CONTENT_LENGTH_SINCE = (1, 38)
+from sentinel_extproc.envoyconf.api import core, ext_proc, hcm, protobuf, types
+from sentinel_extproc.envoyconf.attachment import Attachment
+from sentinel_extproc.envoyconf.clusters import PROCESSOR_CLUSTER
+from sentinel_extproc.envoyconf.names import FILTER_NAME, METADATA_NAMESPACE
+from sentinel_extproc.envoyconf.versions import CONTENT_LENGTH_SINCE
 
 _SEND = ext_proc.ProcessingModeHeaderSendMode.SEND
 _SKIP = ext_proc.ProcessingModeHeaderSendMode.SKIP
 
 
-def ext_proc_filter(
-    *,
-    cluster: str,
-    message_timeout_s: float,
-    envoy_version: tuple[int, int],
-    forward_namespaces: Sequence[str] = (),
-) -> ext_proc.ExternalProcessor:
-    """The filter's configuration.
+def attached_filter(attachment: Attachment, *, cluster: str = PROCESSOR_CLUSTER) -> hcm.HttpFilter:
+    """The filter, to be put in front of the router.
 
     Args:
         cluster: name of the cluster with the sidecar's workers.
-        message_timeout_s: seconds that one reply may take; Envoy's own 0.2 is too little for a
-            call that has to ask Zion.
-        envoy_version: ``(major, minor)`` of the Envoy that will read this.
-        forward_namespaces: dynamic metadata of earlier filters that is sent along.
     """
+    return hcm.HttpFilter(
+        name=FILTER_NAME, typed_config=protobuf.Any.pack(_processor(attachment, cluster))
+    )
+
+
+def _processor(attachment: Attachment, cluster: str) -> ext_proc.ExternalProcessor:
+    forward_namespaces = list(attachment.forward_namespaces)
     return ext_proc.ExternalProcessor(
         grpc_service=core.GrpcService(
             envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=cluster),
@@ -48,11 +45,11 @@ def ext_proc_filter(
             response_trailer_mode=_SKIP,
         ),
         allow_mode_override=True,
-        message_timeout=timedelta(seconds=message_timeout_s),
+        message_timeout=timedelta(seconds=attachment.message_timeout_s),
         stat_prefix="sentinel",
         metadata_options=ext_proc.MetadataOptions(
             forwarding_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(
-                untyped=list(forward_namespaces)
+                untyped=forward_namespaces
             )
             if forward_namespaces
             else None,
@@ -64,5 +61,10 @@ def ext_proc_filter(
         route_cache_action=ext_proc.ExternalProcessorRouteCacheAction.RETAIN,
         status_on_error=types.HttpStatus(code=types.StatusCode.ServiceUnavailable),
         # Without it, STREAMED takes Content-Length away from every plain JSON answer.
-        allow_content_length_header=envoy_version >= _CONTENT_LENGTH_SINCE,
+        allow_content_length_header=attachment.envoy_version >= CONTENT_LENGTH_SINCE,
     )
+
+
+def not_here() -> ext_proc.ExtProcPerRoute:
+    """The override for a route whose requests the sidecar isn't asked about."""
+    return ext_proc.ExtProcPerRoute(disabled=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sentinel_extproc.envoyconf.address import HostPort, check_host, parse_address, to_envoy
+from sentinel_extproc.envoyconf.access_log import access_log
+from sentinel_extproc.envoyconf.address import check_host, parse_address, to_envoy
 from sentinel_extproc.envoyconf.api import (
-    accesslog,
     bootstrap,
     core,
     downstream_connections,
@@ -18,42 +17,22 @@ from sentinel_extproc.envoyconf.api import (
     protobuf,
     route,
     router,
-    stream_log,
 )
+from sentinel_extproc.envoyconf.attachment import Attachment, SidecarTls, check_range
 from sentinel_extproc.envoyconf.clusters import (
-    PROCESSOR_CLUSTER,
     PROVIDER_CLUSTER,
     processor_cluster,
     provider_cluster,
 )
-from sentinel_extproc.envoyconf.filter import ext_proc_filter
+from sentinel_extproc.envoyconf.filter import attached_filter
 from sentinel_extproc.envoyconf.local_reply import local_replies
-from sentinel_extproc.envoyconf.names import (
-    FILTER_NAME,
-    GRACEFUL_CLOSE_FLAG,
-    METADATA_NAMESPACE,
-)
+from sentinel_extproc.envoyconf.routes import provider_routes
+from sentinel_extproc.envoyconf.runtime import graceful_close_layer
+from sentinel_extproc.envoyconf.versions import NEWEST, Version
 
-OLDEST_ENVOY = (1, 36)
 LISTENER_NAME = "gateway"
 
-# The provider has no business with our clients' addresses.
-_CLIENT_ADDRESS_HEADERS = ("x-forwarded-for", "x-envoy-external-address", "x-envoy-internal")
-
-_ACCESS_LOG_FIELDS = {
-    "time": "%START_TIME%",
-    "request_id": "%REQ(X-REQUEST-ID)%",
-    "method": "%REQ(:METHOD)%",
-    "path": "%PATH(NQ)%",
-    "status": "%RESPONSE_CODE%",
-    "details": "%RESPONSE_CODE_DETAILS%",
-    "flags": "%RESPONSE_FLAGS%",
-    "bytes_in": "%BYTES_RECEIVED%",
-    "bytes_out": "%BYTES_SENT%",
-    "duration_ms": "%DURATION%",
-    "upstream": "%UPSTREAM_HOST%",
-    "sentinel": f"%DYNAMIC_METADATA({METADATA_NAMESPACE})%",
-}
+_HEADERS_TIMEOUT_S = 10
 
 
 def static_bootstrap(
@@ -72,55 +51,59 @@ def static_bootstrap(
     max_concurrent: int = 100_000,
     stream_idle_timeout_s: float = 300.0,
     health_check_interval_s: float = 5.0,
-    envoy_version: tuple[int, int] = (1, 40),
+    envoy_version: Version = NEWEST,
     forward_namespaces: Sequence[str] = (),
+    unmetered: Sequence[str] = (),
+    sidecar_tls: SidecarTls | None = None,
 ) -> bootstrap.Bootstrap:
     """Everything Envoy needs to be a governed gateway in front of one provider.
 
-    Args:
-        processors: the sidecar's workers, ``unix:/path`` or ``host:port`` each.
-        provider_host: DNS name or IP literal; sent as Host, checked in the certificate.
-        listener_port: 0 lets the kernel choose; the admin interface then tells which.
-        admin: ``unix:/path`` or ``host:port`` of the admin interface; None turns it off. It is
-            unauthenticated, so never an address that others reach.
-        message_timeout_s: for one reply of the sidecar; past it the client gets a 504.
-        buffer_limit_bytes: largest request body that can be read whole; more is a 413.
-        connection_buffer_bytes: what Envoy holds for a client that reads slowly; set apart from
-            the bodies' bound, so that raising that doesn't make every slow stream cost as much.
-        max_concurrent: circuit breakers of both clusters, and client connections at once.
-        stream_idle_timeout_s: longest silence within a response; models that think before they
-            answer need minutes.
-        health_check_interval_s: seconds between gRPC health checks of each worker; 0 for none.
-        envoy_version: ``(major, minor)`` of the target.
-        forward_namespaces: dynamic metadata of earlier filters that the sidecar gets.
+    The same as ``gateway_bootstrap``, value by value; see ``Attachment`` for what they are.
 
     Raises:
         ValueError: an impossible value, naming the parameter.
     """
-    _check_range("provider_port", provider_port, 1, 65535)
-    _check_range("listener_port", listener_port, 0, 65535)
-    _check_range("message_timeout_s", message_timeout_s, 0.001, 3600)
-    _check_range("buffer_limit_bytes", buffer_limit_bytes, 16 * 2**10, 2**31 - 1)
-    _check_range("connection_buffer_bytes", connection_buffer_bytes, 16 * 2**10, 2**31 - 1)
-    _check_range("max_concurrent", max_concurrent, 1, 2**31 - 1)
-    _check_range("stream_idle_timeout_s", stream_idle_timeout_s, 1, 86_400)
-    _check_range("health_check_interval_s", health_check_interval_s, 0, 3600)
-    check_host(provider_host, parameter="provider_host")
-    check_host(listener_address, parameter="listener_address")
-    if envoy_version < OLDEST_ENVOY:
-        raise ValueError(f"envoy_version: {envoy_version} is older than {OLDEST_ENVOY}")
-    if provider_tls and not provider_ca_file.startswith("/"):
-        raise ValueError(f"provider_ca_file: {provider_ca_file!r} must be an absolute path")
-    addresses = [parse_address(text, parameter="processors") for text in processors]
-    provider = HostPort(provider_host, provider_port)
-    manager = _connection_manager(
-        provider_authority=_authority(provider, default_port=443 if provider_tls else 80),
+    attachment = Attachment(
+        processors=tuple(processors),
+        provider_host=provider_host,
+        provider_port=provider_port,
+        provider_tls=provider_tls,
+        provider_ca_file=provider_ca_file,
         message_timeout_s=message_timeout_s,
         buffer_limit_bytes=buffer_limit_bytes,
-        stream_idle_timeout=timedelta(seconds=stream_idle_timeout_s),
+        connection_buffer_bytes=connection_buffer_bytes,
+        max_concurrent=max_concurrent,
+        stream_idle_timeout_s=stream_idle_timeout_s,
+        health_check_interval_s=health_check_interval_s,
         envoy_version=envoy_version,
-        forward_namespaces=forward_namespaces,
+        forward_namespaces=tuple(forward_namespaces),
+        unmetered=tuple(unmetered),
+        sidecar_tls=sidecar_tls,
     )
+    return gateway_bootstrap(
+        attachment, listener_address=listener_address, listener_port=listener_port, admin=admin
+    )
+
+
+def gateway_bootstrap(
+    attachment: Attachment,
+    *,
+    listener_address: str = "0.0.0.0",  # noqa: S104 - a gateway is there to be reached
+    listener_port: int = 8080,
+    admin: str | None = None,
+) -> bootstrap.Bootstrap:
+    """A gateway with that attachment and nothing else.
+
+    Args:
+        listener_port: 0 lets the kernel choose; the admin interface then tells which.
+        admin: ``unix:/path`` or ``host:port`` of the admin interface; None turns it off. It is
+            unauthenticated, so never an address that others reach.
+
+    Raises:
+        ValueError: an impossible value, naming the parameter.
+    """
+    check_range("listener_port", listener_port, 0, 65535)
+    check_host(listener_address, parameter="listener_address")
     return bootstrap.Bootstrap(
         admin=_admin(admin),
         static_resources=bootstrap.BootstrapStaticResources(
@@ -132,13 +115,13 @@ def static_bootstrap(
                             address=listener_address, port_value=listener_port
                         )
                     ),
-                    per_connection_buffer_limit_bytes=connection_buffer_bytes,
+                    per_connection_buffer_limit_bytes=attachment.connection_buffer_bytes,
                     filter_chains=[
                         listener.FilterChain(
                             filters=[
                                 listener.Filter(
                                     name="envoy.filters.network.http_connection_manager",
-                                    typed_config=protobuf.Any.pack(manager),
+                                    typed_config=protobuf.Any.pack(_connection_manager(attachment)),
                                 )
                             ]
                         )
@@ -147,46 +130,26 @@ def static_bootstrap(
             ],
             clusters=[
                 processor_cluster(
-                    addresses,
-                    max_concurrent=max_concurrent,
-                    buffer_limit_bytes=buffer_limit_bytes,
-                    health_check_interval_s=health_check_interval_s,
+                    attachment.addresses,
+                    max_concurrent=attachment.max_concurrent,
+                    buffer_limit_bytes=attachment.buffer_limit_bytes,
+                    health_check_interval_s=attachment.health_check_interval_s,
+                    sidecar_tls=attachment.sidecar_tls,
                 ),
                 provider_cluster(
-                    provider,
-                    use_tls=provider_tls,
-                    ca_file=provider_ca_file,
-                    max_concurrent=max_concurrent,
+                    attachment.provider,
+                    use_tls=attachment.provider_tls,
+                    ca_file=attachment.provider_ca_file,
+                    max_concurrent=attachment.max_concurrent,
                 ),
             ],
         ),
-        layered_runtime=bootstrap.LayeredRuntime(
-            layers=[
-                bootstrap.RuntimeLayer(
-                    name="sentinel",
-                    static_layer=protobuf.Struct.from_dict({GRACEFUL_CLOSE_FLAG: True}),
-                )
-            ]
-        ),
-        overload_manager=_connection_bound(max_concurrent),
+        layered_runtime=bootstrap.LayeredRuntime(layers=[graceful_close_layer()]),
+        overload_manager=_connection_bound(attachment.max_concurrent),
     )
 
 
-def _connection_manager(
-    *,
-    provider_authority: str,
-    message_timeout_s: float,
-    buffer_limit_bytes: int,
-    stream_idle_timeout: timedelta,
-    envoy_version: tuple[int, int],
-    forward_namespaces: Sequence[str],
-) -> hcm.HttpConnectionManager:
-    processor = ext_proc_filter(
-        cluster=PROCESSOR_CLUSTER,
-        message_timeout_s=message_timeout_s,
-        envoy_version=envoy_version,
-        forward_namespaces=forward_namespaces,
-    )
+def _connection_manager(attachment: Attachment) -> hcm.HttpConnectionManager:
     return hcm.HttpConnectionManager(
         stat_prefix=LISTENER_NAME,
         use_remote_address=True,
@@ -194,12 +157,12 @@ def _connection_manager(
         # What is metered must not depend on how a path is spelt.
         normalize_path=True,
         merge_slashes=True,
-        request_headers_timeout=timedelta(seconds=10),
-        stream_idle_timeout=stream_idle_timeout,
-        access_log=[_access_log()],
+        request_headers_timeout=timedelta(seconds=_HEADERS_TIMEOUT_S),
+        stream_idle_timeout=attachment.stream_idle_timeout,
+        access_log=[access_log()],
         local_reply_config=local_replies(),
         http_filters=[
-            hcm.HttpFilter(name=FILTER_NAME, typed_config=protobuf.Any.pack(processor)),
+            attached_filter(attachment),
             hcm.HttpFilter(
                 name="envoy.filters.http.router",
                 typed_config=protobuf.Any.pack(router.Router(suppress_envoy_headers=True)),
@@ -209,47 +172,9 @@ def _connection_manager(
             name=LISTENER_NAME,
             virtual_hosts=[
                 route.VirtualHost(
-                    name=PROVIDER_CLUSTER,
-                    domains=["*"],
-                    routes=[
-                        route.Route(
-                            match=route.RouteMatch(prefix="/"),
-                            route=route.RouteAction(
-                                cluster=PROVIDER_CLUSTER,
-                                host_rewrite_literal=provider_authority,
-                                # The default of 15 s would cut long generations.
-                                timeout=timedelta(0),
-                                idle_timeout=stream_idle_timeout,
-                                # For realtime sessions; the sidecar refuses it everywhere else.
-                                upgrade_configs=[
-                                    route.RouteActionUpgradeConfig(upgrade_type="websocket")
-                                ],
-                            ),
-                            request_body_buffer_limit=buffer_limit_bytes,
-                            request_headers_to_remove=list(_CLIENT_ADDRESS_HEADERS),
-                        )
-                    ],
+                    name=PROVIDER_CLUSTER, domains=["*"], routes=provider_routes(attachment)
                 )
             ],
-        ),
-    )
-
-
-def _authority(address: HostPort, *, default_port: int) -> str:
-    """The Host header's value; RFC 9110 section 7.2 leaves out the scheme's own port."""
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return host if address.port == default_port else f"{host}:{address.port}"
-
-
-def _access_log() -> accesslog.AccessLog:
-    return accesslog.AccessLog(
-        name="envoy.access_loggers.stdout",
-        typed_config=protobuf.Any.pack(
-            stream_log.StdoutAccessLog(
-                log_format=core.SubstitutionFormatString(
-                    json_format=protobuf.Struct.from_dict(_ACCESS_LOG_FIELDS)
-                )
-            )
         ),
     )
 
@@ -272,8 +197,3 @@ def _connection_bound(max_connections: int) -> overload.OverloadManager:
             )
         ]
     )
-
-
-def _check_range(parameter: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value) or not low <= value <= high:
-        raise ValueError(f"{parameter}: {value!r} is not between {low:g} and {high:g}")

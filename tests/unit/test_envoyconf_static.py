@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from sentinel_extproc.envoyconf.attachment import SidecarTls
 from sentinel_extproc.envoyconf.examples import examples
 from sentinel_extproc.envoyconf.local_reply import GATEWAY_ERRORS, OWN_DETAILS
+from sentinel_extproc.envoyconf.notes import ENVOY_NOTES
 from sentinel_extproc.envoyconf.render import to_dict, to_json, to_yaml
 from sentinel_extproc.envoyconf.static import static_bootstrap
 from sentinel_extproc.errors import PayloadTooLarge, Unauthenticated, Unavailable
@@ -252,3 +254,74 @@ def test_what_tells_our_own_answers_apart_is_what_we_send() -> None:
     for error in (Unauthenticated("no"), Unavailable("away", code="usage_unavailable")):
         sent = pb.ProcessingResponse.FromString(encode(Respond(error, error.body())))
         assert sent.immediate_response.details.startswith(OWN_DETAILS)
+
+
+def test_unmetered_paths_skip_the_sidecar_and_carry_no_credential() -> None:
+    (host,) = manager(built(unmetered=["/health", "/docs/v1.2"]))["route_config"]["virtual_hosts"]
+    *unmetered, governed = host["routes"]
+    assert [route["match"]["safe_regex"]["regex"] for route in unmetered] == [
+        "/health(?:/[A-Za-z0-9._~/-]*)?",
+        r"/docs/v1\.2(?:/[A-Za-z0-9._~/-]*)?",
+    ]
+    for route in unmetered:
+        (override,) = route["typed_per_filter_config"].values()
+        assert override["disabled"] is True
+        assert {"authorization", "x-api-key", "api-key", "cookie", "x-forwarded-for"} <= set(
+            route["request_headers_to_remove"]
+        )
+        assert "upgrade_configs" not in route["route"]
+    assert governed["match"] == {"prefix": "/"}
+    assert "typed_per_filter_config" not in governed
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1", "/v1/models", "/V1/models", "health", "/", "/a/", "/a//b", "/a/../v1", "/a%2Fb"]
+)
+def test_no_unmetered_path_leads_past_the_meter(path: str) -> None:
+    with pytest.raises(ValueError, match=r"^unmetered: "):
+        built(unmetered=[path])
+
+
+def test_tls_to_the_sidecar_is_mutual_and_holds_its_name() -> None:
+    tls = SidecarTls("sentinel.example", "/ca.pem", "/tls.crt", "/tls.key")
+    socket = clusters(built(processors=["10.0.0.1:50051"], sidecar_tls=tls))["sentinel"]
+    context = socket["transport_socket"]["typed_config"]
+    assert context["sni"] == "sentinel.example"
+    common = context["common_tls_context"]
+    assert common["alpn_protocols"] == ["h2"]
+    assert common["tls_certificates"] == [
+        {
+            "certificate_chain": {"filename": "/tls.crt"},
+            "private_key": {"filename": "/tls.key"},
+        }
+    ]
+    assert common["validation_context"] == {
+        "trusted_ca": {"filename": "/ca.pem"},
+        "match_typed_subject_alt_names": [
+            {"san_type": "DNS", "matcher": {"exact": "sentinel.example"}}
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [("a b", "/ca"), ("a", "ca.pem"), ("a", "/ca", "/crt"), ("a", "/ca", None, "/key")],
+)
+def test_half_of_a_tls_configuration_is_refused(values: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^sidecar_tls\."):
+        SidecarTls(*values)
+
+
+def test_notes_are_comments_and_change_nothing() -> None:
+    bootstrap = static_bootstrap(processors=["unix:/s"])
+    plain, noted = to_yaml(bootstrap), to_yaml(bootstrap, notes=ENVOY_NOTES)
+    assert yaml.safe_load(noted) == yaml.safe_load(plain)
+    kept = "".join(f"{line}\n" for line in noted.splitlines() if not line.lstrip().startswith("#"))
+    assert kept == plain
+
+
+def test_every_note_is_about_a_field_that_is_rendered() -> None:
+    text = to_yaml(static_bootstrap(processors=["unix:/s"], unmetered=["/h"]), notes=ENVOY_NOTES)
+    said = " ".join(line.lstrip(" #") for line in text.splitlines() if "# " in line)
+    for name, note in ENVOY_NOTES.items():
+        assert note in said, name
