@@ -214,6 +214,14 @@ class Database:
         ids = _json([item.id for item in items])
         self._connection.execute(sql.SENDING, (batch_key(items), ids))
 
+    def handing(self, item_ids: Sequence[str], number: int) -> None:
+        """See ``Outbox.handing``."""
+        self._connection.execute(sql.HANDING, (str(number), _json(item_ids)))
+
+    def unhand(self) -> None:
+        """See ``Outbox.unhand``."""
+        self._connection.execute(sql.UNHAND)
+
     def interrupted(self) -> list[list[QueuedItem]]:
         """See ``ItemQueue.interrupted``."""
         batches: dict[str, list[QueuedItem]] = {}

@@ -1,4 +1,4 @@
-"""What the reporter takes items from, whatever lies behind it: the outbox, or one day a stream.
+"""What the reporter takes items from, whatever lies behind it: the outbox, or a stream.
 
 The seam of the pipeline: a hop is done with an item only when the next one acknowledged it.
 """
@@ -20,17 +20,26 @@ class ItemState(StrEnum):
     SENT = "sent"
     """In a batch that is about to be sent: it may be on the wire, or may have been when a process
     died."""
+    HANDED = "handed"
+    """In the stream that replicas share; kept here until it is known what became of it."""
     PARKED = "parked"
     DEAD = "dead"
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedItem:
-    """An item and how often Zion has refused it; whether somebody who is gone may have sent it."""
+    """An item on its way.
+
+    Attributes:
+        refusals: how often Zion has refused it.
+        maybe_billed: somebody who is gone may have sent it.
+        shared: it is in the stream, which others read too.
+    """
 
     item: SealedItem
     refusals: int = 0
     maybe_billed: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,17 @@ class Backlog:
     @property
     def undelivered(self) -> int:
         """Records and items that the reporter still has to deliver."""
-        return self.records + self.items[ItemState.READY] + self.items[ItemState.SENT]
+        waiting = (ItemState.READY, ItemState.SENT, ItemState.HANDED)
+        return self.records + sum(self.items[state] for state in waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class HandedItem:
+    """An item in the stream. ``position`` orders them; ``number`` is of the call that handed it."""
+
+    position: int
+    item_id: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,13 @@ from sentinel_extproc.usage.chain import Head
 from sentinel_extproc.usage.database import Database, WrongFileError, is_damage
 from sentinel_extproc.usage.files import OutboxError
 from sentinel_extproc.usage.intents import Intents
-from sentinel_extproc.usage.item_queue import Backlog, HeldItem, QueuedItem, Settlement
+from sentinel_extproc.usage.item_queue import (
+    Backlog,
+    HandedItem,
+    HeldItem,
+    QueuedItem,
+    Settlement,
+)
 from sentinel_extproc.usage.reading import LedgerState
 from sentinel_extproc.usage.record import Intent, UsageRecord
 from sentinel_extproc.usage.rows import record_row
@@ -239,6 +245,27 @@ class Outbox:
         batch = [queued.item for queued in items]
         await self._writer.run(lambda database: database.sending(batch))
         return list(items)
+
+    async def handing(self, items: Sequence[QueuedItem], number: int) -> None:
+        """Store that claimed items are about to be put into the stream, by call ``number``."""
+        ids = [queued.item.id for queued in items]
+        await self._writer.run(lambda database: database.handing(ids, number))
+
+    def let_go(self, items: Sequence[QueuedItem]) -> None:
+        """End a claim: what is still ready can be claimed again."""
+        self._claimed.difference_update(queued.item.id for queued in items)
+
+    async def handed(self, limit: int, after: int = 0) -> list[HandedItem]:
+        """Items in the stream whose position is beyond ``after``, oldest first."""
+        return await self._read(reading.handed, limit, after)
+
+    async def last_handing(self) -> int:
+        """The largest number of a call that put in what is in the stream; 0 without any."""
+        return await self._read(reading.last_handing)
+
+    async def unhand(self) -> None:
+        """Without a stream: take what was handed to one for sent, answer unknown."""
+        await self._writer.run(lambda database: database.unhand())
 
     async def interrupted(self) -> list[list[QueuedItem]]:
         """See ``ItemQueue``."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sentinel_extproc.usage import chain, sql
 from sentinel_extproc.usage.chain import Gap, Head, Link
-from sentinel_extproc.usage.item_queue import Backlog, HeldItem, ItemState
+from sentinel_extproc.usage.item_queue import Backlog, HandedItem, HeldItem, ItemState
 from sentinel_extproc.usage.record import UsageRecord
 from sentinel_extproc.usage.rows import record_of
 from sentinel_extproc.usage.sealing import SealedItem
@@ -80,6 +80,7 @@ def backlog(path: Path) -> Backlog:
                 (sql.OLDEST_UNSEALED, ()),
                 (sql.OLDEST_ITEM, (ItemState.READY.value,)),
                 (sql.OLDEST_ITEM, (ItemState.SENT.value,)),
+                (sql.OLDEST_ITEM, (ItemState.HANDED.value,)),
             )
             for row in connection.execute(statement, values)
         ]
@@ -107,6 +108,18 @@ def held(path: Path, limit: int, after: int) -> list[HeldItem]:
         )
         for row in rows
     ]
+
+
+def handed(path: Path, limit: int, after: int) -> list[HandedItem]:
+    """Items in the stream whose position is beyond ``after``, oldest first."""
+    with _reading(path) as connection:
+        return [HandedItem(*row) for row in connection.execute(sql.HANDED, (after, limit))]
+
+
+def last_handing(path: Path) -> int:
+    """The largest number of a call that handed over what is in the stream; 0 without any."""
+    with _reading(path) as connection:
+        return int(connection.execute(sql.LAST_HANDING).fetchone()[0])
 
 
 @contextmanager

@@ -13,8 +13,9 @@ The schema, version 2:
   they are too old or room is needed: oldest first, and never while ``open`` isn't 0.
 - ``items``: sums of records, which Zion bills. An item sums the records from ``first_seq`` to
   ``last_seq`` that have its user, email, model (served, or else requested) and UTC day; the view
-  ``record_items`` joins them. ``state``: ``ready``, ``sent``, ``parked``, ``dead``, or ``done``:
-  acknowledged, and kept with its chunk.
+  ``record_items`` joins them. ``state``: ``ready``, ``sent``, ``handed`` (to the stream;
+  ``batch`` is the number of the call), ``parked``, ``dead``, or ``done``: acknowledged, and kept
+  with its chunk.
 - ``gaps``: deleted runs of records and the hash of the last of each; neighbours are merged.
 - ``counts``: kept by triggers, so that nothing has to be counted: items by state, ``retained``
   records; and ``unknown`` records ever.
@@ -111,7 +112,7 @@ CREATE INDEX items_due ON items (n) WHERE due_ms > 0;
 
 CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO counts VALUES
-    ('ready', 0), ('sent', 0), ('parked', 0), ('dead', 0), ('done', 0),
+    ('ready', 0), ('sent', 0), ('handed', 0), ('parked', 0), ('dead', 0), ('done', 0),
     ('retained', 0), ('unknown', 0);
 
 CREATE TRIGGER item_added AFTER INSERT ON items BEGIN
@@ -239,6 +240,21 @@ SENT = f"""
 SELECT {ITEM_COLUMNS}, refusals, batch FROM items WHERE state = 'sent' ORDER BY batch, n
 """  # noqa: S608
 
+# Mark items as handed to the stream, by the call with this number, right before it.
+HANDING = """
+UPDATE items SET state = 'handed', batch = ? WHERE id IN (SELECT value FROM json_each(?))
+"""
+
+# What was handed to the stream and not heard of since, and by which call.
+HANDED = """
+SELECT n, id, CAST(batch AS INTEGER) FROM items WHERE state = 'handed' AND n > ?
+ORDER BY n LIMIT ?
+"""
+LAST_HANDING = "SELECT coalesce(max(CAST(batch AS INTEGER)), 0) FROM items WHERE state = 'handed'"
+
+# There is no stream any more: for all that is known these were sent, in batches of half a thousand.
+UNHAND = "UPDATE items SET state = 'sent', batch = 'handed ' || (n / 500) WHERE state = 'handed'"
+
 # Count off, chunk by chunk, items that are about to be marked as billed.
 CLOSE = """
 UPDATE chunks SET open = open - closed, done_ms = iif(open = closed, ?2, NULL)
@@ -278,19 +294,19 @@ ADD_GAP = "INSERT INTO gaps (last_seq, first_seq, hash) VALUES (?, ?, ?)"
 # Send these again.
 AGAIN = """
 UPDATE items SET state = 'ready', batch = NULL
-WHERE state = 'sent' AND id IN (SELECT value FROM json_each(?))
+WHERE state IN ('sent', 'handed') AND id IN (SELECT value FROM json_each(?))
 """
 
 # Zion refused an item: try again later, or never.
 REFUSE = """
 UPDATE items SET state = ?, batch = NULL, refusals = refusals + 1, due_ms = ?, reason = ?
-WHERE state = 'sent' AND id = ?
+WHERE state IN ('sent', 'handed') AND id = ?
 """
 
 # Nobody knows whether these were billed, and a person is to decide.
 PARK = """
 UPDATE items SET state = 'parked', batch = NULL, reason = 'the answer was lost'
-WHERE state = 'sent' AND id IN (SELECT value FROM json_each(?))
+WHERE state IN ('sent', 'handed') AND id IN (SELECT value FROM json_each(?))
 """
 
 # Parked items and dead letters, oldest first; an index search for each state.

@@ -6,18 +6,15 @@ everything expires: nothing that nobody renews keeps Zion shut out.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
-from typing import Protocol, cast
-
-from redis.exceptions import NoScriptError
+from typing import Protocol
 
 from sentinel_extproc.limits.store.attempts import Attempts
+from sentinel_extproc.limits.store.lua import LuaScript
 from sentinel_extproc.limits.store.redis import Client
 
 REMEMBER_MS = 600_000
@@ -82,9 +79,7 @@ class RedisBoard:
         self._keys = (f"{stem}:state", f"{stem}:probe")
         self._owner = secrets.token_hex(8)
         self.attempts = Attempts("the shared breaker", budget_s=budget_s, clock=clock)
-        folder = resources.files("sentinel_extproc.zion") / "scripts"
-        self._script = (folder / "breaker.lua").read_text(encoding="utf-8")
-        self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
+        self._script = LuaScript("sentinel_extproc.zion", "breaker")
 
     async def look(self, *, budget_s: float | None = None) -> Posted | None:
         """What is posted."""
@@ -107,18 +102,13 @@ class RedisBoard:
         return await self._run("release", self._owner)
 
     async def _run(self, *arguments: str, budget_s: float | None = None) -> Posted | None:
-        reply = await self.attempts.one(lambda: self._call(arguments), budget_s=budget_s)
+        reply = await self.attempts.one(
+            lambda: self._script.run(self._client, self._keys, arguments), budget_s=budget_s
+        )
         if not isinstance(reply, list) or len(reply) != 4:
             return None
         version, open_ms, left_ms, probe = (int(value) for value in reply)
         return Posted(version, open_ms / 1000, left_ms / 1000, probe == -1, max(0.0, probe / 1000))
-
-    async def _call(self, arguments: tuple[str, ...]) -> object:
-        count, values = len(self._keys), (*self._keys, *arguments)
-        try:
-            return await cast("Awaitable[object]", self._client.evalsha(self._sha, count, *values))
-        except NoScriptError:
-            return await cast("Awaitable[object]", self._client.eval(self._script, count, *values))
 
 
 def _ms(seconds: float) -> str:

@@ -69,7 +69,7 @@ async def fill(outbox: Outbox) -> None:
         await outbox.append(record(number, user=("ada", "bo")[number % 2]))
     await outbox.append(record(4, model=HOSTILE))
     await outbox.append(record(5, user="cy"))
-    claimed = [queued.item for queued in await outbox.claim(100)]
+    claimed = [queued.item for queued in await outbox.sending(await outbox.claim(100))]
     held = {item.id for item in claimed if item.model == HOSTILE or item.external_id == "ext-cy"}
     await outbox.settle(
         Settlement(

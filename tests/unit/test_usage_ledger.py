@@ -412,7 +412,7 @@ async def test_an_outbox_of_version_1_opens_and_loses_nothing(path: Path) -> Non
     outbox.open()
     backlog = await outbox.backlog()
     assert backlog.records == 2500
-    assert {kind.value: n for kind, n in backlog.items.items()} == dict.fromkeys(
+    assert {kind.value: n for kind, n in backlog.items.items() if n} == dict.fromkeys(
         ("ready", "sent", "parked", "dead"), 1
     )
     found = [kept for _, kept in reading.records(path, 10_000, 0)]
