@@ -99,6 +99,7 @@ class Outbox:
         self._wall_clock = wall_clock
         self._lock: int | None = None
         self._handled: BaseException | None = None
+        self._told_degraded = False
         self._claiming = asyncio.Lock()
         self._claimed: set[str] = set()
         self._writer = Writer(
@@ -321,6 +322,14 @@ class Outbox:
 
     def _make_room(self, database: Database, used_bytes: int) -> bool:
         """Called on the writer's thread; whether anything was deleted."""
+        degraded = used_bytes >= self._max_bytes * DEGRADED_SHARE
+        if degraded is not self._told_degraded:
+            self._told_degraded = degraded
+            if degraded:
+                logger.error("80 %% of the outbox is usage that can't be delivered; at 100 %% "
+                             "new requests are refused")  # fmt: skip
+            else:
+                logger.warning("the outbox has room again")
         if used_bytes <= self._max_bytes * RETAIN_SHARE:
             return False
         return database.prune(2 * CHUNK, done_before_ms=None) > 0
