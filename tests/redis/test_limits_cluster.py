@@ -171,7 +171,7 @@ async def test_users_are_spread_and_one_user_s_keys_stay_together(
         with node.admin() as admin:
             keys = [key.decode() for key in admin.scan_iter(count=1_000)]
         owners.append({key.partition("{")[2].partition("}")[0] for key in keys})
-        assert all(key.startswith("sentinel:1:{") for key in keys)
+        assert all(key.startswith("sentinel:2:{") for key in keys)
     assert sum(len(tags) for tags in owners) == 60, "every owner is on one node only"
     assert min(len(tags) for tags in owners) > 5
 

@@ -2,31 +2,26 @@
 -- The level counts in 1/period, so that a millisecond adds exactly `rate` and nothing is divided.
 -- It may be negative: debt from settlement, paid back by refilling.
 kinds[1] = {
-  open = function(raw, l, now)
+  open = function(raw, l)
+    local span, full = l.span, l.cap * l.span
     raw = fetch(raw)
-    local full = l.cap * l.span
     if not raw then
-      return { full, now, l.span }
+      l.room = l.cap
+      return { full, now, span }
     end
-    local level, at, period = struct.unpack('<ddd', raw)
-    local s = { level, at, period }
-    if s[3] ~= l.span then
-      s[1] = floor(s[1] / s[3]) * l.span
-      s[3] = l.span
+    local level, at, period = decode('<ddd', raw)
+    if period ~= span then
+      level = floor(level / period) * span
     end
-    s[1] = min(s[1], full)
-    if s[2] <= now then
-      s[1] = min(full, s[1] + (now - s[2]) * l.rate)
-      s[2] = now
-    elseif (s[2] - now) * l.rate > full then
+    level = min(level, full)
+    if at <= now then
+      level, at = min(full, level + (now - at) * l.rate), now
+    elseif (at - now) * l.rate > full then
       -- The clock was set back by more than a whole refill: start again from here, without a gift.
-      s[2] = now
+      at = now
     end
-    return s
-  end,
-
-  room = function(s, l)
-    return floor(s[1] / l.span)
+    l.room = floor(level / span)
+    return { level, at, span }
   end,
 
   --@ extend
@@ -35,38 +30,44 @@ kinds[1] = {
   end,
 
   --@ reserve extend
-  take = function(s, l, hold, amount, now)
+  take = function(s, l, hold, amount)
     s[1] = max(LEAST, s[1] - amount * l.span)
+    l.room = floor(s[1] / l.span)
     return { (hold and hold[1] or 0) + amount }
   end,
 
   --@ settle
-  settle = function(s, l, hold, actual, now)
+  settle = function(s, l, hold, actual)
     s[1] = max(LEAST, min(l.cap * l.span, s[1] + (hold[1] - actual) * l.span))
   end,
 
   --@ settle
   -- Use older than a whole refill has been paid back already.
-  charge = function(s, l, actual, at, now)
+  charge = function(s, l, actual, at)
     if (now - at) * l.rate < l.cap * l.span then
       s[1] = max(LEAST, s[1] - actual * l.span)
     end
   end,
 
   --@ reserve extend
-  reset = function(s, l, now)
+  reset = function(s, l)
     return s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate)
   end,
 
   --@ reserve extend
-  wait = function(s, l, amount, now)
+  wait = function(s, l, amount)
     return max(1, s[2] - now + ceil((min(amount, l.cap) * l.span - s[1]) / l.rate))
   end,
   --@ all
 
   -- A full bucket needs no key, so the state lives as long as refilling takes.
-  save = function(key, s, l, now)
-    local ttl = s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate) + 1000
-    put(key, struct.pack('<ddd', s[1], s[2], s[3]), ttl)
+  save = function(key, s, l)
+    local ttl
+    if s[1] >= 0 and s[2] == now then
+      ttl = ttl_of(l)
+    else
+      ttl = s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate) + 1000
+    end
+    put(key, pack('<ddd', s[1], s[2], s[3]), ttl)
   end,
 }

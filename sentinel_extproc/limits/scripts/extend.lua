@@ -4,39 +4,42 @@
 --       so that a repeated call changes nothing.
 -- Returns: as reserve. DENIED means that leases are renewed and nothing has grown.
 local ADMITTED, DENIED, OVER = 0, 1, 3
-local now = clock(ARGV[1])
 local base = 2
 local count = #ARGV - base
-local raw = redis.call('MGET', unpack(KEYS))
+local raw = call('MGET', unpack(KEYS))
 
-local record = record_of(raw[1])
-if record and record[1] == SETTLED then
+local record = fetch(raw[1])
+if record and decode('<d', record) == SETTLED then
   return doubles({ OVER, now })
 end
 
-local lines, states, more, fits, admitted = {}, {}, {}, {}, true
+local holds, since = {}, now
+if record then
+  holds, since = holds_of(record)
+end
+local lines, states, more, admitted = {}, {}, {}, true
 for i = 1, count do
   local l = line(ARGV[base + i])
-  local s = l.kind.open(raw[1 + i], l, now)
-  local hold = record and record[2 + i]
+  local s, hold = l.kind.open(raw[1 + i], l), holds[i]
   lines[i], states[i] = l, s
-  more[i] = max(0, hold and l.kind.lacking(s, l, hold, l.amount, now) or l.amount)
-  fits[i] = more[i] == 0 or more[i] <= l.kind.room(s, l)
-  admitted = admitted and (fits[i] or l.shadow)
+  more[i] = hold and max(0, l.kind.lacking(s, l, hold, l.amount)) or l.amount
+  if more[i] > 0 and more[i] > l.room then
+    l.fits = false
+    admitted = admitted and l.shadow
+  end
 end
 
 local reply = { admitted and ADMITTED or DENIED, now }
 if admitted or record then
-  record = record or { OPEN, now }
+  local taken = { OPEN, since }
   for i = 1, count do
     local l, s = lines[i], states[i]
-    record[2 + i] = l.kind.take(s, l, record[2 + i], admitted and more[i] or 0, now)
-    l.kind.save(KEYS[1 + i], s, l, now)
+    append(taken, l.kind.take(s, l, holds[i], admitted and more[i] or 0))
+    l.kind.save(KEYS[1 + i], s, l)
   end
-  put(KEYS[1], cmsgpack.pack(record), ARGV[2])
+  put(KEYS[1], doubles(taken), ARGV[2])
 end
 for i = 1, count do
-  local l, s = lines[i], states[i]
-  report(reply, l, s, fits[i], now, fits[i] and 0 or l.kind.wait(s, l, more[i], now))
+  report(reply, lines[i], states[i], more[i])
 end
 return doubles(reply)

@@ -4,47 +4,47 @@
 --       then the lines (see line).
 -- Returns, as doubles: decision, time, then four numbers per line (see report).
 local ADMITTED, DENIED, REVOKED, OVER = 0, 1, 2, 3
-local now = clock(ARGV[1])
 local epochs = tonumber(ARGV[3])
-local base = 3 + epochs
+local base, first = 3 + epochs, 1 + epochs
 local count = #ARGV - base
-local raw = redis.call('MGET', unpack(KEYS))
+local raw = call('MGET', unpack(KEYS))
 
 for i = 1, epochs do
-  if (tonumber(raw[1 + i] or 0) or 0) > tonumber(ARGV[3 + i]) then
+  local epoch = raw[1 + i]
+  if epoch and (tonumber(epoch) or 0) > tonumber(ARGV[3 + i]) then
     return doubles({ REVOKED, now })
   end
 end
 
-local record = record_of(raw[1])
-local lines, states, fits, admitted = {}, {}, {}, true
+local record = fetch(raw[1])
+local lines, states, admitted = {}, {}, true
 for i = 1, count do
   local l = line(ARGV[base + i])
-  local s = l.kind.open(raw[1 + epochs + i], l, now)
-  lines[i], states[i] = l, s
-  fits[i] = record ~= nil or l.amount == 0 or l.amount <= l.kind.room(s, l)
-  admitted = admitted and (fits[i] or l.shadow)
+  lines[i], states[i] = l, l.kind.open(raw[first + i], l)
+  if not record and l.amount > 0 and l.amount > l.room then
+    l.fits = false
+    admitted = admitted and l.shadow
+  end
 end
 
 local reply = { ADMITTED, now }
 if record then
-  if record[1] == SETTLED then
+  if decode('<d', record) == SETTLED then
     reply[1] = OVER
   end
 elseif admitted then
-  record = { OPEN, now }
+  local taken = { OPEN, now }
   for i = 1, count do
     local l, s = lines[i], states[i]
-    record[2 + i] = l.kind.take(s, l, nil, l.amount, now)
-    l.kind.save(KEYS[1 + epochs + i], s, l, now)
+    append(taken, l.kind.take(s, l, nil, l.amount))
+    l.kind.save(KEYS[first + i], s, l)
   end
-  put(KEYS[1], cmsgpack.pack(record), ARGV[2])
+  put(KEYS[1], doubles(taken), ARGV[2])
 else
   reply[1] = DENIED
 end
 
 for i = 1, count do
-  local l, s = lines[i], states[i]
-  report(reply, l, s, fits[i], now, fits[i] and 0 or l.kind.wait(s, l, l.amount, now))
+  report(reply, lines[i], states[i], lines[i].amount)
 end
 return doubles(reply)

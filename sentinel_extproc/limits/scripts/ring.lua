@@ -1,10 +1,10 @@
 -- ring: a strict cap in any window. State: period, head, total, newest slot with a count, then the
--- slots' counts, oldest first, the last being slot `head`; doubles.
+-- slots' counts, newest first, the first being slot `head`; doubles.
 -- A slot is 1/60 of the window and counts until the window has left all of it, so that what is
 -- counted always covers more than the window: the current slot and the 60 before it.
--- The counts stay a string, which is cut and joined: most calls touch one of 61.
+-- While the head stays, taking changes only the first five numbers: these are written in place.
+-- The other 60 counts stay a string, which is cut and joined: most calls touch none of them.
 local SLOTS = 60
-local LAST = SLOTS * 8 -- where the current slot's count begins, from 0
 local ZERO = '\0\0\0\0\0\0\0\0'
 
 -- When slot n has left the window, ms.
@@ -12,48 +12,72 @@ local function gone(n, l)
   return ceil((n + SLOTS + 1) * l.span / SLOTS)
 end
 
--- Add to the slot whose count begins at byte `at`, from 0. Returns its count.
-local function add(s, at, amount)
-  local count = struct.unpack('<d', s.counts, at + 1) + amount
-  s.counts = s.counts:sub(1, at) .. struct.pack('<d', count) .. s.counts:sub(at + 9)
+-- The counts before the current one, cut out only when somebody needs them.
+local function older(s)
+  s.older = s.older or s.raw:sub(41)
+  return s.older
+end
+
+--@ settle
+-- Add to the slot that is `back` slots before the current one. Returns its count.
+local function add(s, back, amount)
   s.total = s.total + amount
+  if back == 0 then
+    s.current = s.current + amount
+    return s.current
+  end
+  local at = back * 8 - 8
+  local counts = older(s)
+  local count = decode('<d', counts, at + 1) + amount
+  s.older = counts:sub(1, at) .. pack('<d', count) .. counts:sub(at + 9)
+  s.moved = true
   return count
 end
-
-local function all_counts(s)
-  return { struct.unpack('<' .. string.rep('d', SLOTS + 1), s.counts) }
-end
+--@ all
 
 kinds[2] = {
-  open = function(raw, l, now)
+  open = function(raw, l)
     local head = floor(now * SLOTS / l.span)
-    local period, old_head, total, newest
+    local period, old_head, total, newest, current = nil, head, 0, head, 0
     raw = fetch(raw)
     if raw then
-      period, old_head, total, newest = struct.unpack('<dddd', raw)
+      period, old_head, total, newest, current = decode('<ddddd', raw)
     end
-    if not raw or period ~= l.span or old_head - head > SLOTS then
+    if period ~= l.span or old_head - head > SLOTS then
       -- New, or of another window length, or the clock was set back by more than a window: what
       -- was counted can't be placed any more and counts as if it were now.
-      local s = { head = head, total = 0, newest = head, counts = ZERO:rep(SLOTS + 1) }
-      add(s, LAST, total or 0)
-      return s
+      l.room = l.cap - total
+      return {
+        head = head,
+        total = total,
+        newest = head,
+        current = total,
+        older = repeated(ZERO, SLOTS),
+        moved = true,
+      }
     end
-    local s = { head = old_head, total = total, newest = newest, counts = raw:sub(33) }
-    local step = min(head - old_head, SLOTS + 1)
-    if step > 0 then
-      local dropped = { struct.unpack('<' .. string.rep('d', step), s.counts) }
+    local moved, step = nil, head - old_head
+    if step <= 0 then
+      head = old_head
+    else
+      step = min(step, SLOTS + 1)
+      local dropped = { decode('<' .. repeated('d', step), raw, #raw - step * 8 + 1) }
       for i = 1, step do
-        s.total = s.total - dropped[i]
+        total = total - dropped[i]
       end
-      s.counts = s.counts:sub(step * 8 + 1) .. ZERO:rep(step)
-      s.head = head
+      moved = repeated(ZERO, min(step - 1, SLOTS)) .. raw:sub(33, #raw - step * 8)
+      current = 0
     end
-    return s
-  end,
-
-  room = function(s, l)
-    return l.cap - s.total
+    l.room = l.cap - total
+    return {
+      head = head,
+      total = total,
+      newest = newest,
+      current = current,
+      raw = raw,
+      older = moved,
+      moved = step > 0,
+    }
   end,
 
   --@ extend
@@ -63,10 +87,12 @@ kinds[2] = {
 
   --@ reserve extend
   -- A hold is {total, slot, amount, slot, amount...}: growth is stamped with its own slot.
-  take = function(s, l, hold, amount, now)
+  take = function(s, l, hold, amount)
     if amount > 0 then
-      add(s, LAST, amount)
+      s.total = s.total + amount
+      s.current = s.current + amount
       s.newest = s.head
+      l.room = l.room - amount
     end
     if not hold then
       return { amount, s.head, amount }
@@ -89,64 +115,74 @@ kinds[2] = {
 
   --@ settle
   -- Hands back to the stamped slots only, latest first; use beyond the hold is use now.
-  settle = function(s, l, hold, actual, now)
-    local back = hold[1] - actual
-    if back < 0 then
-      add(s, LAST, -back)
+  settle = function(s, l, hold, actual)
+    local rest = hold[1] - actual
+    if rest < 0 then
+      add(s, 0, -rest)
       s.newest = s.head
       return
     end
     local emptied = false
     for i = #hold - 1, 2, -2 do
-      local at = LAST - (s.head - hold[i]) * 8
-      if at >= 0 and at <= LAST then
-        local part = min(back, hold[i + 1], (struct.unpack('<d', s.counts, at + 1)))
-        emptied = add(s, at, -part) == 0 or emptied
-        back = back - part
+      local back = s.head - hold[i]
+      if back >= 0 and back <= SLOTS then
+        local count = back == 0 and s.current or decode('<d', older(s), back * 8 - 7)
+        local part = min(rest, hold[i + 1], count)
+        if part > 0 then
+          emptied = add(s, back, -part) == 0 or emptied
+          rest = rest - part
+        end
       end
     end
     if emptied and s.total > 0 then
-      local counts = all_counts(s)
-      local i = SLOTS + 1
-      while counts[i] == 0 do
-        i = i - 1
+      local back = 0
+      if s.current == 0 then
+        local counts = { decode('<' .. repeated('d', SLOTS), older(s)) }
+        repeat
+          back = back + 1
+        until counts[back] ~= 0
       end
-      s.newest = s.head - (SLOTS + 1 - i)
+      s.newest = s.head - back
     end
   end,
 
   --@ settle
   -- Use counts in the slot of its time, and no more once that has left the window.
-  charge = function(s, l, actual, at, now)
+  charge = function(s, l, actual, at)
     local slot = min(s.head, floor(at * SLOTS / l.span))
     if actual > 0 and slot >= s.head - SLOTS then
       s.newest = s.total > 0 and max(s.newest, slot) or slot
-      add(s, LAST - (s.head - slot) * 8, actual)
+      add(s, s.head - slot, actual)
     end
   end,
 
   --@ reserve extend
-  reset = function(s, l, now)
+  reset = function(s, l)
     return s.total > 0 and gone(s.newest, l) - now or 0
   end,
 
   --@ reserve extend
-  wait = function(s, l, amount, now)
-    local room = l.cap - s.total
-    local wanted = min(amount, l.cap)
-    local counts = all_counts(s)
-    for i = 1, SLOTS + 1 do
-      room = room + counts[i]
-      if counts[i] > 0 and room >= wanted then
-        return max(1, gone(s.head - (SLOTS + 1 - i), l) - now)
+  wait = function(s, l, amount)
+    local room, wanted = l.room, min(amount, l.cap)
+    local counts = { decode('<' .. repeated('d', SLOTS), older(s)) }
+    counts[0] = s.current
+    for back = SLOTS, 0, -1 do
+      room = room + counts[back]
+      if counts[back] > 0 and room >= wanted then
+        return max(1, gone(s.head - back, l) - now)
       end
     end
     return max(1, gone(s.head, l) - now)
   end,
   --@ all
 
-  save = function(key, s, l, now)
-    local header = struct.pack('<dddd', l.span, s.head, s.total, s.newest)
-    put(key, header .. s.counts, gone(s.head, l) - now + 1000)
+  save = function(key, s, l)
+    local first = pack('<ddddd', l.span, s.head, s.total, s.newest, s.current)
+    if s.moved then
+      put(key, first .. older(s), ttl_of(l))
+    else
+      -- The key, and when it expires, are the head's.
+      call('SETRANGE', key, tested and '8' or '0', first)
+    end
   end,
 }

@@ -5,28 +5,27 @@
 -- Without a record (admitted while Redis was away, or lost with it) all of it is charged: debt.
 -- The record stays as a tombstone, so that a reserve that was still under way takes nothing.
 -- Returns: 1 when applied, 0 when it had been settled before.
-local now = clock(ARGV[1])
 local at = tonumber(ARGV[3])
 local base = 3
 local count = #ARGV - base
-local raw = redis.call('MGET', unpack(KEYS))
+local raw = call('MGET', unpack(KEYS))
 
-local record = record_of(raw[1])
-if record and record[1] == SETTLED then
+local record = fetch(raw[1])
+if record and decode('<d', record) == SETTLED then
   return 0
 end
+local holds = record and holds_of(record) or {}
 for i = 1, count do
-  local l = line(ARGV[base + i])
-  local s = l.kind.open(raw[1 + i], l, now)
-  local hold = record and record[2 + i]
-  if hold then
-    l.kind.settle(s, l, hold, l.amount, now)
-  else
-    l.kind.charge(s, l, l.amount, at, now)
-  end
+  local l, hold = line(ARGV[base + i]), holds[i]
   if hold or l.amount > 0 then
-    l.kind.save(KEYS[1 + i], s, l, now)
+    local s = l.kind.open(raw[1 + i], l)
+    if hold then
+      l.kind.settle(s, l, hold, l.amount)
+    else
+      l.kind.charge(s, l, l.amount, at)
+    end
+    l.kind.save(KEYS[1 + i], s, l)
   end
 end
-put(KEYS[1], cmsgpack.pack({ SETTLED, now }), ARGV[2])
+put(KEYS[1], pack('<dd', SETTLED, now), ARGV[2])
 return 1

@@ -12,7 +12,8 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from ..limit import Kind, Period
+from ..kinds.ring import SLOTS
+from ..limit import Kind, Limit, Period
 from ..model import Epoch
 from . import (
     Claim,
@@ -31,8 +32,12 @@ _T = TypeVar("_T")
 
 Client = Redis | RedisCluster
 
-_LAYOUT = "1"
-"""In every key: replicas of different releases must not read each other's states."""
+_STATES = "2"
+"""The layout of records and states, in their keys: replicas of different releases must not read
+each other's."""
+
+_SHARED = "1"
+"""The layout of epochs and of the replicas' list. A revocation must hold through an upgrade."""
 
 _EVERYBODY = "all"
 
@@ -40,6 +45,9 @@ _LINE = struct.Struct("<8d")
 _KINDS = {Kind.BUCKET: 1, Kind.RING: 2, Kind.CALENDAR: 3}
 _PERIODS = {Period.DAY: 1, Period.WEEK: 2, Period.MONTH: 3, Period.LIFETIME: 4}
 """As the scripts number them; ``common.lua`` says what a line is."""
+
+_SPARE_MS = 1_002
+"""How much longer states are kept: rounding, and a second more."""
 
 _PATIENCE_S = 1.0
 """Off the path of requests: connecting to a distant Redis over TLS takes longer than a budget."""
@@ -50,8 +58,8 @@ class RedisStore:
 
     Keys, all of one user in one hash slot::
 
-        <prefix>:1:{<owner>}:r:<id>        the record of one exchange
-        <prefix>:1:{<owner>}:l:<line key>  the state of one limit
+        <prefix>:2:{<owner>}:r:<id>        the record of one exchange
+        <prefix>:2:{<owner>}:l:<line key>  the state of one limit
         <prefix>:1:{<owner>}:e:<name>      a revocation epoch
 
     Args:
@@ -81,7 +89,8 @@ class RedisStore:
         if "{" in prefix or "}" in prefix:
             raise ValueError("a key prefix must not contain braces: they choose the cluster slot")
         self.client = client
-        self._prefix = f"{prefix}:{_LAYOUT}"
+        self._states = f"{prefix}:{_STATES}"
+        self._shared = f"{prefix}:{_SHARED}"
         self._timeout_s = timeout_s
         self._turns = asyncio.Semaphore(concurrency)
         self._queue_timeout_s = queue_timeout_s
@@ -180,7 +189,7 @@ class RedisStore:
             StoreError: unknown.
         """
         arguments = [self._now(), replica, str(round(ttl_s * 1000))]
-        return int(str(await self._run(self._beat, [f"{self._prefix}:replicas"], arguments)))
+        return int(str(await self._run(self._beat, [f"{self._shared}:replicas"], arguments)))
 
     async def complaints(self) -> tuple[str, ...]:
         """What is wrong with this Redis for keeping limits; empty when nothing is.
@@ -232,18 +241,18 @@ class RedisStore:
                 await sentinel.aclose()
 
     def _record_key(self, claim: Claim) -> str:
-        return f"{self._prefix}:{{{claim.owner}}}:r:{claim.id}"
+        return f"{self._states}:{{{claim.owner}}}:r:{claim.id}"
 
     def _line_keys(self, claim: Claim) -> list[str]:
-        return [f"{self._prefix}:{{{claim.owner}}}:l:{line.key}" for line in claim.lines]
+        return [f"{self._states}:{{{claim.owner}}}:l:{line.key}" for line in claim.lines]
 
     def _epoch_key(self, owner: str, name: str) -> str:
         if name != _EVERYBODY:
-            return f"{self._prefix}:{{{owner}}}:e:{name}"
-        return self._everybody_key(tag_of_slot(owner)) if self._cluster else f"{self._prefix}:e:all"
+            return f"{self._shared}:{{{owner}}}:e:{name}"
+        return self._everybody_key(tag_of_slot(owner)) if self._cluster else f"{self._shared}:e:all"
 
     def _everybody_key(self, tag: str) -> str:
-        return f"{self._prefix}:{{{tag}}}:e:all"
+        return f"{self._shared}:{{{tag}}}:e:all"
 
     def _now(self) -> str:
         return "" if self._clock is None else str(self._clock())
@@ -316,8 +325,21 @@ def _lines(lines: tuple[Line, ...]) -> list[bytes]:
                 0 if seed is None else seed.used,
                 0 if seed is None else seed.seen_ms,
             )
+            + _ttl_ms(limit)
         )
     return packed
+
+
+def _ttl_ms(limit: Limit) -> bytes:
+    """For how long a state without debt differs from a new one, at most: a bucket refills, a ring's
+    slots leave the window. A calendar's window ends when it ends. As text: Redis reads that faster.
+    """
+    match limit.kind:
+        case Kind.BUCKET:
+            return b"%d" % (limit.room * limit.period_ms // limit.capacity + _SPARE_MS)
+        case Kind.RING:
+            return b"%d" % (limit.period_ms + limit.period_ms // SLOTS + _SPARE_MS)
+    return b""
 
 
 def _verdict(reply: object) -> Verdict:

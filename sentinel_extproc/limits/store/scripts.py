@@ -32,8 +32,8 @@ def load(name: str, kinds: Kinds = frozenset()) -> Script:
     """The script of one command: ``reserve``, ``extend``, ``settle``, ``bump`` or ``beat``.
 
     Args:
-        kinds: what the command's lines are. A script defines its functions anew at every call, a
-            third of what it costs, so that it carries only those that it needs.
+        kinds: what the command's lines are. A script defines its functions anew at every call,
+            which costs, so that it carries only those that it needs.
     """
     folder = resources.files("sentinel_extproc.limits") / "scripts"
     files = ("common", *sorted(kind.value for kind in kinds), name)
