@@ -6,41 +6,17 @@ They are not part of the project: `SENTINEL_RECORDINGS` names the file, or it li
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "accuracy.py"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("accuracy", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["accuracy"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-accuracy = load()
-
-
-@pytest.fixture(scope="module")
-def rows() -> list[Any]:
-    path = accuracy.recordings()
-    if path is None:
-        pytest.skip(f"no {accuracy.NAME}: set SENTINEL_RECORDINGS to a file of recorded calls")
-    measured: list[Any] = accuracy.measure(accuracy.read(path))[0]
-    return measured
-
 
 @pytest.mark.parametrize("kind", ["plain chat", "tools", "embeddings"])
-def test_targets_are_met_over_every_computable_row(rows: list[Any], kind: str) -> None:
+def test_targets_are_met_over_every_computable_row(
+    accuracy: Any, rows: list[Any], kind: str
+) -> None:
     share, _ = accuracy.met([row for row in rows if row.kind == kind and not row.unseen])
     assert share >= accuracy.TARGETS[kind][0]
 
@@ -57,7 +33,7 @@ def test_targets_are_met_over_every_computable_row(rows: list[Any], kind: str) -
     ],
 )
 def test_rows_that_are_no_outliers_are_close_too(
-    rows: list[Any], kind: str, least: float, greatest: float
+    accuracy: Any, rows: list[Any], kind: str, least: float, greatest: float
 ) -> None:
     kinds = [row for row in rows if row.kind == kind and not row.unseen and not row.flagged]
     share, error = accuracy.met(kinds)
@@ -106,13 +82,18 @@ def test_what_is_not_computable_is_what_the_estimator_calls_rough(rows: list[Any
         ({"messages": [{"content": [{"type": "file", "file": {}}]}]}, "file"),
     ],
 )
-def test_what_is_computable_is_told_by_the_request_alone(body: dict[str, Any], reason: str) -> None:
+def test_what_is_computable_is_told_by_the_request_alone(
+    accuracy: Any, body: dict[str, Any], reason: str
+) -> None:
     found = accuracy.unseen(body)
     assert (reason in found) if reason else (found == "")
 
 
 def test_the_report_says_so_when_there_are_no_recordings(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    accuracy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("SENTINEL_RECORDINGS", str(tmp_path / "none.jsonl"))
     monkeypatch.setattr(sys, "argv", ["accuracy.py"])
@@ -121,7 +102,10 @@ def test_the_report_says_so_when_there_are_no_recordings(
 
 
 def test_the_report_shows_every_row(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    accuracy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines = [
         (

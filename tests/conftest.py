@@ -1,0 +1,40 @@
+"""What tests of several levels need."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "accuracy.py"
+
+
+@pytest.fixture(scope="session")
+def accuracy() -> Any:
+    """The module behind `make accuracy`, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("accuracy", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["accuracy"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def recordings(accuracy: Any) -> list[Any]:
+    """Recorded calls, as decoded; they are not part of the project."""
+    path = accuracy.recordings()
+    if path is None:
+        pytest.skip(f"no {accuracy.NAME}: set SENTINEL_RECORDINGS to a file of recorded calls")
+    return list(accuracy.read(path))
+
+
+@pytest.fixture(scope="session")
+def rows(accuracy: Any, recordings: list[Any]) -> list[Any]:
+    """What estimates make of every recorded call, as `accuracy.Row`."""
+    measured: list[Any] = accuracy.measure(recordings)[0]
+    return measured
