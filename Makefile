@@ -41,8 +41,9 @@ fmt: setup ## format and apply safe fixes
 proto: setup ## regenerate the wire types from proto/
 	@sh proto/generate.sh $(BIN)
 
-docs: setup ## write docs/configuration.md from the settings
+docs: setup ## write docs/configuration.md from the settings, docs/attach/doctor.md from its rules
 	@$(BIN)/python scripts/document_settings.py
+	@$(BIN)/python scripts/document_findings.py
 
 encodings: setup ## derive the shipped tokenizer ranks again and check their hashes
 	@$(BIN)/python scripts/make_encodings.py

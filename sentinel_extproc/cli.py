@@ -12,6 +12,7 @@ import click
 
 from sentinel_extproc import __version__
 from sentinel_extproc.admin.commands import COMMANDS as ADMIN_COMMANDS
+from sentinel_extproc.envoyconf.doctor.command import doctor
 from sentinel_extproc.usage_cli.group import usage
 
 EXIT_CONFIG = 2
@@ -94,7 +95,7 @@ def demo(once: bool, port: int) -> None:
     sys.exit(run_demo(once=once, port=port))
 
 
-for _command in (*ADMIN_COMMANDS, usage):
+for _command in (*ADMIN_COMMANDS, doctor, usage):
     main.add_command(_command)
 
 

@@ -77,7 +77,7 @@ def call(
         AdminUnreachable: it can't be told what became of it.
         ValueError: the address or a certificate can't be used.
     """
-    base, transport = _transport(address, tls or TlsOptions())
+    base, transport = transport_to(address, tls)
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     try:
         # Proxies of the environment are not used: the token goes to the admin port alone.
@@ -97,7 +97,14 @@ def call(
     return _read(address, answer.status_code, bytes(content))
 
 
-def _transport(address: str, tls: TlsOptions) -> tuple[str, httpx.HTTPTransport]:
+def transport_to(address: str, tls: TlsOptions | None = None) -> tuple[str, httpx.HTTPTransport]:
+    """The base URL and transport for an address as in ``call``.
+
+    Raises:
+        AdminUnreachable: nobody is at a Unix socket.
+        ValueError: the address or a certificate can't be used.
+    """
+    tls = tls or TlsOptions()
     if address.startswith("unix:"):
         path = address.removeprefix("unix:").removeprefix("//")
         _try_socket(address, path)

@@ -10,23 +10,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 
 
-def test_the_configuration_page_is_current(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "page"),
+    [
+        ("document_settings.py", "docs/configuration.md"),
+        ("document_findings.py", "docs/attach/doctor.md"),
+    ],
+)
+def test_written_pages_are_current(script: str, page: str) -> None:
     written = subprocess.run(
         [
             sys.executable,
             "-c",
-            "import runpy; print(runpy.run_path('scripts/document_settings.py')['page'](), end='')",
+            f"import runpy; print(runpy.run_path('scripts/{script}')['page'](), end='')",
         ],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert (ROOT / "docs" / "configuration.md").read_text() == written, "run `make docs`"
+    assert (ROOT / page).read_text() == written, "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

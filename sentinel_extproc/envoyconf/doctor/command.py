@@ -1,0 +1,113 @@
+"""``doctor``: the command line.
+
+Exit codes: 0 nothing that fails; 1 errors were found (with --strict, warnings too); 2 wrong usage,
+or the file can't be read; 3 the running Envoy can't be reached.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+EXIT_FOUND = 1
+EXIT_UNREADABLE = 2
+EXIT_UNREACHABLE = 3
+
+
+@click.command()
+@click.option(
+    "--envoy-config",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Envoy's bootstrap (YAML or JSON), or a saved /config_dump.",
+)
+@click.option(
+    "--admin",
+    "address",
+    metavar="URL",
+    help="Admin interface of a running Envoy: http://host:port or unix:/path. Its counters are "
+    "looked at too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--strict", is_flag=True, help="Exit code 1 for warnings too.")
+@click.option(
+    "--ignore",
+    "ignore",
+    metavar="ID[@PLACE]",
+    multiple=True,
+    help="Leave out a finding; with PLACE only where that text is part of its place. Repeatable.",
+)
+@click.option("--processor", default="", help="The sidecar's cluster, if it can't be found.")
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    help="A cluster that must not be reached without the sidecar, beside those found. Repeatable.",
+)
+@click.option(
+    "--max-body",
+    "body_bytes",
+    type=click.IntRange(1, 1 << 31),
+    default=4 << 20,
+    show_default=True,
+    help="Largest request body in bytes that clients send.",
+)
+def doctor(
+    file: Path | None,
+    address: str | None,
+    as_json: bool,
+    strict: bool,
+    ignore: tuple[str, ...],
+    processor: str,
+    providers: tuple[str, ...],
+    body_bytes: int,
+) -> None:
+    """Tell what is wrong with an Envoy that the sidecar is attached to, and how to mend it.
+
+    Exit codes: 0 no errors; 1 errors (with --strict, warnings too); 2 wrong usage, or the file
+    can't be read; 3 Envoy can't be reached. All findings: docs/attach/doctor.md.
+    """
+    from sentinel_extproc.envoyconf.doctor import report
+    from sentinel_extproc.envoyconf.doctor.admin import Unreachable, load_admin
+    from sentinel_extproc.envoyconf.doctor.attachment import Expectations
+    from sentinel_extproc.envoyconf.doctor.diagnose import RULES, diagnose
+    from sentinel_extproc.envoyconf.doctor.load import load_file
+    from sentinel_extproc.envoyconf.doctor.reading import Unreadable
+    from sentinel_extproc.envoyconf.doctor.rules import Ignored, Severity
+
+    if (file is None) == (address is None):
+        raise click.UsageError("Say either --envoy-config FILE or --admin URL.")
+    ignored = [Ignored(*entry.split("@", 1)) for entry in ignore]
+    for entry in ignored:
+        if entry.id not in RULES:
+            raise click.UsageError(f"--ignore: there is no finding {entry.id!r}")
+    expected = Expectations(
+        processor=processor, providers=frozenset(providers), body_bytes=body_bytes
+    )
+    try:
+        snapshot = load_admin(address) if address is not None else load_file(Path(str(file)))
+        findings = diagnose(snapshot, expected, ignored)
+    except Unreadable as error:
+        _fail(f"{file or address} can't be read: {error}", "unreadable", EXIT_UNREADABLE, as_json)
+    except Unreachable as error:
+        _fail(f"Envoy can't be reached: {error}", "unreachable", EXIT_UNREACHABLE, as_json)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if as_json:
+        click.echo(json.dumps(report.as_json(findings), indent=2))
+    else:
+        click.echo(report.as_text(findings))
+    failing = {Severity.ERROR, Severity.WARNING} if strict else {Severity.ERROR}
+    sys.exit(EXIT_FOUND if any(f.rule.severity in failing for f in findings) else 0)
+
+
+def _fail(message: str, code: str, exit_code: int, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(json.dumps({"error": {"message": message, "code": code}}))
+    else:
+        click.echo(message, err=True)
+    sys.exit(exit_code)
