@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sentinel_extproc.envoyconf.attachment import SidecarTls
 from sentinel_extproc.envoyconf.doctor.attachment import Expectations
 from sentinel_extproc.envoyconf.doctor.diagnose import RULES, SECTIONS, diagnose
 from sentinel_extproc.envoyconf.doctor.reading import normal
@@ -516,6 +517,46 @@ def test_every_rule_says_what_and_how(rule: Any) -> None:
     assert not rule.title.endswith(".")
     assert rule.effect.endswith(".")
     assert yaml.safe_load(rule.fix) is not None or rule.fix.startswith("#")
+
+
+@pytest.mark.parametrize(
+    ("match", "extra", "rules"),
+    [
+        ({"prefix": "/health"}, {}, []),
+        ({"path": "/metrics"}, {}, []),
+        ({"safe_regex": {"regex": "/health(?:/[A-Za-z0-9._~/-]*)?"}}, {}, []),
+        ({"prefix": "/"}, {}, ["route-bypass"]),
+        ({"prefix": "/v1"}, {}, ["route-bypass"]),
+        ({"prefix": "/V1/models"}, {}, ["route-bypass"]),
+        ({"path": "/v1/chat/completions"}, {}, ["route-bypass"]),
+        ({"safe_regex": {"regex": "/.*"}}, {}, ["route-bypass"]),
+        ({"safe_regex": {"regex": "(/(a+)+)+"}}, {}, ["route-bypass"]),
+        ({"safe_regex": {"regex": "/" + ".*" * 400 + "x"}}, {}, ["route-bypass"]),
+        ({"connect_matcher": {}}, {}, ["route-bypass"]),
+        ({"prefix": "/health"}, {"request_headers_to_remove": ["cookie"]}, ["route-bypass"]),
+        (
+            {"prefix": "/health"},
+            {"request_headers_to_add": [{"header": {"key": "Authorization", "value": "Bearer k"}}]},
+            ["route-bypass"],
+        ),
+    ],
+)
+def test_a_route_beside_what_is_metered_may_pass_without_credentials(
+    match: Config, extra: Config, rules: list[str]
+) -> None:
+    config = good()
+    fields = {"request_headers_to_remove": ["authorization", "api-key", "x-api-key"], **extra}
+    second_route(config, match=match, typed_per_filter_config=off(), **fields)
+    assert found(config) == rules
+
+
+def test_rendered_unmetered_paths_and_tls_to_the_sidecar_have_no_findings() -> None:
+    config = static_bootstrap(
+        processors=["10.0.0.1:50051", "10.0.0.2:50051"],
+        unmetered=["/health", "/metrics"],
+        sidecar_tls=SidecarTls("sentinel.ai", ca_file="/ca.pem", cert_file="/c", key_file="/k"),
+    )
+    assert found(to_dict(config)) == []
 
 
 def test_a_known_provider_is_guarded_even_if_we_are_nowhere_near_it() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sentinel_extproc.envoyconf.doctor.attachment import Attachment
-from sentinel_extproc.envoyconf.doctor.gateway import Gateway
-from sentinel_extproc.envoyconf.doctor.reading import text
+from sentinel_extproc.envoyconf.doctor.gateway import Gateway, Route
+from sentinel_extproc.envoyconf.doctor.reading import covers, entries, section, text, texts
 from sentinel_extproc.envoyconf.doctor.rules import Finding, Rule, Severity
 
 _FILTER = "# http_filters: the ext_proc filter of envoy/envoy.yaml, before the router"
@@ -36,7 +36,8 @@ ROUTE_BYPASS = Rule(
     "route-bypass",
     Severity.ERROR,
     "A route leads to the provider with the sidecar turned off",
-    "What matches it is neither authenticated nor limited nor billed.",
+    "What matches it is neither authenticated nor limited nor billed. No finding is a route beside "
+    "/v1/ that takes the client's credentials away, as `unmetered` paths do.",
     "# remove the filter's entry from typed_per_filter_config, of the route or of its virtual host",
 )
 TCP_BYPASS = Rule(
@@ -54,6 +55,9 @@ CLUSTER_BY_HEADER = Rule(
     "# name the clusters, or let the sidecar's filter run on this route",
 )
 
+_CREDENTIALS = frozenset({"authorization", "api-key", "x-api-key"})
+_METERED = "/v1/chat/completions"
+
 RULES = (MISSING, UNCLEAR, MANAGER_BYPASS, ROUTE_BYPASS, TCP_BYPASS, CLUSTER_BY_HEADER)
 
 
@@ -70,7 +74,7 @@ def check_bypasses(gateway: Gateway, attachment: Attachment) -> Iterator[Finding
         return
     attached = {id(manager) for manager in attachment.managers}
     for manager, route in attachment.ungoverned:
-        if route.cluster in attachment.providers:
+        if route.cluster in attachment.providers and not _is_unmetered(route):
             rule = ROUTE_BYPASS if id(manager) in attached else MANAGER_BYPASS
             yield rule.at(route.where, f"to cluster {route.cluster}")
         elif not route.cluster and text(route.action, "cluster_header"):
@@ -78,3 +82,25 @@ def check_bypasses(gateway: Gateway, attachment: Attachment) -> Iterator[Finding
     for proxy in gateway.tcp:
         if proxy.cluster in attachment.providers:
             yield TCP_BYPASS.at(proxy.where, f"to cluster {proxy.cluster}")
+
+
+def _is_unmetered(route: Route) -> bool:
+    """Whether it is beside what is metered, and carries nobody's credentials."""
+    levels = (route.config, route.virtual_host)
+    removed = {n.lower() for level in levels for n in texts(level, "request_headers_to_remove")}
+    added = {
+        text(option, "header.key").lower()
+        for level in levels
+        for option in entries(level, "request_headers_to_add")
+    }
+    if not removed >= _CREDENTIALS or added & _CREDENTIALS:
+        return False
+    match = section(route.config, "match")
+    if prefix := text(match, "prefix") or text(match, "path_separated_prefix"):
+        beside = prefix.rstrip("/").lower() + "/"
+        return beside != "/" and not _METERED.startswith(beside) and not beside.startswith("/v1/")
+    if path := text(match, "path"):
+        return not path.lower().startswith("/v1/")
+    if pattern := text(match, "safe_regex.regex"):
+        return covers(pattern, _METERED) is False
+    return False

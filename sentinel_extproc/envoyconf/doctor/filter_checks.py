@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 from sentinel_extproc.envoyconf.doctor.attachment import Attached, Attachment, Expectations
 from sentinel_extproc.envoyconf.doctor.reading import (
     Tree,
+    covers,
     cut_at,
     entries,
     flag,
@@ -348,9 +348,9 @@ def _forbidden(rules: Tree) -> str:
     allowed = text(rules, "allow_expression.regex")
     denied = text(rules, "disallow_expression.regex")
     for name in _CHANGED_HEADERS:
-        if denied and _matches(denied, name):
+        if denied and covers(denied, name):
             return f"disallow_expression covers {name}"
-        if flag(rules, "disallow_all") and not (allowed and _matches(allowed, name)):
+        if flag(rules, "disallow_all") and not (allowed and covers(allowed, name)):
             return f"disallow_all covers {name}"
     return ""
 
@@ -370,15 +370,7 @@ def _is_match(name: str, pattern: Tree) -> bool:
         if (wanted := text(pattern, form)) and holds(wanted.lower()):
             return True
     regex = text(pattern, "safe_regex.regex")
-    return bool(regex) and _matches(regex, name)
-
-
-def _matches(regex: str, name: str) -> bool:
-    # RE2's syntax and Python's are the same where header names are concerned.
-    try:
-        return re.fullmatch(regex, name) is not None
-    except (re.error, RecursionError, OverflowError):
-        return False
+    return bool(regex) and bool(covers(regex, name))
 
 
 def _jwt(attachment: Attachment) -> Iterator[Finding]:

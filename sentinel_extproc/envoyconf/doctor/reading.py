@@ -15,6 +15,8 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _EXTENSION_KIND = re.compile(r"\.filters\.(?:http|network)\.([a-z0-9_]+)\.")
 _EXTENSION_NAME = re.compile(r"envoy\.filters\.(?:http|network)\.([a-z0-9_]+)")
 
+_NESTED_REPEAT = re.compile(r"[*+}][^()]*\)[*+{]")
+
 _FREE_KEYS = frozenset(
     {"typed_per_filter_config", "typed_extension_protocol_options", "filter_metadata"}
 )
@@ -22,6 +24,7 @@ _FREE_KEYS = frozenset(
 
 _OPAQUE = frozenset({"static_layer", "json_format", "inline_code"})
 _TYPED_STRUCTS = (".TypedStruct",)
+MAX_REPEATS = 8
 MAX_DEPTH = 200
 """Nesting that no configuration needs."""
 
@@ -142,6 +145,21 @@ def seconds(tree: Any, path: str) -> float | None:
 def cut_at(limit_s: float | None) -> bool:
     """Whether a bound is there at all: Envoy takes 0 for none."""
     return limit_s is not None and limit_s > 0
+
+
+def covers(regex: str, value: str) -> bool | None:
+    """Whether a pattern of the configuration matches all of ``value``; None if it can't be told.
+
+    RE2's syntax and Python's are the same where paths and header names are concerned. Python's
+    can take very long where RE2's can't, so what repeats repetitions, or much, isn't tried.
+    """
+    repeats = sum(regex.count(char) for char in "*+{")
+    if len(regex) > 1000 or repeats > MAX_REPEATS or _NESTED_REPEAT.search(regex):
+        return None
+    try:
+        return re.fullmatch(regex, value) is not None
+    except (re.error, RecursionError, OverflowError):
+        return None
 
 
 def kind(extension: Tree) -> str:
