@@ -18,10 +18,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.usage import files, intent_slots
 from sentinel_extproc.usage.intent_slots import HEAD, SLOT_BYTES, TornSlotError
 from sentinel_extproc.usage.record import Intent
+from sentinel_extproc.usage.waiting import unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +88,7 @@ class Intents:
             Unavailable: all are taken, or the file is closed.
         """
         if self._map is None or not self._free:
-            raise Unavailable(
-                "Too many requests are under way; the request was not forwarded.",
-                retry_after_s=1.0,
-                code="usage_unavailable",
-            )
+            raise unavailable("Too many requests are under way; the request was not forwarded.")
         payload = intent_slots.encode(intent)
         # The last freed first, so that few pages of the file are ever touched.
         slot = self._free.pop()

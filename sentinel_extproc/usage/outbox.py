@@ -30,7 +30,8 @@ from sentinel_extproc.usage.reading import LedgerState
 from sentinel_extproc.usage.record import Intent, UsageRecord
 from sentinel_extproc.usage.rows import record_row
 from sentinel_extproc.usage.sealing import seal
-from sentinel_extproc.usage.writer import Writer, WriterCounters, unavailable
+from sentinel_extproc.usage.waiting import unavailable
+from sentinel_extproc.usage.writer import Writer, WriterCounters
 
 __all__ = ["Outbox", "OutboxError"]
 

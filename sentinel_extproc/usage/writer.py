@@ -25,10 +25,10 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.usage.chain import Head
 from sentinel_extproc.usage.database import Database, Stored, is_damage
 from sentinel_extproc.usage.rows import Row
+from sentinel_extproc.usage.waiting import Waiter, unavailable, wake
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +66,9 @@ class WriterCounters:
 
 
 @dataclass(slots=True)
-class _Waiter:
-    loop: asyncio.AbstractEventLoop
-    stored: asyncio.Future[None]
-
-
-@dataclass(slots=True)
 class _Append:
     row: Row
-    waiter: _Waiter | None
+    waiter: Waiter | None
 
 
 @dataclass(slots=True)
@@ -173,7 +167,7 @@ class Writer:
         self._check()
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[None] = loop.create_future()
-        self._inbox.put(_Append(row, _Waiter(loop, stored)))
+        self._inbox.put(_Append(row, Waiter(loop, stored)))
         await stored
 
     async def run(self, work: Callable[[Database], T]) -> T:
@@ -290,7 +284,7 @@ class Writer:
                 return
             self.counters.unstorable += 1
             logger.critical("usage record can't be stored (%s): %r", error, appends[0].row)
-            _wake(appends, "Usage can't be recorded: the record is not valid.")
+            wake(_waiters(appends), "Usage can't be recorded: the record is not valid.")
         except sqlite3.Error as error:
             self.counters.failed_commits += 1
             if is_damage(error) and may_replace:
@@ -307,7 +301,7 @@ class Writer:
                 self._fault = None
             self.head = self._database.head
             self._count(appends, stored)
-            _wake(appends, None)
+            wake(_waiters(appends), None)
 
     def _count(self, appends: list[_Append], stored: Stored) -> None:
         counters = self.counters
@@ -323,7 +317,7 @@ class Writer:
 
     def _keep(self, appends: list[_Append]) -> None:
         self._unsaved += appends
-        _wake(appends, "Usage can't be recorded right now.")
+        wake(_waiters(appends), "Usage can't be recorded right now.")
 
     def _do(self, job: _Job) -> None:
         if self._database is None:
@@ -372,30 +366,8 @@ class Writer:
                     thing.fail(unavailable("The outbox is closed."))
         for append in self._unsaved:
             logger.critical("usage record not stored at shutdown: %r", append.row)
-        _wake(self._unsaved, "Usage can't be recorded: the outbox is closed.")
+        wake(_waiters(self._unsaved), "Usage can't be recorded: the outbox is closed.")
 
 
-def unavailable(message: str, *, wait_s: float = 1.0) -> Unavailable:
-    """The answer to a client while usage can't be recorded."""
-    return Unavailable(message, retry_after_s=wait_s, code="usage_unavailable")
-
-
-def _wake(appends: Sequence[_Append], failure: str | None) -> None:
-    """Tell everybody who waits, with one call per event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-    for append in appends:
-        if append.waiter is not None:
-            by_loop.setdefault(append.waiter.loop, []).append(append.waiter.stored)
-    for loop, futures in by_loop.items():
-        with contextlib.suppress(RuntimeError):  # that loop is closed, so nobody waits
-            loop.call_soon_threadsafe(_resolve, futures, failure)
-
-
-def _resolve(futures: Sequence[asyncio.Future[None]], failure: str | None) -> None:
-    for future in futures:
-        if future.done():  # cancelled, or told of an earlier failure
-            continue
-        if failure is None:
-            future.set_result(None)
-        else:
-            future.set_exception(unavailable(failure))
+def _waiters(appends: Sequence[_Append]) -> list[Waiter | None]:
+    return [append.waiter for append in appends]

@@ -89,6 +89,25 @@ async def test_a_file_that_becomes_read_only_stops_traffic_and_loses_nothing(pat
     assert ids(path) == [before.id, during.id]
 
 
+async def test_what_could_not_be_stored_before_the_end_is_unknown_at_the_next_start(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox(path)
+    outbox.open()
+    made = record()
+    outbox.begin(Intent(made.id, 1, "ext-a", "a@example.org", "chat", "m", None, 1, 1))
+    await on_the_writer(outbox, lambda db: db._connection.execute("PRAGMA query_only = 1"))
+    await refused(outbox, made)
+    await outbox.aclose()
+    assert "not stored at shutdown" in caplog.text
+    assert made.id in caplog.text
+    outbox = Outbox(path)
+    outbox.open()
+    assert (await outbox.ledger()).unknown == 1
+    await outbox.aclose()
+    assert ids(path) == [made.id]
+
+
 FULL_DISK = """
 import asyncio, resource, sys
 from pathlib import Path
