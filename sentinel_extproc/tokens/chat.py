@@ -66,7 +66,7 @@ def _count_message(tally: Tally, message: dict[str, Any], names: dict[str, str])
     name = tally.optional_text(message.get("name"))
     if role == "tool":
         call_id = message.get("tool_call_id")
-        tally.text(names.get(call_id, name) if isinstance(call_id, str) else name)
+        tally.name(names.get(call_id, name) if isinstance(call_id, str) else name)
         return
     if name:
         tally.text(name)

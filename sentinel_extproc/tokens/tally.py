@@ -22,13 +22,14 @@ class Tally:
         confidence: the best that the outcome can be.
     """
 
-    __slots__ = ("_confidence", "_tokens", "_unknown", "characters", "rules")
+    __slots__ = ("_confidence", "_names", "_tokens", "_unknown", "characters", "rules")
 
     def __init__(self, rules: Family, confidence: Confidence = Confidence.EXACT) -> None:
         self.rules = rules
         self.characters = 0
         self._tokens = 0
         self._unknown: list[Any] = []
+        self._names: dict[tuple[str, str], int] = {}
         self._confidence = confidence
 
     def text(self, text: str) -> None:
@@ -36,12 +37,24 @@ class Tally:
         self.characters += len(text)
         self._tokens += self.measure(text)
 
+    def name(self, name: str, behind: str = "") -> None:
+        """Count a name that every result of a call repeats without spelling it out again.
+
+        Encoded once: a long one with thousands of results would take minutes.
+        """
+        # Not the two joined: that would copy and hash a long name at every use.
+        tokens = self._names.get((behind, name))
+        if tokens is None:
+            tokens = self.measure(behind + name) - self.measure(behind.removesuffix("."))
+            self._names[behind, name] = tokens
+        self.characters += len(name)
+        self._tokens += tokens
+
     def function_name(self, name: Any) -> None:
         """Count a called function's name, which stands behind ``functions.``; absent is nothing."""
         text = self.optional_text(name)
         if text:
-            self.characters += len(text)
-            self._tokens += self.measure("functions." + text) - self.measure("functions")
+            self.name(text, behind="functions.")
 
     def measure(self, text: str) -> int:
         """Tokens of ``text``, without adding them."""
@@ -77,7 +90,7 @@ class Tally:
         if self._unknown:
             try:
                 self.text(compact(self._unknown))
-            except (RecursionError, ValueError):
+            except (RecursionError, ValueError, TypeError):
                 self.add(size(self._unknown))
             self._unknown = []
         tokens = max(0, self._tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sentinel_extproc.tokens import encodings
 from sentinel_extproc.tokens.incremental import IncrementalCounter
 
-# SENTINEL_TEST_SPLITS=50000 is the long run; the default keeps the suite quick.
-SPLITS = int(os.environ.get("SENTINEL_TEST_SPLITS", "300"))
+# Hypothesis looks for nasty ones and shrinks them; the 50,000 are plain random, a few seconds.
+NASTY_SPLITS = 300
+RANDOM_SPLITS = 50_000
 
 WORDS = st.one_of(
     st.text(max_size=8),
@@ -43,7 +44,7 @@ def splits(draw: st.DrawFn) -> tuple[str, list[str]]:
     return text, [text[a:b] for a, b in itertools.pairwise(edges)]
 
 
-@settings(max_examples=SPLITS, deadline=None)
+@settings(max_examples=NASTY_SPLITS, deadline=None)
 @given(
     split=splits(),
     name=st.sampled_from(sorted(encodings.SHIPPED)),
@@ -61,6 +62,67 @@ def test_total_is_the_whole_count_over_any_split(
         if number == asked:
             counter.total()
     assert counter.total() == encodings.count(name, text, max_piece_chars=max_piece)
+
+
+MATERIAL = (
+    *"aZ é的а\u0301ʰ\u200b\ufeff\u3000\u00a0\ud83d\ude00\x00",
+    *[
+        "The quick",
+        " brown",
+        " fox's",
+        "DON'T",
+        "'ll ",
+        "1,234.5",
+        "2024-05-13T12:00:00Z",
+        "\r\n",
+        "\n\n",
+    ],
+    *[
+        "    ",
+        "\t",
+        " \n",
+        "://",
+        "/**/",
+        '{"a": [1, ',
+        "}]",
+        "<|endoftext|>",
+        "<|im_start|>",
+        "aaaaaaaa",
+    ],
+    *[
+        "привет ",
+        "日本語",
+        "中文，。",
+        "한국어 ",
+        "👩\u200d👩\u200d👧",
+        "é",
+        "ﬁ",
+        "Ǆ",
+        "\u0e01\u0e33",
+        "=" * 9,
+    ],
+)
+
+
+def test_fifty_thousand_random_splits_count_as_the_whole() -> None:
+    chance = random.Random(5)
+    for number in range(RANDOM_SPLITS):
+        text = "".join(chance.choices(MATERIAL, k=chance.randrange(1, 16)))
+        name = ("o200k_base", "cl100k_base")[number % 2]
+        counter = IncrementalCounter(
+            name,
+            batch_chars=chance.choice((1, 8, 8192)),
+            max_piece_chars=chance.choice((6, 16_384)),
+        )
+        start = 0
+        while start < len(text):
+            end = start + chance.choice((1, 1, 2, 3, 5, 8, 13, 40))
+            counter.feed(text[start:end])
+            start = end
+            if chance.random() < 0.1:
+                counter.total()
+        whole = encodings.count(name, text, max_piece_chars=counter._max_piece)
+        assert counter.total() == whole, (number, text)
 
 
 @settings(max_examples=30, deadline=None)
