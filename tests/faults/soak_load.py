@@ -28,7 +28,7 @@ class Load:
         seen: exchange ids of answers that came to their end.
     """
 
-    def __init__(self, url: str, tokens: Sequence[str], *, seed: int, workers: int = 8) -> None:
+    def __init__(self, url: str, tokens: Sequence[str], *, seed: int, workers: int = 12) -> None:
         self._url = url
         self._tokens = tokens
         self._seed = seed

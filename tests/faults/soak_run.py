@@ -49,7 +49,7 @@ SETTINGS = {
     "SENTINEL_SERVER__HAND_BACK_SECONDS": "1",
 }
 _CHUNK_DELAY_S = 0.008
-_UNDER_LOAD = 6
+_UNDER_LOAD = 15
 """Requests that reach the provider before a cycle begins to look for its moment."""
 
 
@@ -116,7 +116,7 @@ class Soak:
         self._break_zion(stack, cycle)
         requests.wait(_UNDER_LOAD, "there was load")
         if not self.deduplicates:
-            self._count_ambiguous(stack)
+            self._count_ambiguous(stack, cycle)
         redis_dies = cycle.redis is not RedisFate.UNHURT
         if redis_dies and cycle.redis_first:
             stack.redis.process.kill()
@@ -159,15 +159,13 @@ class Soak:
     def _settle(self, stack: Stack) -> None:
         """Let all be reported. A last restart ends back-offs, which can be a minute long."""
         _zion(stack).clear_faults()
-        if not self.deduplicates:
-            self._count_ambiguous(stack)
-        stack.sidecar.process.kill()
-        stack.redis.restart(forget=True)
-        stack.sidecar.restart()
+        if self.deduplicates:
+            stack.sidecar.process.kill()
+            stack.redis.restart(forget=True)
+            stack.sidecar.restart()
         outbox = self._outbox()
         _until(lambda: outbox.left() == 0, "all was reported", within_s=self.settle_within_s)
-        if not self.deduplicates:
-            self._count_ambiguous(stack)
+        self._ambiguous += _ambiguous(self.work_dir)
         code = stack.sidecar.stop()
         assert code == 0, f"the sidecar ended with {code}:\n{stack.sidecar.process.log_tail()}"
 
@@ -189,15 +187,17 @@ class Soak:
     def _outbox(self) -> Outbox:
         return Outbox(self.work_dir / "outbox.db")
 
-    def _count_ambiguous(self, stack: Stack) -> None:
+    def _count_ambiguous(self, stack: Stack, cycle: Cycle) -> None:
         """Add what this life of the sidecar has counted; it must not count more before its end.
 
         So nothing may fail any more: what the kill itself makes ambiguous, the next life counts.
         """
         zion = _zion(stack)
+        if cycle.zion.kind is not None:
+            _More(lambda: len(zion.requests())).look(cycle.zion.times, within_s=2.0)
         zion.clear_faults()
         _More(lambda: sum(call.items > 0 for call in zion.requests())).wait(2, "reports passed")
-        self._ambiguous += _metric(self.work_dir, 'sentinel_report_items_total{result="ambiguous"}')
+        self._ambiguous += _ambiguous(self.work_dir)
 
 
 class _More:
@@ -226,7 +226,9 @@ def _until(condition: Callable[[], bool], what: str, *, within_s: float) -> None
         time.sleep(0.05)
 
 
-def _metric(work_dir: Path, name: str) -> int:
+def _ambiguous(work_dir: Path) -> int:
+    """How many items the running sidecar has called ambiguous, by its metric."""
+    name = 'sentinel_report_items_total{result="ambiguous"}'
     transport = httpx.HTTPTransport(uds=str(work_dir / "admin.sock"))
     with httpx.Client(transport=transport, base_url="http://localhost") as client:
         text = client.get("/metrics").raise_for_status().text
