@@ -7,7 +7,7 @@ ARGS   ?=
 SOURCES := sentinel_extproc tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help docs setup run test lint fmt proto encodings accuracy lock wheel clean
+.PHONY: help docs setup run test soak lint fmt proto encodings accuracy lock wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ run: setup ## run the main job on embedded parts; ARGS=--once ends after the sce
 
 test: setup ## run every test, the real Envoy and Redis included
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: setup ## kill the sidecar 200 times under load and account for every token; prints its seed
+	@SENTINEL_SOAK_CYCLES=$${SENTINEL_SOAK_CYCLES:-200} $(BIN)/python -m pytest tests/faults/test_soak.py $(ARGS)
 
 lint: setup ## ruff, mypy --strict and the import-direction test
 	@$(BIN)/ruff check $(wildcard $(SOURCES))
