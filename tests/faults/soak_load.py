@@ -15,7 +15,7 @@ import httpx
 MODELS = ("gpt-4o-mini", "gpt-4o", "gpt-4.1-nano")
 _SHARE_STREAMED = 0.7
 _SHARE_LEAVING = 0.1
-_PAUSE_S = 0.05
+_PAUSE_S = 0.2
 """After a refusal: without a sidecar Envoy refuses at once, and a busy loop would help nobody."""
 
 

@@ -55,11 +55,17 @@ _UNDER_LOAD = 15
 
 @dataclass(slots=True)
 class Outcome:
-    """What a soak found."""
+    """What a soak found.
+
+    Attributes:
+        statuses: what clients saw.
+        ambiguous: items that the sidecars called so; None where Zion knows items again.
+        duplicates: items that Zion got again.
+    """
 
     report: Report
     statuses: Counter[str]
-    ambiguous: int
+    ambiguous: int | None
     duplicates: int
     took_s: float
     settled_after_s: float
@@ -104,7 +110,7 @@ class Soak:
             return Outcome(
                 report=self._books(stack, load),
                 statuses=load.statuses,
-                ambiguous=self._ambiguous,
+                ambiguous=None if self.deduplicates else self._ambiguous,
                 duplicates=_zion(stack).duplicates,
                 took_s=time.monotonic() - started,
                 settled_after_s=time.monotonic() - settling,
@@ -165,7 +171,8 @@ class Soak:
             stack.sidecar.restart()
         outbox = self._outbox()
         _until(lambda: outbox.left() == 0, "all was reported", within_s=self.settle_within_s)
-        self._ambiguous += _ambiguous(self.work_dir)
+        if not self.deduplicates:
+            self._ambiguous += _ambiguous(self.work_dir)
         code = stack.sidecar.stop()
         assert code == 0, f"the sidecar ended with {code}:\n{stack.sidecar.process.log_tail()}"
 
