@@ -50,6 +50,7 @@ class StreamMeter:
         self._failed = False
         self._unread_bytes = 0
         self._tail = Tail()
+        self.finished = False
 
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
         events = self._scanner.feed(chunk)
@@ -63,6 +64,7 @@ class StreamMeter:
         if self._scanner.pending and _DONE.match(self._scanner.held):
             # The end, without its blank line: nothing comes after it that could complete it.
             shown += b"".join(event.raw for event in self._scanner.close())
+            self.finished = True
         return shown
 
     @property
@@ -113,6 +115,8 @@ class StreamMeter:
         if event.oversized:
             self._unread_bytes += len(event.raw)
             self._tail.add(event.raw)
+        if event.data == b"[DONE]":
+            self.finished = True
         if event.data is None or event.data == b"[DONE]":
             return None
         chunk = decode(event.data)

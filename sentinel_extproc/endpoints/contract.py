@@ -157,6 +157,12 @@ class Meter(Protocol):
         ...
 
     @property
+    def finished(self) -> bool:
+        """Whether the last event of the answer was seen: the client knows that it is over, though
+        its connection may end later. Never before all is known that is billed."""
+        ...
+
+    @property
     def volume(self) -> int:
         """Characters of generated text seen so far; cheap, and only for deciding when to count.
 

@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from sentinel_extproc.endpoints.contract import Reading
-from sentinel_extproc.endpoints.meters import Tail, tokens_by_size
+from sentinel_extproc.endpoints.meters import Tail, text_of, tokens_by_size
 from sentinel_extproc.endpoints.provider_usage import decode, find_member, read_usage
 from sentinel_extproc.sse import Scanner
+
+_LAST = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed"})
+"""Types of events after which none comes."""
 
 
 class EventReader(Protocol):
@@ -44,6 +47,7 @@ class EventMeter:
         self._by_size = by_size
         self._unread = 0
         self._tail = Tail()
+        self.finished = False
 
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
         events = self._scanner.feed(chunk)
@@ -53,10 +57,13 @@ class EventMeter:
             if event.oversized:
                 self._unread += len(event.raw)
                 self._tail.add(event.raw)
-            elif event.data is not None and event.data != b"[DONE]":
+            elif event.data == b"[DONE]":
+                self.finished = True
+            elif event.data is not None:
                 value = decode(event.data)
                 if isinstance(value, dict):
                     self._reader.read(value)
+                    self.finished = self.finished or text_of(value.get("type")) in _LAST
         return None
 
     @property

@@ -61,6 +61,10 @@ class GuardedMeter:
         return self._meter.partial
 
     @property
+    def finished(self) -> bool:
+        return self._meter.finished
+
+    @property
     def volume(self) -> int:
         return self._meter.volume
 

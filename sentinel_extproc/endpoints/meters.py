@@ -50,6 +50,7 @@ class _Unchanging:
     rewrites = False
     volume = 0
     partial = 0
+    finished = False
 
     @property
     def held(self) -> bytes:

@@ -62,6 +62,7 @@ class AtLeastBySize:
 
     rewrites = False
     held = b""
+    finished = False
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter

@@ -69,6 +69,7 @@ class SessionMeter:
 
     rewrites = False
     held = b""
+    finished = False
 
     def __init__(self, model: str, counters: CounterFactory) -> None:
         self._scanner = FrameScanner()

@@ -32,6 +32,13 @@ class Answer:
         self._ended = False
         self._last: Reading | None = None
         self._shown = b""
+        self._left: int | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the client can see that it has all, be the connection's end yet to come: by its
+        length, or by its last event."""
+        return self._left == 0 or (self._meter.finished and not self._meter.held)
 
     @property
     def faults(self) -> int:
@@ -52,6 +59,8 @@ class Answer:
         self, endpoint: Endpoint, plan: Plan, headers: Headers, counters: CounterFactory
     ) -> None:
         """Choose how to watch it."""
+        length = first(headers, "content-length")
+        self._left = int(length) if length.isdigit() else None
         encoding = first(headers, "content-encoding").strip().lower()
         if encoding not in (b"", b"identity"):
             return
@@ -62,8 +71,10 @@ class Answer:
 
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
         """Take the next bytes; what the client is to get instead, None for just these."""
-        self._ended = end
-        body = self._meter.feed(chunk, end=end)
+        if self._left is not None:
+            self._left -= len(chunk)
+        body = self._meter.feed(chunk, end=end or self._left == 0)
+        self._ended = end or self.over
         self._shown = chunk if body is None else body
         return body
 

@@ -385,7 +385,7 @@ class Exchange:
         """Watch a piece of the answer pass."""
         body = self._answer.feed(event.body, end=event.end_of_stream)
         self._waiting = reply = do.Reply(do.Phase.RESPONSE_BODY, body=body)
-        if event.end_of_stream:
+        if event.end_of_stream or self._answer.over:
             return self._complete()
         if self._evicted:
             return self._cut(_REVOKED)

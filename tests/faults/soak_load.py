@@ -15,6 +15,7 @@ import httpx
 MODELS = ("gpt-4o-mini", "gpt-4o", "gpt-4.1-nano")
 _SHARE_STREAMED = 0.7
 _SHARE_LEAVING = 0.1
+_LAST_EVENT = b"data: [DONE]\n\n"
 _PAUSE_S = 0.2
 """After a refusal: without a sidecar Envoy refuses at once, and a busy loop would help nobody."""
 
@@ -25,7 +26,8 @@ class Load:
     Attributes:
         first_chunks: answers whose first bytes have arrived.
         statuses: of answers, and what ended the rest.
-        seen: exchange ids of answers that came to their end.
+        seen: exchange ids of answers that came to their end, as far as a client can tell: by the
+            last event of a stream, or by the length or end of the body.
     """
 
     def __init__(self, url: str, tokens: Sequence[str], *, seed: int, workers: int = 12) -> None:
@@ -95,9 +97,12 @@ class Load:
         answer = await client.send(request, stream=True)
         try:
             self.statuses[str(answer.status_code)] += 1
-            pieces = 0
-            async for _ in answer.aiter_raw():
+            pieces, tail = 0, b""
+            async for piece in answer.aiter_raw():
                 pieces += 1
+                tail = (tail + piece)[-len(_LAST_EVENT) :]
+                if tail == _LAST_EVENT:
+                    self.seen.add(answer.headers["x-sentinel-exchange-id"])
                 if pieces == 1:
                     self.first_chunks += 1
                 if pieces == leaves_after:

@@ -8,9 +8,11 @@ import pytest
 
 from sentinel_extproc.endpoints.chat_answer import StreamMeter, read_whole
 from sentinel_extproc.endpoints.contract import Reading
+from sentinel_extproc.endpoints.events import EventMeter
 from sentinel_extproc.endpoints.guarded import GuardedMeter
 from sentinel_extproc.endpoints.meters import JsonMeter, OpaqueMeter
 from sentinel_extproc.endpoints.provider_usage import read_usage
+from sentinel_extproc.endpoints.responses import ResponsesReader
 from sentinel_extproc.usage.record import TokenUsage
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
@@ -157,6 +159,7 @@ class Broken:
     rewrites = True
     partial = 0
     volume = 0
+    finished = False
 
     def __init__(self) -> None:
         self.held = b""
@@ -194,6 +197,7 @@ class FailsOnce:
     held = b""
     partial = 0
     volume = 0
+    finished = False
 
     def __init__(self) -> None:
         self.count = 0
@@ -233,3 +237,26 @@ def test_an_unterminated_end_is_not_held_back(last: bytes) -> None:
     assert meter.feed(data(chunk(content="x")) + last, end=False) is not None
     assert meter.held == b""
     assert meter.feed(b"\n", end=True) == b"\n"
+
+
+@pytest.mark.parametrize("hide_usage", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_stream_is_finished_with_its_done_and_not_before(hide_usage: bool, size: int) -> None:
+    meter = GuardedMeter(stream_meter(hide=hide_usage))
+    # What a model writes can't look like it: line breaks are escaped in JSON.
+    text = json.dumps({"choices": [{"delta": {"content": "data: [DONE]\n\n"}}]})
+    body = b"data: " + text.encode() + b"\n\n"
+    for place in range(0, len(body), size):
+        meter.feed(body[place : place + size], end=False)
+        assert not meter.finished
+    meter.feed(b"data: [DONE]\n\n", end=False)
+    assert meter.finished
+
+
+@pytest.mark.parametrize("last", ["message_stop", "response.completed", "response.failed"])
+def test_other_streams_are_finished_with_their_last_event(last: str) -> None:
+    meter = EventMeter(ResponsesReader("m", lambda _: Letters()))
+    meter.feed(b'data: {"type": "response.created"}\n\n', end=False)
+    assert not meter.finished
+    meter.feed(f'data: {{"type": "{last}"}}\n\n'.encode(), end=False)
+    assert meter.finished

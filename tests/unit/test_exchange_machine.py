@@ -413,6 +413,24 @@ class TestAnswer:
             _, record = finish(machine, machine.handle(last))
             assert record.record.usage == TokenUsage(9, 3)
 
+    def test_the_last_byte_by_length_waits_for_the_record(self) -> None:
+        # Envoy may send the end as an empty chunk later; the client counts for itself.
+        whole = json.dumps({"usage": USAGE}).encode()
+        machine = exchange()
+        admit(machine)
+        length = ("content-length", b"%d" % len(whole))
+        machine.handle(response_headers(b"200", b"application/json", length))
+        assert machine.handle(on.ResponseBody(whole[:-1], False)) == (
+            do.Reply(do.Phase.RESPONSE_BODY),
+        )
+        _, record = finish(machine, machine.handle(on.ResponseBody(whole[-1:], False)))
+        assert record.record.usage == TokenUsage(9, 3)
+        assert record.record.outcome is Outcome.COMPLETED
+        (last,) = machine.handle(on.Recorded())
+        assert isinstance(last, do.Reply)
+        assert last.phase is do.Phase.RESPONSE_BODY
+        assert machine.handle(on.ResponseBody(b"", True)) == (do.Reply(do.Phase.RESPONSE_BODY),)
+
 
 class TestStream:
     STREAM = b"text/event-stream; charset=utf-8"
@@ -428,12 +446,24 @@ class TestStream:
         sent = sse(delta("one two ", usage=None), delta("three", usage=None)) + sse(
             {"model": "gpt-4o-x", "choices": [], "usage": USAGE}, b"[DONE]"
         )
-        (reply,) = machine.handle(on.ResponseBody(sent, False))
+        _, record = finish(machine, machine.handle(on.ResponseBody(sent, False)))
+        (reply,) = machine.handle(on.Recorded())
         assert isinstance(reply, do.Reply)
         assert reply.body == sse(delta("one two "), delta("three"), b"[DONE]")
-        _, record = finish(machine, machine.handle(on.ResponseBody(b"", True)))
         assert record.record.usage == TokenUsage(9, 3)
         assert record.record.provenance is Provenance.PROVIDER
+        assert machine.handle(on.ResponseBody(b"", True)) == (do.Reply(do.Phase.RESPONSE_BODY),)
+
+    def test_what_comes_in_pieces_behind_the_last_event_is_not_lost(self) -> None:
+        machine = self.start()
+        usage = {"choices": [], "usage": USAGE}
+        (first,) = machine.handle(on.ResponseBody(sse(usage, b"[DONE]") + b": more", False))
+        _, record = finish(machine, machine.handle(on.ResponseBody(b"\n\n", True)))
+        (last,) = machine.handle(on.Recorded())
+        assert isinstance(first, do.Reply)
+        assert isinstance(last, do.Reply)
+        assert (first.body or b"") + (last.body or b"") == sse(b"[DONE]") + b": more\n\n"
+        assert record.record.usage == TokenUsage(9, 3)
 
     def test_a_client_that_asked_for_usage_gets_it_untouched(self) -> None:
         machine = self.start(stream_options={"include_usage": True})
