@@ -129,8 +129,9 @@ class ModelTable:
     def canonical(self, name: str) -> str:
         """``name`` as prefixes are compared with it: alias applied, provider and tuning dropped."""
         name = _name(name)
-        name = _name(self._aliases.get(name, name))
-        name = name.rpartition("/")[2]
+        # A deployment is aliased by its own name, with a provider in front of it or not.
+        alias = self._aliases.get(name) or self._aliases.get(name.rpartition("/")[2], name)
+        name = _name(alias).rpartition("/")[2]
         for _ in range(_MAX_QUALIFIERS):
             head, _, tail = name.partition(":")
             if not tail or self._family(self._spelt(head)) is not None:

@@ -111,6 +111,7 @@ def test_aliases_name_deployments() -> None:
     table = ModelTable(aliases={"Prod-Chat": "gpt-4o-mini", "old": "azure/gpt-35-turbo"})
     assert table.resolve("prod-chat").family == "gpt-4o-mini"
     assert table.resolve("PROD-CHAT").family == "gpt-4o-mini"
+    assert table.resolve("azure/prod-chat").family == "gpt-4o-mini"
     assert table.resolve("old").family == "gpt-3.5"
 
 
