@@ -22,7 +22,7 @@ from sentinel_extproc.endpoints.contract import (
     Plan,
     Reading,
 )
-from sentinel_extproc.endpoints.events import EventMeter
+from sentinel_extproc.endpoints.events import ConstantReader, EventMeter
 from sentinel_extproc.endpoints.form import FormEndpoint, form_model, read_form
 from sentinel_extproc.endpoints.meters import FixedMeter, JsonMeter, Whole, text_of
 from sentinel_extproc.endpoints.multipart import FormScanner
@@ -65,7 +65,7 @@ class Speech(OpenAIEndpoint):
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:  # noqa: ARG002
         if event_stream:
-            return EventMeter(_SpeechReader(plan.output_cap or 0), by_size=False)
+            return EventMeter(ConstantReader(plan.output_cap or 0), by_size=False)
         return FixedMeter(plan.output_cap or 0)
 
 
@@ -141,22 +141,6 @@ class _TranscriptReader:
             exact=self._texts.exact,
             failed=self._failed,
         )
-
-
-class _SpeechReader:
-    volume = 0
-
-    def __init__(self, output_tokens: int) -> None:
-        self._output = output_tokens
-        self._reported: TokenUsage | None = None
-        self._failed = False
-
-    def read(self, event: dict[str, Any]) -> None:
-        self._reported = read_usage(event.get("usage")) or self._reported
-        self._failed = self._failed or isinstance(event.get("error"), dict)
-
-    def reading(self) -> Reading:
-        return Reading(reported=self._reported, output_tokens=self._output, failed=self._failed)
 
 
 def _sound_usage(answer: dict[str, Any]) -> tuple[TokenUsage | None, TokenUsage | None]:

@@ -9,6 +9,7 @@ from sentinel_extproc.endpoints.contract import Reading
 from sentinel_extproc.endpoints.meters import Tail, text_of, tokens_by_size
 from sentinel_extproc.endpoints.provider_usage import decode, find_member, read_usage
 from sentinel_extproc.sse import Scanner
+from sentinel_extproc.usage.record import TokenUsage
 
 _LAST = frozenset({"message_stop", "response.completed", "response.incomplete", "response.failed"})
 """Types of events after which none comes."""
@@ -84,3 +85,30 @@ class EventMeter:
         return replace(
             reading, reported=usage, output_tokens=reading.output_tokens + unread, exact=False
         )
+
+
+class ConstantReader:
+    """For sound and pictures, whose bytes tell no tokens: the reported usage, or a constant.
+
+    Args:
+        output_tokens: what the answer is taken for, unless it fails before any of it has come.
+    """
+
+    volume = 0
+
+    def __init__(self, output_tokens: int) -> None:
+        self._output = output_tokens
+        self._begun = False
+        self._reported: TokenUsage | None = None
+        self._failed = False
+
+    def read(self, event: dict[str, Any]) -> None:
+        self._reported = read_usage(event.get("usage")) or self._reported
+        if isinstance(event.get("error"), dict):
+            self._failed = True
+        else:
+            self._begun = True
+
+    def reading(self) -> Reading:
+        made = self._output if self._begun or not self._failed else 0
+        return Reading(reported=self._reported, output_tokens=made, failed=self._failed)

@@ -17,9 +17,8 @@ from sentinel_extproc.endpoints.contract import (
     Head,
     Meter,
     Plan,
-    Reading,
 )
-from sentinel_extproc.endpoints.events import EventMeter
+from sentinel_extproc.endpoints.events import ConstantReader, EventMeter
 from sentinel_extproc.endpoints.form import (
     FormEndpoint,
     form_count,
@@ -29,9 +28,7 @@ from sentinel_extproc.endpoints.form import (
 )
 from sentinel_extproc.endpoints.meters import EdgeMeter, text_of
 from sentinel_extproc.endpoints.multipart import FormScanner
-from sentinel_extproc.endpoints.provider_usage import read_usage
 from sentinel_extproc.errors import InvalidRequest
-from sentinel_extproc.usage.record import TokenUsage
 
 MAX_IMAGES = 10
 """OpenAI's bound on ``n``."""
@@ -124,22 +121,5 @@ class Images(FormEndpoint):
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:  # noqa: ARG002
         made = plan.output_cap or 0
         if event_stream:
-            return EventMeter(_ImageReader(made), by_size=False)
+            return EventMeter(ConstantReader(made), by_size=False)
         return EdgeMeter(output_tokens=made)
-
-
-class _ImageReader:
-    volume = 0
-
-    def __init__(self, output_tokens: int) -> None:
-        self._output = output_tokens
-        self._reported: TokenUsage | None = None
-        self._failed = False
-
-    def read(self, event: dict[str, Any]) -> None:
-        self._reported = read_usage(event.get("usage")) or self._reported
-        self._failed = self._failed or isinstance(event.get("error"), dict)
-
-    def reading(self) -> Reading:
-        made = 0 if self._failed else self._output
-        return Reading(reported=self._reported, output_tokens=made, failed=self._failed)
