@@ -44,6 +44,7 @@ from sentinel_extproc.limits.store.connect import TlsFiles, build_client
 from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.redis import RedisStore
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
+from sentinel_extproc.pauses import keep_pauses_short
 from sentinel_extproc.telemetry.facts import to_all
 from sentinel_extproc.telemetry.logs import log_fact, log_limit_fact
 from sentinel_extproc.telemetry.prometheus import Metrics
@@ -85,6 +86,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         server, driver = await _start(settings, stack, draining=stop.is_set)
+        keep_pauses_short()
         log.info("serving", extra={"listen": settings.server.listen, "version": __version__})
         await stop.wait()
         log.info("draining", extra={"streams": driver.live})

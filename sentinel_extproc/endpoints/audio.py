@@ -126,6 +126,10 @@ class _TranscriptReader:
     def volume(self) -> int:
         return self._texts.volume
 
+    @property
+    def waiting(self) -> int:
+        return self._texts.waiting
+
     def read(self, event: dict[str, Any]) -> None:
         if text := text_of(event.get("delta")):
             self._texts.add("text", text)

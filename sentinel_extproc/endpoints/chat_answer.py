@@ -79,6 +79,10 @@ class StreamMeter:
     def volume(self) -> int:
         return self._texts.volume
 
+    @property
+    def waiting(self) -> int:
+        return self._texts.waiting
+
     def reading(self) -> Reading:
         reported = self._reported
         if reported is None and self._unread_bytes:

@@ -170,6 +170,11 @@ class Meter(Protocol):
         """
         ...
 
+    @property
+    def waiting(self) -> int:
+        """Characters that the next reading has to count, or work that takes as long."""
+        ...
+
     def reading(self) -> Reading:
         """What is known so far; counting that was put off happens here."""
         ...

@@ -23,6 +23,11 @@ class EventReader(Protocol):
         """Characters of generated text so far."""
         ...
 
+    @property
+    def waiting(self) -> int:
+        """Those of them that are yet to be counted."""
+        ...
+
     def read(self, event: dict[str, Any]) -> None:
         """Take the next event."""
         ...
@@ -75,6 +80,10 @@ class EventMeter:
     def volume(self) -> int:
         return self._reader.volume
 
+    @property
+    def waiting(self) -> int:
+        return self._reader.waiting
+
     def reading(self) -> Reading:
         reading = self._reader.reading()
         if not self._unread or reading.reported is not None:
@@ -95,6 +104,7 @@ class ConstantReader:
     """
 
     volume = 0
+    waiting = 0
 
     def __init__(self, output_tokens: int) -> None:
         self._output = output_tokens

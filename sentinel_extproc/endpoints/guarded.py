@@ -69,6 +69,10 @@ class GuardedMeter:
         return self._meter.volume
 
     @property
+    def waiting(self) -> int:
+        return self._meter.waiting
+
+    @property
     def held(self) -> bytes:
         return self._meter.held
 

@@ -20,6 +20,10 @@ MAX_VALUES = 250_000
 """Values in one body: a prompt of a million tokens as token ids has more, but is sent as text. A
 body of 16 MiB could hold five million empty arrays, which take seconds to decode."""
 
+MAX_CONTAINERS = 50_000
+"""Arrays and objects in one body: they cost most to decode, to walk and to collect. Ten thousand
+messages with parts have 30,000."""
+
 _LARGE_BYTES = 64 << 10
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
@@ -39,7 +43,8 @@ def parse_object(body: bytes | None) -> dict[str, Any]:
     """
     if not body:
         raise InvalidRequest("The request has no body; a JSON object is needed.", code="empty_body")
-    if len(body) > _LARGE_BYTES:
+    large = len(body) > _LARGE_BYTES
+    if large:
         _check_values(body)
     try:
         text = body.decode("utf-8")
@@ -51,6 +56,7 @@ def parse_object(body: bytes | None) -> dict[str, Any]:
         value = json.loads(
             text,
             object_pairs_hook=_object,
+            parse_int=_integer if large else None,
             parse_float=_finite,
             parse_constant=_no_constant,
         )
@@ -136,6 +142,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def _integer(text: str) -> int:
+    # In Python, so that a long array lets go of the interpreter's lock now and then.
+    return int(text)
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
@@ -160,17 +171,32 @@ def _too_deep() -> InvalidRequest:
 
 
 def _check_values(body: bytes) -> None:
-    if _separators(body) <= MAX_VALUES:  # text that is no separator is counted too, cheaply
+    if not _too_many(*_separators(body)):  # text that is no separator is counted too, cheaply
         return
-    if _separators(_STRING.sub(b"", body)) > MAX_VALUES:
+    commas = containers = start = 0
+    # One string at a time, since a substitution in all of it would hold the interpreter's lock.
+    for string in _STRING.finditer(body):
+        found = _separators(body[start : string.start()])
+        commas, containers, start = commas + found[0], containers + found[1], string.end()
+        if _too_many(commas, containers):
+            break
+    found = _separators(body[start:])
+    if _too_many(commas + found[0], containers + found[1]):
         raise PayloadTooLarge(
-            f"The request body has more than {MAX_VALUES} values.", code="too_many_values"
+            f"The request body has more than {MAX_VALUES} values, or more than {MAX_CONTAINERS} "
+            "arrays and objects.",
+            code="too_many_values",
         )
 
 
-def _separators(body: bytes) -> int:
-    """At least the number of values: each is the first of its container, or follows a comma."""
-    return body.count(b",") + body.count(b"[") + body.count(b"{")
+def _separators(body: bytes) -> tuple[int, int]:
+    """Commas, and beginnings of arrays and objects."""
+    return body.count(b","), body.count(b"[") + body.count(b"{")
+
+
+def _too_many(commas: int, containers: int) -> bool:
+    # Each value is the first of its container, or follows a comma.
+    return containers > MAX_CONTAINERS or commas + containers > MAX_VALUES
 
 
 def _check_depth(value: dict[str, Any]) -> None:

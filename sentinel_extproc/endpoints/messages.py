@@ -113,6 +113,10 @@ class MessageReader:
     def volume(self) -> int:
         return self._texts.volume
 
+    @property
+    def waiting(self) -> int:
+        return self._texts.waiting
+
     def read(self, event: dict[str, Any]) -> None:
         match event.get("type"):
             case "content_block_delta":

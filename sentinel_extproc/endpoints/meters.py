@@ -51,6 +51,7 @@ class _Unchanging:
     volume = 0
     partial = 0
     finished = False
+    waiting = 0
 
     @property
     def held(self) -> bytes:
@@ -138,6 +139,11 @@ class JsonMeter(_Unchanging):
         self._chunks: list[bytes] = []
         self._size = 0
         self._tail = Tail()
+
+    @property
+    def waiting(self) -> int:  # type: ignore[override]
+        # Mostly there is a usage, so that it is decoded, which is quick, and nothing is counted.
+        return len(self._chunks) and self._size // 4
 
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:  # noqa: ARG002
         self._size += len(chunk)

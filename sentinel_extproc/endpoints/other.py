@@ -76,6 +76,10 @@ class AtLeastBySize:
     def volume(self) -> int:
         return self._meter.volume or self._size
 
+    @property
+    def waiting(self) -> int:
+        return self._meter.waiting
+
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
         self._size += len(chunk)
         return self._meter.feed(chunk, end=end)

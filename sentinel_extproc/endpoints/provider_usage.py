@@ -27,8 +27,9 @@ def decode(data: bytes) -> Any:
     """
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
-        pass
+    except (msgspec.DecodeError, RecursionError) as fault:
+        if str(fault) == "Input data was truncated":
+            return None
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

@@ -100,6 +100,10 @@ class SessionMeter:
         known = self._sum.input_tokens + self._sum.output_tokens + self._sounding()
         return known * _CHARS_PER_TOKEN + self._texts.volume
 
+    @property
+    def waiting(self) -> int:
+        return self._texts.waiting
+
     def reading(self) -> Reading:
         unread = self._unread + self._scanner.unread
         open_tokens = self._texts.total() + self._sounding() + tokens_by_size(unread)

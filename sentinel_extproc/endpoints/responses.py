@@ -93,6 +93,10 @@ class ResponsesReader:
     def volume(self) -> int:
         return self._texts.volume
 
+    @property
+    def waiting(self) -> int:
+        return self._texts.waiting
+
     def read(self, event: dict[str, Any]) -> None:
         kind = text_of(event.get("type"))
         if kind.endswith(".delta"):

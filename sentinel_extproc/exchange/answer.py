@@ -17,6 +17,10 @@ GROW_EVERY_CHARS = 256
 being several times that."""
 
 
+HEAVY_CHARS = 8192
+"""Text that is counted on the event loop at once: some 3 ms if it is hostile."""
+
+
 class Answer:
     """Watches one answer.
 
@@ -78,6 +82,10 @@ class Answer:
         self._shown = chunk if body is None else body
         return body
 
+    def end(self) -> None:
+        """Nothing more comes; for bodies whose last piece doesn't say so."""
+        self._ended = True
+
     def due(self) -> bool:
         """Whether enough was generated since the last time to look at the reservation."""
         if self._meter.volume < self._look_at:
@@ -97,6 +105,11 @@ class Answer:
         for one in self._claimed:
             usage = added(usage, one.usage or TokenUsage())
         return replace(reading, reported=usage)
+
+    @property
+    def heavy(self) -> bool:
+        """Whether a reading takes so long that it should be made in a thread first."""
+        return self._last is None and self._meter.waiting > HEAVY_CHARS
 
     def claim(self, claimed: tuple[Deferred, ...]) -> None:
         """Take what is to be billed of the work that the answer tells of."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -110,6 +110,16 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True)
+class Digest:
+    """Count what has come of a large answer, in a thread; replied to by ``Digested``.
+
+    Nothing else may be asked of the exchange meanwhile.
+    """
+
+    work: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
 class Grow:
     """Make the reservation cover what has been generated so far; replied to by ``Grown``."""
 
@@ -159,6 +169,7 @@ Command = (
     | Read
     | Count
     | Reserve
+    | Digest
     | Grow
     | Settle
     | Record

@@ -109,6 +109,11 @@ class Revoked:
 
 
 @dataclass(frozen=True, slots=True)
+class Digested:
+    """Reply to ``Digest``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Grown:
     """Reply to ``Grow``."""
 
@@ -153,6 +158,7 @@ Event = (
     | Counted
     | Reserved
     | Revoked
+    | Digested
     | Grown
     | Claimed
     | Recorded

@@ -133,6 +133,7 @@ class Exchange:
         self._answer_headers: tuple[tuple[str, str], ...] = ()
         self._answer = Answer()
         self._waiting: do.Reply
+        self._whole = False
         self._last: Commands = ()
         self._after = State.DONE
         self._handing_back = False
@@ -164,6 +165,11 @@ class Exchange:
     def metering_faults(self) -> int:
         """Bugs of a meter that were kept from the client."""
         return self._answer.faults + (self._upload.faults if self._upload else 0)
+
+    @property
+    def digest(self) -> Callable[[], object] | None:
+        """What to do in a thread before it is told that its stream is over, if that is much."""
+        return self._answer.reading if self._answer.heavy else None
 
     @property
     def held(self) -> bytes:
@@ -384,8 +390,26 @@ class Exchange:
     def response_body(self, event: on.ResponseBody) -> Commands:
         """Watch a piece of the answer pass."""
         body = self._answer.feed(event.body, end=event.end_of_stream)
-        self._waiting = reply = do.Reply(do.Phase.RESPONSE_BODY, body=body)
-        if event.end_of_stream or self._answer.over:
+        self._waiting = do.Reply(do.Phase.RESPONSE_BODY, body=body)
+        self._whole = event.end_of_stream or self._answer.over
+        return self._digest() or self._passed()
+
+    def digested(self, event: on.Digested) -> Commands:  # noqa: ARG002
+        """Go on with what the digest was for."""
+        self.state = State.ANSWERING
+        return self._passed()
+
+    def _digest(self) -> Commands:
+        # What comes as one is looked at only when it is whole.
+        if not self._answer.heavy or not (self._whole or self._answer.event_stream):
+            return ()
+        self.state = State.DIGESTING
+        return (do.Digest(self._answer.reading),)
+
+    def _passed(self) -> Commands:
+        """Whether the piece that is waiting may go on to the client, and what else is due."""
+        reply = self._waiting
+        if self._whole:
             return self._complete()
         if self._evicted:
             return self._cut(_REVOKED)
@@ -393,11 +417,9 @@ class Exchange:
             # Without us it would go on for ever, unmetered.
             return self._cut(_DRAINING, Outcome.DRAINED)
         if self._handing_back:
-            if body is not None:
-                body += self._answer.held
-            return self._finish(
-                Outcome.DRAINED, do.Reply(do.Phase.RESPONSE_BODY, body=body), close=True
-            )
+            if reply.body is not None:
+                reply = replace(reply, body=reply.body + self._answer.held)
+            return self._finish(Outcome.DRAINED, reply, close=True)
         if not self._answer.due():
             return (reply,)
         self.state = State.GROWING
@@ -451,8 +473,9 @@ class Exchange:
     def trailers(self, event: on.Trailers) -> Commands:
         """Trailers end the body that they follow."""
         if event.of_response and self.state in (State.ADMITTED, State.ANSWERING):
-            self._waiting = do.Reply(do.Phase.RESPONSE_TRAILERS)
-            return self._complete()
+            self._waiting, self._whole = do.Reply(do.Phase.RESPONSE_TRAILERS), True
+            self._answer.end()
+            return self._digest() or self._passed()
         if not event.of_response and "decision" not in self._facts:
             raise ProtocolViolation("request trailers before a decision")
         return (do.Reply(phase_of(event)),)
@@ -557,6 +580,8 @@ _STEPS: dict[tuple[State, type[on.Event]], Step] = {
     (State.ANSWERING, on.ResponseBody): Exchange.response_body,
     (State.ANSWERING, on.RequestBody): Exchange.uploaded,
     (State.ANSWERING, on.Disconnected): Exchange.lost,
+    (State.DIGESTING, on.Digested): Exchange.digested,
+    (State.DIGESTING, on.Disconnected): Exchange.lost,
     (State.GROWING, on.Grown): Exchange.grown,
     (State.CLAIMING, on.Claimed): Exchange.claimed,
     (State.CLAIMING, on.Disconnected): Exchange.lost,

@@ -17,6 +17,7 @@ class State(Enum):
     REAUTHENTICATING = auto()
     ADMITTED = auto()
     ANSWERING = auto()
+    DIGESTING = auto()
     GROWING = auto()
     CLAIMING = auto()
     RECORDING = auto()
@@ -32,6 +33,7 @@ DECIDED = frozenset(
     {
         State.ADMITTED,
         State.ANSWERING,
+        State.DIGESTING,
         State.GROWING,
         State.CLAIMING,
         State.RECORDING,

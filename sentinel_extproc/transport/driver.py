@@ -8,11 +8,12 @@ exception, never a return.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
@@ -108,6 +109,7 @@ class Driver:
         self._emit = _guarded(emit)
         self._decision_timeout_s = decision_timeout_s
         self._live: set[Exchange] = set()
+        self._digesting: dict[Exchange, Future[object]] = {}
         self._background = Background()
         self._claims = Claims(deferred, emit=self._emit, background=self._background)
 
@@ -193,6 +195,9 @@ class Driver:
                     self._emit(_finished(exchange, record))
                     await self._store(record)
                     todo.extend(exchange.handle(on.Recorded()))
+                case do.Digest(work):
+                    await self._digest(exchange, work)
+                    todo.extend(exchange.handle(on.Digested()))
                 case do.Grow(reservation, counted):
                     growth = await self._limiter.grow(reservation, counted)
                     todo.extend(exchange.handle(on.Grown(growth)))
@@ -279,10 +284,30 @@ class Driver:
             return  # denied, so nothing is held; or unreachable, so its lease runs out
         await self._limiter.settle(reservation, NOTHING)
 
+    async def _digest(self, exchange: Exchange, work: Callable[[], object]) -> None:
+        self._digesting[exchange] = running = self._pool.submit(work)
+        # If the stream ends meanwhile, it goes on all the same: nobody may look until it is done.
+        await asyncio.shield(asyncio.wrap_future(running))
+        del self._digesting[exchange]
+
     def _end(self, exchange: Exchange) -> None:
         """Account for an exchange whose stream is over; does nothing after a normal end."""
         if exchange.state in (State.CUT, State.DONE):
             return
+        running = self._digesting.pop(exchange, None)
+        if running is None and exchange.state is not State.RECORDING and exchange.digest:
+            with contextlib.suppress(RuntimeError):  # no more threads: we are ending ourselves
+                running = self._pool.submit(exchange.digest)
+        if running is None:
+            self._account(exchange)
+        else:
+            self._background.start(self._account_after(running, exchange))
+
+    async def _account_after(self, running: Future[object], exchange: Exchange) -> None:
+        await asyncio.wait([asyncio.wrap_future(running)])
+        self._account(exchange)
+
+    def _account(self, exchange: Exchange) -> None:
         # What is being recorded is recorded even if nobody waits for it any more.
         recording = exchange.state is State.RECORDING
         try:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sentinel_extproc.endpoints.json_body import MAX_DEPTH, MAX_VALUES, parse_object
+from sentinel_extproc.endpoints.json_body import MAX_CONTAINERS, MAX_DEPTH, MAX_VALUES, parse_object
 from sentinel_extproc.endpoints.table import CHAT
 from sentinel_extproc.errors import InvalidRequest, PayloadTooLarge
 
@@ -107,8 +107,14 @@ def test_what_is_allowed() -> None:
 
 
 def test_a_body_of_too_many_values_is_refused_before_it_is_decoded() -> None:
-    for piece in (b"[],", b"{},", b"1,", b"1.5,"):
-        body = b'{"x":[' + piece * MAX_VALUES + b"1]}"
+    for piece, most in (
+        (b"[],", MAX_CONTAINERS),
+        (b"{},", MAX_CONTAINERS),
+        (b'"",', MAX_VALUES),
+        (b"1,", MAX_VALUES),
+        (b"1.5,", MAX_VALUES),
+    ):
+        body = b'{"x":[' + piece * most + b"1]}"
         with pytest.raises(PayloadTooLarge) as caught:
             parse_object(body)
         assert caught.value.code == "too_many_values"

@@ -160,6 +160,7 @@ class Broken:
     partial = 0
     volume = 0
     finished = False
+    waiting = 0
 
     def __init__(self) -> None:
         self.held = b""
@@ -198,6 +199,7 @@ class FailsOnce:
     partial = 0
     volume = 0
     finished = False
+    waiting = 0
 
     def __init__(self) -> None:
         self.count = 0

@@ -508,6 +508,63 @@ class TestStream:
         assert machine.handle(on.Disconnected()) == ()
 
 
+class TestLargeAnswers:
+    """Counting much takes long, so it is done in a thread before anything else is."""
+
+    def start(self, kind: bytes) -> Exchange:
+        machine = exchange()
+        admit(machine, body(stream=kind != b"application/json"))
+        machine.handle(response_headers(b"200", kind))
+        return machine
+
+    def digested(
+        self, machine: Exchange, commands: tuple[do.Command, ...]
+    ) -> tuple[do.Command, ...]:
+        (digest,) = commands
+        assert isinstance(digest, do.Digest)
+        assert machine.state is State.DIGESTING
+        digest.work()
+        assert machine.digest is None
+        return machine.handle(on.Digested())
+
+    def test_of_one_piece(self) -> None:
+        machine = self.start(b"application/json")
+        answer = {"choices": [{"message": {"content": "word " * 8000}}]}
+        whole = json.dumps(answer).encode()
+        assert machine.handle(on.ResponseBody(whole, False)) == (do.Reply(do.Phase.RESPONSE_BODY),)
+        commands = machine.handle(on.ResponseBody(b"", True))
+        _, record = finish(machine, self.digested(machine, commands))
+        assert record.record.usage == TokenUsage(9, 8000)
+
+    def test_before_trailers(self) -> None:
+        machine = self.start(b"application/json")
+        answer = {"choices": [{"message": {"content": "word " * 8000}}], "usage": USAGE}
+        machine.handle(on.ResponseBody(json.dumps(answer).encode(), False))
+        commands = machine.handle(on.Trailers(of_response=True))
+        _, record = finish(machine, self.digested(machine, commands))
+        assert record.record.usage == TokenUsage(9, 3)
+        (reply,) = machine.handle(on.Recorded())
+        assert isinstance(reply, do.Reply)
+        assert reply.phase is do.Phase.RESPONSE_TRAILERS
+
+    def test_in_a_stream(self) -> None:
+        machine = self.start(b"text/event-stream")
+        commands = machine.handle(on.ResponseBody(sse(delta("word " * 2000)), False))
+        (grow,) = self.digested(machine, commands)
+        assert isinstance(grow, do.Grow)
+        assert grow.counted.output_tokens == 2000
+        (reply,) = machine.handle(on.Grown(Growth.GROWN))
+        assert isinstance(reply, do.Reply)
+
+    def test_that_nobody_waits_for_any_more(self) -> None:
+        machine = self.start(b"application/json")
+        answer = {"choices": [{"message": {"content": "word " * 8000}}]}
+        machine.handle(on.ResponseBody(json.dumps(answer).encode(), False))
+        assert machine.digest is not None
+        _, record = finish(machine, machine.handle(on.Disconnected()))
+        assert record.record.usage == TokenUsage(9, 8000)
+
+
 class TestExhaustion:
     TEXT = "word " * (GROW_EVERY_CHARS // 5 + 1)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -37,7 +39,7 @@ from sentinel_extproc.tokens.model import Estimate, JsonObject, OutputCounter
 from sentinel_extproc.transport.codec import CodecError
 from sentinel_extproc.transport.driver import Driver, UndecidedEnd
 from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
-from sentinel_extproc.usage.record import Intent, Outcome, UsageRecord
+from sentinel_extproc.usage.record import Intent, Outcome, TokenUsage, UsageRecord
 
 ADA = Principal("ext-ada", "u1", "ada@example.org")
 CHAT = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -114,6 +116,7 @@ class Parts:
         self.stored: list[UsageRecord] = []
         self.facts: list[Fact] = []
         self.estimator = TokenEstimator()
+        self.pool = ThreadPoolExecutor(1)
 
     async def gate(self, name: str) -> None:
         if self.hold == name:
@@ -182,7 +185,7 @@ class Parts:
             estimator=self,
             limiter=self,
             ledger=self,
-            pool=ThreadPoolExecutor(1),
+            pool=self.pool,
             emit=self.facts.append,
             decision_timeout_s=timeout_s,
             quotas=quotas,
@@ -250,6 +253,57 @@ async def test_a_whole_exchange(parts: Parts) -> None:
     assert record.outcome is Outcome.COMPLETED
     assert record.id == parts.reserved[0].exchange_id
     assert [type(fact) for fact in parts.facts] == [ExchangeFinished]
+
+
+class HeldPool(ThreadPoolExecutor):
+    """Starts counting when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.release = threading.Event()
+        self.asked = asyncio.Event()
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        def held() -> Any:
+            assert self.release.wait(30)
+            return work(*args, **kwargs)
+
+        self.asked.set()
+        return super().submit(held)
+
+
+WORDS = json.dumps({"choices": [{"message": {"content": "word " * 10_000}}]}).encode()
+LARGE = pb.ProcessingRequest(response_body=pb.HttpBody(body=WORDS, end_of_stream=True))
+
+
+@pytest.mark.parametrize("leaves", ["never", "while it is counted", "before its end"])
+async def test_a_large_answer_is_counted_in_a_thread(parts: Parts, leaves: str) -> None:
+    parts.pool = pool = HeldPool()
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS)
+    driver = parts.driver()
+    running = asyncio.create_task(driver.run(stream))
+    await stream.replied(3)
+    if leaves == "before its end":
+        stream.send(pb.ProcessingRequest(response_body=pb.HttpBody(body=WORDS)))
+        await stream.replied(4)
+        stream.send(None)
+    else:
+        stream.send(LARGE)
+    await pool.asked.wait()
+    if leaves == "while it is counted":
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert not parts.stored
+    pool.release.set()
+    stream.send(None)
+    if not running.done():
+        await running
+    assert await driver.join(30) == 0
+    (record,) = parts.stored
+    assert record.usage == TokenUsage(8, 10_001)
+    assert parts.settled == [Quantities(1, 8, 10_001, 2)]
+    assert record.outcome is (Outcome.COMPLETED if leaves == "never" else Outcome.DISCONNECTED)
 
 
 async def test_the_end_is_not_shown_before_the_record_is_stored(parts: Parts) -> None:
