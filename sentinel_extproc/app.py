@@ -42,7 +42,7 @@ from sentinel_extproc.limits.policy_file import load_policy
 from sentinel_extproc.limits.store import StoreError
 from sentinel_extproc.limits.store.connect import TlsFiles, build_client
 from sentinel_extproc.limits.store.ladder import Ladder
-from sentinel_extproc.limits.store.redis import RedisStore
+from sentinel_extproc.limits.store.redis import Client, RedisStore
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
 from sentinel_extproc.pauses import keep_pauses_short
 from sentinel_extproc.telemetry.facts import to_all
@@ -59,8 +59,7 @@ from sentinel_extproc.usage.deferred import RedisDeferredUsage
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.prices_file import load_prices
 from sentinel_extproc.usage.record import Pricer, unpriced
-from sentinel_extproc.usage.reporter import Reporter
-from sentinel_extproc.usage.reporting import OnAmbiguous
+from sentinel_extproc.usage_parts import usage_parts
 from sentinel_extproc.zion.breaker_board import RedisBoard
 from sentinel_extproc.zion.client import ZionClient
 from sentinel_extproc.zion.wire import Dialect
@@ -90,11 +89,14 @@ async def serve(settings: Settings) -> None:
         log.info("serving", extra={"listen": settings.server.listen, "version": __version__})
         await stop.wait()
         log.info("draining", extra={"streams": driver.live})
+        began = loop.time()
         await server.drain(
             grace_s=settings.server.drain_seconds, hand_back_s=settings.server.hand_back_seconds
         )
+        log.info("intake_stopped", extra={"seconds": round(loop.time() - began, 3)})
         if late := await driver.join(_SETTLE_DEADLINE_S):
             log.error("settlements_cut_off", extra={"count": late})
+        log.info("settled", extra={"seconds": round(loop.time() - began, 3)})
     log.info("stopped")
 
 
@@ -136,15 +138,15 @@ async def _start(
     stack.push_async_callback(zion.aclose)
     await zion.prime()
 
-    reporter = Reporter(
-        outbox,
-        zion,
-        interval_s=settings.usage.report_interval_seconds,
-        batch_size=settings.usage.batch_size,
-        on_ambiguous=OnAmbiguous(settings.usage.on_ambiguous),
+    usage = await usage_parts(
+        settings.usage,
+        outbox=outbox,
+        zion=zion,
+        redis=_redis_client(settings.redis, stack, max_connections=8),
+        prefix=settings.redis.prefix,
+        report_deadline_s=settings.zion.report_deadline_seconds,
+        stack=stack,
     )
-    stack.push_async_callback(_last_reports, reporter, settings.usage.shutdown_seconds)
-    reporter.start()
 
     store = _redis_store(settings)
     identity = identity_parts(
@@ -202,7 +204,7 @@ async def _start(
         Parts(
             metrics=metrics,
             outbox=outbox,
-            reporter=reporter,
+            usage=usage,
             zion=zion,
             authenticator=identity.authenticator,
             shared=identity.shared,
@@ -298,10 +300,7 @@ def _revocations(settings: Settings) -> str:
 def _breaker_boards(settings: Settings, stack: AsyncExitStack) -> Callable[[str], RedisBoard]:
     # A client of its own: reports are sent until the very end, after the store has closed.
     redis = settings.redis
-    client = build_client(
-        redis.url, timeout_s=redis.timeout_seconds, max_connections=16, tls=_redis_tls(redis)
-    )
-    stack.push_async_callback(client.aclose)
+    client = _redis_client(redis, stack, max_connections=16)
 
     def board(name: str) -> RedisBoard:
         return RedisBoard(client, name, prefix=redis.prefix, budget_s=redis.timeout_seconds)
@@ -311,11 +310,19 @@ def _breaker_boards(settings: Settings, stack: AsyncExitStack) -> Callable[[str]
 
 def _deferred_usage(settings: Settings, stack: AsyncExitStack) -> RedisDeferredUsage:
     redis = settings.redis
+    client = _redis_client(redis, stack, max_connections=8)
+    return RedisDeferredUsage(client, prefix=redis.prefix, budget_s=redis.timeout_seconds)
+
+
+def _redis_client(redis: RedisSettings, stack: AsyncExitStack, *, max_connections: int) -> Client:
     client = build_client(
-        redis.url, timeout_s=redis.timeout_seconds, max_connections=8, tls=_redis_tls(redis)
+        redis.url,
+        timeout_s=redis.timeout_seconds,
+        max_connections=max_connections,
+        tls=_redis_tls(redis),
     )
     stack.push_async_callback(client.aclose)
-    return RedisDeferredUsage(client, prefix=redis.prefix, budget_s=redis.timeout_seconds)
+    return client
 
 
 def _redis_store(settings: Settings) -> RedisStore:
@@ -416,8 +423,3 @@ def _note_head(event: str, outbox: Outbox) -> None:
 async def _close_outbox(outbox: Outbox) -> None:
     await outbox.aclose()
     _note_head("ledger_closed", outbox)
-
-
-async def _last_reports(reporter: Reporter, deadline_s: float) -> None:
-    result = await reporter.drain(deadline_s)
-    log.info("usage_drained", extra={"left": result.left})

@@ -12,6 +12,7 @@ from sentinel_extproc import __version__
 from sentinel_extproc.admin import readings
 from sentinel_extproc.admin.control import Control
 from sentinel_extproc.admin.guard import Access, HostRule
+from sentinel_extproc.admin.hop_readings import hop_readings
 from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler
@@ -32,7 +33,7 @@ from sentinel_extproc.telemetry.readings import Reading
 from sentinel_extproc.usage.item_queue import Backlog
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reading import LedgerState
-from sentinel_extproc.usage.reporter import Reporter
+from sentinel_extproc.usage_parts import UsageParts
 from sentinel_extproc.zion.breaker import State
 from sentinel_extproc.zion.client import ZionClient
 
@@ -43,7 +44,7 @@ class Parts:
 
     metrics: Metrics
     outbox: Outbox
-    reporter: Reporter
+    usage: UsageParts
     zion: ZionClient
     authenticator: CachedAuthenticator
     shared: RedisSharedCache
@@ -116,7 +117,8 @@ def _readings(
         ),
         *readings.outbox_readings(parts.outbox, backlog),
         *readings.ledger_readings(parts.outbox, ledger),
-        *readings.reporter_readings(lambda: parts.reporter.counters),
+        *readings.reporter_readings(lambda: parts.usage.reporter.counters),
+        *_hop_readings(parts.usage),
         *readings.breaker_readings(
             {
                 "zion_lookup": lambda: parts.zion.lookup_state,
@@ -124,6 +126,19 @@ def _readings(
             }
         ),
     ]
+
+
+def _hop_readings(usage: UsageParts) -> list[Reading]:
+    forwarder, queue = usage.forwarder, usage.queue
+    if forwarder is None or queue is None:
+        return []
+    return hop_readings(
+        lambda: forwarder.counters,
+        lambda: forwarder.state,
+        away=lambda: queue.away,
+        in_hand=lambda: queue.in_hand,
+        taken_over=lambda: queue.taken_over,
+    )
 
 
 def _checks(parts: Parts, requires: tuple[Requirement, ...]) -> dict[str, Check]:
@@ -177,7 +192,7 @@ def _status(
             }
             | _waiting(backlog.last),
             "ledger": _ledger(parts.outbox, ledger.last),
-            "reports": asdict(parts.reporter.counters),
+            "reports": asdict(parts.usage.reporter.counters),
         }
 
     return status

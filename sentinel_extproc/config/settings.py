@@ -135,6 +135,13 @@ class IdentitySourceName(StrEnum):
     STATIC = "static"
 
 
+class Hop(StrEnum):
+    """How usage gets from the outbox to Zion."""
+
+    STREAM = "stream"
+    DIRECT = "direct"
+
+
 class Durability(StrEnum):
     """What a stored usage record survives."""
 
@@ -341,6 +348,16 @@ class UsageSettings(Section):
     """YAML file with prices by model; records then carry their cost."""
     durability: Durability = Durability.PROCESS
     """`process` survives kill -9; `fsync` also power loss, and costs a disk flush per commit."""
+    hop: Hop = Hop.STREAM
+    """`stream`: through Redis, so that any replica reports it, and what was handed over outlives
+    this one's disk; straight to Zion while Redis is away. `direct`: always straight to Zion."""
+    stream_shards: int = Field(1, ge=1, le=64)
+    """Streams that usage is spread over, in a Redis Cluster; the same in every replica."""
+    stream_window: int = Field(10_000, ge=1, le=10_000_000)
+    """Most items of this sidecar in the stream at once, but at the end; the others wait their turn
+    in the outbox."""
+    stream_max_items: int = Field(100_000, ge=1, le=100_000_000)
+    """Bound of each stream, all replicas' items together; an item takes about 1 kB of Redis."""
     report_interval_seconds: Seconds = 5.0
     """Between reports while there is little to do."""
     batch_size: int = Field(1000, ge=1, le=1000)
@@ -348,7 +365,8 @@ class UsageSettings(Section):
     on_ambiguous: Literal["retry", "park"] = "retry"
     """When an answer is lost after sending: send again, or leave it to a person."""
     shutdown_seconds: float = Field(10.0, ge=0, le=600)
-    """For the last reports after SIGTERM; what is left is sent after the next start."""
+    """For handing over and the last reports after SIGTERM; what is left is sent after the next
+    start, or by another replica."""
 
 
 class TokenSettings(Section):

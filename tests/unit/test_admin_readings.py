@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_extproc.admin import readings as named
+from sentinel_extproc.admin.hop_readings import HOP_ITEMS, hop_readings
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.identity.denylist import DenyCounters
@@ -19,6 +20,7 @@ from sentinel_extproc.identity.service import IdentityCounters
 from sentinel_extproc.identity.shared import SharedCounters
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Kind, Reading
+from sentinel_extproc.usage.forwarder import ForwarderCounters, StreamState
 from sentinel_extproc.usage.item_queue import Backlog, ItemState
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reading import LedgerState
@@ -42,6 +44,7 @@ TABLES: list[tuple[type, list[Mapping[str, str]]]] = [
     (SharedCounters, [named.SHARED_RESULTS]),
     (WriterCounters, [named.OUTBOX_RECORDS, named.OUTBOX_COMMITS, named.OUTBOX_FILES]),
     (ReporterCounters, [named.REPORT_BATCHES, named.REPORT_ITEMS]),
+    (ForwarderCounters, [HOP_ITEMS]),
 ]
 
 
@@ -117,6 +120,36 @@ async def test_the_outbox_and_its_backlog(tmp_path: Path) -> None:
     await outbox.aclose()
 
 
+def hop(counters: ForwarderCounters, state: StreamState) -> list[Reading]:
+    return hop_readings(
+        lambda: counters,
+        lambda: state,
+        away=lambda: True,
+        in_hand=lambda: 4,
+        taken_over=lambda: 5,
+    )
+
+
+def test_the_stream() -> None:
+    counters = ForwarderCounters(handed=9, confirmed=6, held=1, lost=2, never_arrived=3)
+    found = values(hop(counters, StreamState(entries=7, pending=5, oldest_s=1.5)))
+    assert found == {
+        "sentinel_hop_items_total": {
+            "handed": 9,
+            "billed": 6,
+            "held": 1,
+            "lost": 2,
+            "never_arrived": 3,
+        },
+        "sentinel_stream_taken_over_total": 5,
+        "sentinel_stream_entries": 7,
+        "sentinel_stream_pending": 5,
+        "sentinel_stream_in_hand": 4,
+        "sentinel_stream_oldest_age_seconds": 1.5,
+        "sentinel_stream_away": 1,
+    }
+
+
 async def test_the_ledger(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
     outbox.open()
@@ -186,6 +219,7 @@ def test_all_of_them_fit_into_one_exposition() -> None:
         *named.outbox_readings(Outbox(Path("unused.db")), backlog),
         *named.ledger_readings(Outbox(Path("unused.db")), ledger),
         *named.reporter_readings(ReporterCounters),
+        *hop(ForwarderCounters(), StreamState()),
         *named.breaker_readings({"zion_lookup": lambda: State.CLOSED}),
         *named.limit_readings(down=lambda: False, pending=lambda: 0, replicas=lambda: 1),
         *named.serving_readings(live=lambda: 0, draining=lambda: False),

@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [
     },
     {"config"},
     {"transport"},
+    {"usage_parts"},
     {"admin"},
     {"identity_parts"},
     {"app"},
