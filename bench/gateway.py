@@ -31,7 +31,7 @@ from sentinel_extproc.demo.stack import PROVIDER_KEY, ZION_KEY, Services, start_
 from sentinel_extproc.demo.zion_standin import ZionStandIn
 from sentinel_extproc.demo.zion_state import ZionUser
 from sentinel_extproc.envoyconf.api import hcm, protobuf
-from sentinel_extproc.envoyconf.filter import FILTER_NAME
+from sentinel_extproc.envoyconf.names import FILTER_NAME
 from sentinel_extproc.envoyconf.static import static_bootstrap
 
 USERS = 50

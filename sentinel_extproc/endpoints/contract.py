@@ -7,10 +7,10 @@ Vocabulary: a *plan* is what is to be done with one request; a *meter* watches t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from sentinel_extproc.errors import SentinelError
+from sentinel_extproc.frozen import value
 from sentinel_extproc.tokens.model import JsonObject, OutputCounter
 from sentinel_extproc.usage.record import TokenUsage
 
@@ -18,7 +18,7 @@ CounterFactory = Callable[[str], OutputCounter]
 """Model name to a counter for one generated text."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Head:
     """What a request's headers say, before there is a body.
 
@@ -44,7 +44,7 @@ class Upload(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class CountRequest:
     """Input to be counted.
 
@@ -59,7 +59,7 @@ class CountRequest:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Plan:
     """What to count, reserve, forward and bill for one request.
 
@@ -92,7 +92,7 @@ class Plan:
     upload: Upload | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Deferred:
     """Work that is billed when its result is seen, named by the provider's id.
 
@@ -104,7 +104,7 @@ class Deferred:
     usage: TokenUsage | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reading:
     """What a meter knows of an answer.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sentinel_extproc.endpoints.contract import Plan, Reading
+from sentinel_extproc.frozen import value
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Quantities, ReserveRequest
 from sentinel_extproc.tokens.model import Confidence
@@ -19,7 +20,7 @@ from sentinel_extproc.usage.record import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Bill:
     """The end of an exchange in numbers."""
 

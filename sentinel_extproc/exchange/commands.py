@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 
 from sentinel_extproc.endpoints.contract import CountRequest, Deferred, Endpoint, Head
 from sentinel_extproc.errors import SentinelError
+from sentinel_extproc.frozen import value
 from sentinel_extproc.limits.model import Quantities, Reservation, ReserveRequest
 from sentinel_extproc.usage.record import Intent, UsageRecord
 
@@ -36,7 +36,7 @@ class Mode(Enum):
     NOTHING = "nothing more"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reply:
     """The answer to one message: let it pass, changed as said.
 
@@ -52,7 +52,7 @@ class Reply:
     metadata: Metadata | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Respond:
     """Answer the client ourselves; nothing reaches the provider.
 
@@ -65,7 +65,7 @@ class Respond:
     metadata: Metadata | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Authenticate:
     """Check the user's token; replied to by ``Authenticated``, or refused.
 
@@ -77,7 +77,7 @@ class Authenticate:
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Read:
     """Decode the request's body and plan it; replied to by ``Planned``, or refused.
 
@@ -89,14 +89,14 @@ class Read:
     head: Head
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Count:
     """Count the input; replied to by ``Counted``."""
 
     request: CountRequest
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reserve:
     """Take from the limits, then note that the request is about to be forwarded; replied to by
     ``Reserved``, or refused.
@@ -109,7 +109,7 @@ class Reserve:
     intent: Intent
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Digest:
     """Count what has come of a large answer, in a thread; replied to by ``Digested``.
 
@@ -119,7 +119,7 @@ class Digest:
     work: Callable[[], object]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Grow:
     """Make the reservation cover what has been generated so far; replied to by ``Grown``."""
 
@@ -127,7 +127,7 @@ class Grow:
     counted: Quantities
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Settle:
     """Replace the reservation by what was used; no reply, off the latency path."""
 
@@ -135,14 +135,14 @@ class Settle:
     actual: Quantities
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Record:
     """Make the usage record durable; replied to by ``Recorded``."""
 
     record: UsageRecord
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Claim:
     """Note who owes for work, and find out what of it is to be billed now; gives ``Claimed``."""
 
@@ -150,14 +150,14 @@ class Claim:
     deferrals: tuple[Deferred, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Confirm:
     """What was claimed is billed; no reply."""
 
     claimed: tuple[Deferred, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Close:
     """End our side of the stream cleanly: the rest of the answer flows without us."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from sentinel_extproc.endpoints.contract import Deferred, Plan
 from sentinel_extproc.errors import SentinelError
+from sentinel_extproc.frozen import value
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quota, Reservation
 from sentinel_extproc.tokens.model import Estimate
@@ -15,7 +15,7 @@ Headers = Sequence[tuple[str, bytes]]
 """Header lines in order; names in lower case, pseudo headers included."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RequestHeaders:
     """The first message of a normal exchange.
 
@@ -29,14 +29,14 @@ class RequestHeaders:
     verified: Mapping[str, object] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RequestBody:
     """The whole request body (``BUFFERED``), or a piece of it where we asked for pieces."""
 
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ResponseHeaders:
     """The answer begins; also the first message when an earlier filter answered by itself."""
 
@@ -44,7 +44,7 @@ class ResponseHeaders:
     end_of_stream: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ResponseBody:
     """A piece of the answer; the last one may be empty."""
 
@@ -52,14 +52,14 @@ class ResponseBody:
     end_of_stream: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Trailers:
     """Trailers of the request or the answer; they end the body they follow."""
 
     of_response: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Authenticated:
     """Reply to ``Authenticate``.
 
@@ -71,21 +71,21 @@ class Authenticated:
     quotas: tuple[Quota, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Planned:
     """Reply to ``Read``."""
 
     plan: Plan
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Counted:
     """Reply to ``Count``."""
 
     estimate: Estimate
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reserved:
     """Reply to ``Reserve``.
 
@@ -97,7 +97,7 @@ class Reserved:
     answer_headers: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Revoked:
     """Reply to ``Reserve``: the credential was revoked since it was checked.
 
@@ -108,41 +108,41 @@ class Revoked:
     error: SentinelError
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Digested:
     """Reply to ``Digest``."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Grown:
     """Reply to ``Grow``."""
 
     growth: Growth
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Claimed:
     """Reply to ``Claim``: what this exchange is to be billed, and nobody else."""
 
     claimed: tuple[Deferred, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Recorded:
     """Reply to ``Record``: the record is durable, or storing it failed and was reported."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Disconnected:
     """Envoy closed or reset the stream; client and provider can't be told apart."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Evicted:
     """The caller was revoked along with what runs: end the answer at the next message."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class HandBack:
     """The process is ending: let go of the answer at the next message."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from sentinel_extproc.endpoints.contract import Plan
 from sentinel_extproc.endpoints.json_body import MAX_COUNT
@@ -12,6 +11,7 @@ from sentinel_extproc.errors import Unauthenticated
 from sentinel_extproc.exchange.events import Headers, RequestHeaders
 from sentinel_extproc.exchange.expected_output import Basis, Expected, OutputExpectation
 from sentinel_extproc.exchange.headers import caller_token, first, read_head, refuse_unreadable
+from sentinel_extproc.frozen import value
 from sentinel_extproc.identity.claims import claims_credential
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Quantities, Quota, ReserveRequest, Subject
@@ -27,7 +27,7 @@ def find_rules(headers: Headers, *, prefix: str) -> Match:
     return match(method, first(headers, ":path").decode("latin-1"), prefix=prefix)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Opening:
     """What the headers of a request say.
 

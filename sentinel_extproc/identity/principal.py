@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+from sentinel_extproc.frozen import value
 from sentinel_extproc.limits.model import Epoch, Quota
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Principal:
     """An authenticated caller.
 
@@ -46,7 +46,7 @@ class Authenticator(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Entitlement:
     """What another authority says a caller may use.
 

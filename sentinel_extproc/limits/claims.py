@@ -59,12 +59,14 @@ def build_claim(
         InvalidRequest: a cost formula has no value for this request.
     """
     model = request.subject.model
-    lines = [Line(limit, _key(limit, model), 0) for limit in limits]
-    lines += [Line(limit, f"quota:{limit.name}", 0, seed) for limit, seed in quotas]
+    lines = [Line(one, _key(one, model), _clamped(one, asked, model)) for one in limits]
+    lines += [
+        Line(one, f"quota:{one.name}", _clamped(one, asked, model), seed) for one, seed in quotas
+    ]
     return Claim(
         id=request.exchange_id,
         owner=owner_tag(request.subject.external_id),
-        lines=tuple(replace(line, amount=_clamped(line.limit, asked, model)) for line in lines),
+        lines=tuple(lines),
         epochs=request.epochs,
     )
 
@@ -79,7 +81,8 @@ def retaken(claim: Claim, quantities: Quantities, model: str) -> Claim:
     return replace(
         claim,
         lines=tuple(
-            replace(line, amount=_amount(line.limit, quantities, model)) for line in claim.lines
+            Line(line.limit, line.key, _amount(line.limit, quantities, model), line.seed)
+            for line in claim.lines
         ),
     )
 

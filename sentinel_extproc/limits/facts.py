@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from sentinel_extproc.frozen import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class LimitsDecided:
     """A claim was decided.
 
@@ -23,7 +24,7 @@ class LimitsDecided:
     shadowed: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class HoldExhausted:
     """A running answer outgrew its hold; ``cut`` says whether it must end."""
 
@@ -31,14 +32,14 @@ class HoldExhausted:
     cut: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class StoreLost:
     """The store is away; from now on limits decide by themselves."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class StoreRegained:
     """The store is back.
 
@@ -51,7 +52,7 @@ class StoreRegained:
     replayed: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SettlementDropped:
     """A settlement could not be applied in time; its hold lapses by itself."""
 

@@ -163,8 +163,10 @@ class StoreLimiter:
         claim = build_claim(request, limits, quotas, held)
         if not claim.lines and not claim.epochs:
             return Reservation(request=request, held=held)
-        held = right_sized(claim, None, held, model)
-        claim = build_claim(request, limits, quotas, held)
+        sized = right_sized(claim, None, held, model)
+        if sized is not held:
+            held = sized
+            claim = build_claim(request, limits, quotas, held)
         verdict = await self._ask(claim)
         for _ in range(_ATTEMPTS_TO_RIGHT_SIZE):
             if verdict.decision is not Decision.DENIED or verdict.unsure:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from sentinel_extproc.frozen import value
 
 
 class Unit(StrEnum):
@@ -17,7 +18,7 @@ class Unit(StrEnum):
     COST = "cost"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Quantities:
     """How much of everything a request takes: predicted at reserve, actual at settle.
 
@@ -37,7 +38,7 @@ NOTHING = Quantities(requests=0)
 """Settling to this hands the whole reservation back."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Subject:
     """Whom and what policies match on."""
 
@@ -57,7 +58,7 @@ class QuotaPeriod(StrEnum):
     NEVER = "NEVER"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Quota:
     """A quota that another authority keeps (Zion), as it last reported it.
 
@@ -75,7 +76,7 @@ class Quota:
     seen_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Epoch:
     """How far revocation had come when the caller's credential was last checked.
 
@@ -88,7 +89,7 @@ class Epoch:
     seen: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ReserveRequest:
     """One exchange's claim on all limits that apply to it.
 
@@ -106,7 +107,7 @@ class ReserveRequest:
     epochs: tuple[Epoch, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class LimitState:
     """One limit as it stands after a verdict.
 
@@ -128,7 +129,7 @@ class LimitState:
     exceeded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reservation:
     """What was taken for one exchange, to be settled exactly once.
 

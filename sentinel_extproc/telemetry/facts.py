@@ -6,13 +6,13 @@ The parts that emit facts know nothing of Prometheus, OpenTelemetry or logging.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
+from sentinel_extproc.frozen import value
 from sentinel_extproc.usage.record import UsageRecord
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ExchangeRefused:
     """We answered a request ourselves.
 
@@ -29,7 +29,7 @@ class ExchangeRefused:
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ExchangeFinished:
     """An admitted exchange came to its end, whichever.
 
@@ -48,7 +48,7 @@ class ExchangeFinished:
     output_basis: str = "cap"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RecordNotStored:
     """A usage record is not durable yet; the ledger keeps it in memory and tries again."""
 
@@ -56,7 +56,7 @@ class RecordNotStored:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class InternalFault:
     """A bug: an exception that nothing should have raised.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
+
+from sentinel_extproc.frozen import value
 
 JsonObject = Mapping[str, Any]
 
@@ -18,7 +19,7 @@ class Confidence(StrEnum):
     ROUGH = "rough"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Estimate:
     """Input tokens of one request.
 

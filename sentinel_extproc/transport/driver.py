@@ -219,8 +219,10 @@ class Driver:
         deadline: float,
     ) -> tuple[do.Command, ...]:
         try:
-            async with asyncio.timeout_at(deadline):
-                answer = await self._ask(question)
+            answer = self._at_once(question)
+            if answer is None:
+                async with asyncio.timeout_at(deadline):
+                    answer = await self._ask(question)
         except CredentialRevoked as error:
             return exchange.handle(on.Revoked(error))
         except SentinelError as error:
@@ -228,6 +230,15 @@ class Driver:
         except TimeoutError:
             return exchange.refuse(Unavailable("The gateway could not decide in time."))
         return exchange.handle(answer)
+
+    def _at_once(self, question: Question) -> on.Event | None:
+        """The answer if it needs neither waiting nor another thread, and so no time-out."""
+        match question:
+            case do.Read(endpoint, body, head) if len(body) <= INLINE_BYTES:
+                return on.Planned(endpoint.plan(body, head))
+            case do.Count(request) if request.size <= INLINE_BYTES:
+                return on.Counted(self._estimator.estimate(request.kind, request.body))
+        return None
 
     async def _ask(self, question: Question) -> on.Event:
         match question:
@@ -241,12 +252,10 @@ class Driver:
                     principal = replace(principal, plan=entitled.plan)
                 return on.Authenticated(principal, entitled.quotas)
             case do.Read(endpoint, body, head):
-                return on.Planned(await self._work(len(body), endpoint.plan, body, head))
+                return on.Planned(await self._in_thread(endpoint.plan, body, head))
             case do.Count(request):
                 estimate = self._estimator.estimate
-                return on.Counted(
-                    await self._work(request.size, estimate, request.kind, request.body)
-                )
+                return on.Counted(await self._in_thread(estimate, request.kind, request.body))
             case do.Reserve(request, intent):
                 self._ledger.check_room()
                 reservation = await self._reserve(request)
@@ -254,10 +263,8 @@ class Driver:
                 headers = limit_headers(reservation.states, degraded=reservation.degraded)
                 return on.Reserved(reservation, tuple(headers.items()))
 
-    async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Work on a body of ``size`` bytes: here, or in a thread when it may take long."""
-        if size <= INLINE_BYTES:
-            return work(*args, **kwargs)
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Work on a large body, which would hold up all other exchanges here."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, partial(work, *args, **kwargs))
 

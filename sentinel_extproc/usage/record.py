@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from sentinel_extproc.frozen import value
 
 
 class Provenance(StrEnum):
@@ -29,7 +30,7 @@ class Outcome(StrEnum):
     """Forwarded, and nobody saw how it ended: its sidecar died. Never billed by guess."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class TokenUsage:
     """Token sums of one exchange; details are parts of the sums, not additions to them."""
 
@@ -45,7 +46,7 @@ class TokenUsage:
     rejected_prediction_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Cost:
     """Money: billionths of a currency."""
 
@@ -61,7 +62,7 @@ def unpriced(_asked: str, _served: str | None, _usage: TokenUsage, _requests: in
     """The ``Pricer`` of whoever has no price list."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class UsageRecord:
     """One forwarded exchange, exactly once.
 
@@ -94,7 +95,7 @@ class UsageRecord:
     reserved_output_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Intent:
     """An exchange that is about to be forwarded: what is known of it if its sidecar dies.
 

@@ -7,9 +7,10 @@ lines: a limit and an integer amount.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
+
+from sentinel_extproc.frozen import value
 
 from ..limit import Limit
 from ..model import Epoch
@@ -34,7 +35,7 @@ class Decision(IntEnum):
     """The claim's id is settled already: nothing was taken."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Seed:
     """Use of a calendar limit that another authority reports.
 
@@ -47,7 +48,7 @@ class Seed:
     seen_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Line:
     """One limit of a claim.
 
@@ -62,7 +63,7 @@ class Line:
     seed: Seed | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Claim:
     """What one exchange asks of all its limits, which all belong to one owner.
 
@@ -79,7 +80,7 @@ class Claim:
     at_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class LineVerdict:
     """One limit after a decision.
 
@@ -96,7 +97,7 @@ class LineVerdict:
     wait_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Verdict:
     """A store's answer.
 

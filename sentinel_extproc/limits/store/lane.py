@@ -1,0 +1,142 @@
+"""One connection to Redis on which the commands of many exchanges travel together.
+
+redis-py gives each command a connection to itself: taking it, waiting and giving it back costs more
+than all the rest of a reserve. Here commands are written as they come, those of one moment in one
+piece, and replies are handed out in the order of the commands, which is the order in which Redis
+answers. A caller that gives up leaves its place in that order, so its late reply is dropped and never
+mistaken for another's.
+
+The connection itself is redis-py's: addresses, Sentinel, TLS and authentication are its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+
+Argument = bytes | str | int
+
+_STALLED_S = 1.0
+"""A reply that is out for longer means that nobody is there: the connection is dropped."""
+
+
+class Lane:
+    """Sends commands over one connection of ``pool``, made when first needed and again when lost.
+
+    Args:
+        pool: one server, or the master of a Sentinel service.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, pool: ConnectionPool, *, clock: Callable[[], float] | None = None) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._unsent: list[tuple[tuple[Argument, ...], asyncio.Future[object]]] = []
+        self._sent: deque[tuple[asyncio.Future[object], float]] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def call(self, *command: Argument) -> object:
+        """One command's reply. Bound it with ``asyncio.timeout``; giving up is safe at any time.
+
+        Raises:
+            RedisError, OSError: Redis' own errors, or a connection that can't be made or was lost;
+                then the command may have been carried out.
+        """
+        if self._closed:
+            raise RedisConnectionError("the connection is closed")
+        loop = asyncio.get_running_loop()
+        if self._sent and self._now() - self._sent[0][1] > _STALLED_S:
+            await self._drop()
+        reply: asyncio.Future[object] = loop.create_future()
+        self._unsent.append((command, reply))
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._run())
+        self._wake.set()
+        return await reply
+
+    async def aclose(self) -> None:
+        """End the connection; commands under way fail."""
+        self._closed = True
+        await self._drop()
+
+    async def _drop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self) -> None:
+        """Serve one connection until it is lost."""
+        fault: Exception = RedisConnectionError("the connection was given up")
+        connection: AbstractConnection | None = None
+        reading: asyncio.Task[None] | None = None
+        try:
+            connection = await self._pool.get_connection()
+            reading = asyncio.get_running_loop().create_task(self._read(connection))
+            while not reading.done():
+                await self._wake.wait()
+                self._wake.clear()
+                await self._write(connection)
+            await reading
+        except (RedisError, OSError) as error:
+            fault = error
+        finally:
+            self._fail(fault)
+            if reading is not None:
+                reading.cancel()
+                with contextlib.suppress(asyncio.CancelledError, RedisError, OSError):
+                    await reading
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+                await self._pool.release(connection)
+
+    async def _write(self, connection: AbstractConnection) -> None:
+        unsent, self._unsent = self._unsent, []
+        now = self._now()
+        pieces: list[bytes] = []
+        for command, reply in unsent:
+            if reply.done():
+                continue  # given up before it was sent: nothing happened
+            pieces += connection.pack_command(*command)
+            self._sent.append((reply, now))
+        if pieces:
+            await connection.send_packed_command(pieces, check_health=False)
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        try:
+            while True:
+                try:
+                    answer: object = await connection.read_response(disable_decoding=True)
+                except RedisError as error:
+                    if not connection.is_connected or isinstance(error, RedisConnectionError):
+                        raise
+                    answer = error
+                reply, _ = self._sent.popleft()
+                if reply.done():
+                    continue
+                if isinstance(answer, Exception):
+                    reply.set_exception(answer)
+                else:
+                    reply.set_result(answer)
+        finally:
+            self._wake.set()  # the writer is to notice
+
+    def _fail(self, fault: Exception) -> None:
+        lost = [reply for reply, _ in self._sent] + [reply for _, reply in self._unsent]
+        self._sent.clear()
+        self._unsent.clear()
+        for reply in lost:
+            if not reply.done():
+                reply.set_exception(fault)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time() if self._clock is None else self._clock()
