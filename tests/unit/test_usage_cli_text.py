@@ -85,7 +85,7 @@ def test_no_text_makes_a_second_cell_or_line(text: str) -> None:
     [row] = list(csv.reader(io.StringIO(out.getvalue(), newline="")))
     cell = row[headings(plain).index("model_requested")]
     assert len(row) == len(headings(plain))
-    assert cell.removeprefix("'") == for_terminal(text)
+    assert cell in (for_terminal(text), "'" + for_terminal(text))
     assert cell[:1] not in tuple("=+-@")
 
 

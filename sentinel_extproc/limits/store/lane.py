@@ -2,9 +2,9 @@
 
 redis-py gives each command a connection to itself: taking it, waiting and giving it back costs more
 than all the rest of a reserve. Here commands are written as they come, those of one moment in one
-piece, and replies are handed out in the order of the commands, which is the order in which Redis
-answers. A caller that gives up leaves its place in that order, so its late reply is dropped and never
-mistaken for another's.
+piece, and replies are handed out in the order of the commands, in which Redis answers. Who
+gives up leaves a place in that order, so that a late reply is dropped and never mistaken for
+another's.
 
 The connection itself is redis-py's: addresses, Sentinel, TLS and authentication are its business.
 """
@@ -73,6 +73,8 @@ class Lane:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        # A task that is cancelled before its first step can't do this itself.
+        self._fail(RedisConnectionError("the connection was given up"))
 
     async def _run(self) -> None:
         """Serve one connection until it is lost."""
@@ -80,7 +82,7 @@ class Lane:
         connection: AbstractConnection | None = None
         reading: asyncio.Task[None] | None = None
         try:
-            connection = await self._pool.get_connection()
+            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
             reading = asyncio.get_running_loop().create_task(self._read(connection))
             while not reading.done():
                 await self._wake.wait()
@@ -90,6 +92,9 @@ class Lane:
         except (RedisError, OSError) as error:
             fault = error
         finally:
+            # From here on this task serves nobody; who comes now needs another.
+            if self._task is asyncio.current_task():
+                self._task = None
             self._fail(fault)
             if reading is not None:
                 reading.cancel()

@@ -26,6 +26,7 @@ from . import (
     owner_tag,
     scripts,
 )
+from .lane import Lane
 from .slots import tag_of_every_slot, tag_of_slot
 
 _T = TypeVar("_T")
@@ -80,7 +81,7 @@ class RedisStore:
         *,
         prefix: str = "sentinel",
         timeout_s: float = 0.025,
-        concurrency: int = 16,
+        concurrency: int = 64,
         queue_timeout_s: float = 0.25,
         record_ttl_s: float = 600.0,
         settled_ttl_s: float = 300.0,
@@ -98,6 +99,11 @@ class RedisStore:
         self._settled_ttl = str(round(settled_ttl_s * 1000))
         self._clock = clock
         self._cluster = isinstance(client, RedisCluster)
+        # A cluster's commands go to many nodes, and redis-py knows which.
+        self._lane = None if isinstance(client, RedisCluster) else Lane(client.connection_pool)
+        self._call: Callable[..., Awaitable[object]] = (
+            client.execute_command if self._lane is None else self._lane.call
+        )
         self._reserve = scripts.ByKinds("reserve")
         self._extend = scripts.ByKinds("extend")
         self._settle = scripts.ByKinds("settle")
@@ -218,7 +224,8 @@ class RedisStore:
                 await self.client.initialize()
                 await self._ping_any(self.client)
             else:
-                await cast("Awaitable[object]", self.client.ping())
+                # Where the commands will travel, so that their connection is there when they do.
+                await self._call("PING")
 
     @staticmethod
     async def _ping_any(client: RedisCluster) -> None:
@@ -234,6 +241,8 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the client and its connections, those to sentinels included."""
+        if self._lane is not None:
+            await self._lane.aclose()
         await self.client.aclose()
         pool = None if isinstance(self.client, RedisCluster) else self.client.connection_pool
         if isinstance(pool, SentinelConnectionPool):
@@ -260,20 +269,16 @@ class RedisStore:
     async def _run(
         self, script: scripts.Script, keys: list[str], arguments: Sequence[str | bytes]
     ) -> object:
+        call = self._call
         count = len(keys)
         try:
             return await self._guard(
-                lambda: cast(
-                    "Awaitable[object]",
-                    self.client.evalsha(script.sha, count, *keys, *arguments),
-                ),
+                lambda: call("EVALSHA", script.sha, count, *keys, *arguments),
             )
         except NoScriptError:
             # A fresh or flushed Redis: EVAL runs the script and keeps it.
             return await self._guard(
-                lambda: cast(
-                    "Awaitable[object]", self.client.eval(script.source, count, *keys, *arguments)
-                ),
+                lambda: call("EVAL", script.source, count, *keys, *arguments),
             )
 
     async def _guard(self, call: Callable[[], Awaitable[_T]]) -> _T:
