@@ -38,7 +38,7 @@ from sentinel_extproc.tokens.encodings import preload
 from sentinel_extproc.tokens.estimator import TokenEstimator
 from sentinel_extproc.transport.driver import INLINE_BYTES, Driver
 from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
-from sentinel_extproc.usage.record import UsageRecord
+from sentinel_extproc.usage.record import Intent, UsageRecord
 
 MB = 1_000_000
 TARGET_S = 0.010
@@ -207,6 +207,9 @@ class Stubs:
 
     def check_room(self) -> None:
         """There is."""
+
+    def begin(self, intent: Intent) -> None:
+        """Forget it."""
 
     async def append(self, record: UsageRecord) -> None:
         self.bill = record
