@@ -7,7 +7,7 @@ ARGS   ?=
 SOURCES := sentinel_extproc tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help docs setup run test soak lint fmt proto encodings accuracy lock wheel clean
+.PHONY: help docs examples setup run test soak lint fmt proto encodings accuracy lock wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ proto: setup ## regenerate the wire types from proto/
 docs: setup ## write docs/configuration.md from the settings, docs/attach/doctor.md from its rules
 	@$(BIN)/python scripts/document_settings.py
 	@$(BIN)/python scripts/document_findings.py
+
+examples: setup ## render the examples in envoy/ again
+	@$(BIN)/python -m sentinel_extproc.envoyconf.examples envoy
 
 encodings: setup ## derive the shipped tokenizer ranks again and check their hashes
 	@$(BIN)/python scripts/make_encodings.py

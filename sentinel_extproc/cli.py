@@ -12,6 +12,7 @@ import click
 
 from sentinel_extproc import __version__
 from sentinel_extproc.admin.commands import COMMANDS as ADMIN_COMMANDS
+from sentinel_extproc.envoyconf.command import render
 from sentinel_extproc.envoyconf.doctor.command import doctor
 from sentinel_extproc.usage_cli.group import usage
 
@@ -95,7 +96,7 @@ def demo(once: bool, port: int) -> None:
     sys.exit(run_demo(once=once, port=port))
 
 
-for _command in (*ADMIN_COMMANDS, doctor, usage):
+for _command in (*ADMIN_COMMANDS, doctor, render, usage):
     main.add_command(_command)
 
 

@@ -132,6 +132,36 @@ def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
     return settings
 
 
+def only(values: dict[str, Any]) -> Settings:
+    """Settings to render from, made of these values and nothing that is around.
+
+    Raises:
+        ConfigError: with every fault that was found.
+    """
+
+    class Given(Settings):
+        """Settings with no source but these."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (
+                InitSettingsSource(settings_cls, values),
+                InitSettingsSource(settings_cls, _UNNEEDED_TO_RENDER),
+            )
+
+    try:
+        return Given()
+    except ValidationError as error:
+        raise ConfigError([_fault(item) for item in error.errors()]) from None
+
+
 class _Environment(EnvSettingsSource):
     """Leaves text that isn't JSON to validation, which lists all faults, instead of giving up."""
 

@@ -25,7 +25,7 @@ def _name(text: str) -> x509.Name:
 
 
 class Authority:
-    """Issues certificates for 127.0.0.1, good for an hour.
+    """Issues certificates for 127.0.0.1 and localhost, good for an hour.
 
     Args:
         folder: for its own certificate (``file``) and those that it issues.
@@ -55,7 +55,7 @@ class Authority:
 
     def _sign(self, title: str, key: ec.EllipticCurvePrivateKey, *, ca: bool) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        here = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
         return (
             x509.CertificateBuilder()
             .subject_name(_name(title))
@@ -65,7 +65,7 @@ class Authority:
             .not_valid_before(now - dt.timedelta(hours=1))
             .not_valid_after(now + dt.timedelta(hours=1))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(here), critical=False)
             .sign(self._key, hashes.SHA256())
         )
 

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from sentinel_extproc.demo.envoy import RunningEnvoy, start_envoy
 from sentinel_extproc.demo.hosting import serve_app
@@ -17,6 +16,7 @@ from sentinel_extproc.demo.redis import RunningRedis, start_redis
 from sentinel_extproc.demo.sidecar import RunningSidecar, sidecar_environment, start_sidecar
 from sentinel_extproc.demo.zion_standin import DEMO_USERS, Dialect, ZionStandIn
 from sentinel_extproc.demo.zion_state import ZionUser
+from sentinel_extproc.envoyconf.from_settings import provider_of
 from sentinel_extproc.envoyconf.static import static_bootstrap
 
 PROVIDER_KEY = "sk-standin-provider"
@@ -167,16 +167,9 @@ def provider_address(url: str) -> tuple[str, int, bool]:
         StartError: not an http(s) URL, or with a path that the gateway can't put in front.
     """
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        return provider_of(url)
     except ValueError as fault:
-        raise StartError(f"OPENAI_API_URL: {url!r}: {fault}") from fault
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise StartError(f"OPENAI_API_URL: {url!r} is not an http or https URL")
-    if parts.path.rstrip("/") not in {"", "/v1"}:
-        raise StartError(f"OPENAI_API_URL: {url!r}: only /v1 is possible as its path")
-    use_tls = parts.scheme == "https"
-    return parts.hostname, port or (443 if use_tls else 80), use_tls
+        raise StartError(str(fault).replace("provider.url", "OPENAI_API_URL")) from fault
 
 
 def _environment(

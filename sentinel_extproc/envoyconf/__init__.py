@@ -24,6 +24,9 @@ Needs the ``render`` extra (``envoy-data-plane``). What others call::
     )
     to_yaml(bootstrap) -> str
 
+``sentinel-extproc render`` goes from settings to a target: ``targets`` has one function for each,
+``attachment`` what they have in common.
+
 ``sentinel_extproc.envoyconf.api`` re-exports the ``envoy-data-plane`` modules in use; import them
 from there, because importing them directly raises warnings that the tests turn into errors.
 Impossible values raise ValueError naming the parameter.

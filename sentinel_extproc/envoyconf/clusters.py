@@ -55,10 +55,12 @@ def processor_cluster(
                 grpc_health_check=core.HealthCheckGrpcHealthCheck(),
             )
         ]
-    discovery = cluster.ClusterDiscoveryType
+    discovery, lookup = cluster.ClusterDiscoveryType, cluster.ClusterDnsLookupFamily
     return cluster.Cluster(
         name=PROCESSOR_CLUSTER,
         type=discovery.STRICT_DNS if needs_dns else discovery.STATIC,
+        # By itself Envoy takes IPv6 alone where a name has both, as localhost mostly does.
+        dns_lookup_family=lookup.V4_PREFERRED if needs_dns else lookup.AUTO,
         connect_timeout=timedelta(seconds=1),
         per_connection_buffer_limit_bytes=buffer_limit_bytes,
         lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,

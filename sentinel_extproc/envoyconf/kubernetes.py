@@ -40,9 +40,6 @@ class Service:
         return f"{self.name}.{self.namespace}.svc.cluster.local"
 
 
-DEFAULT_SERVICE = Service()
-
-
 def parse_service(text: str) -> Service:
     """Read ``name.namespace`` or ``name.namespace:port``.
 
@@ -89,3 +86,6 @@ def resource(
         },
         "spec": dict(spec),
     }
+
+
+DEFAULT_SERVICE = Service()

@@ -1,0 +1,110 @@
+"""The sidecar's own settings as an attachment, so that both say the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from sentinel_extproc.config.settings import IdentitySourceName, Settings
+from sentinel_extproc.envoyconf.attachment import Attachment, SidecarTls
+from sentinel_extproc.envoyconf.names import JWT_NAMESPACE
+from sentinel_extproc.envoyconf.versions import NEWEST, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What Envoy is told and the sidecar doesn't know; see ``Attachment``."""
+
+    workers: tuple[str, ...] = ()
+    message_timeout_s: float = 2.0
+    buffer_limit_bytes: int = 16 * 2**20
+    max_concurrent: int = 100_000
+    stream_idle_timeout_s: float = 300.0
+    provider_ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
+    envoy_version: Version = NEWEST
+    unmetered: tuple[str, ...] = ()
+    sidecar_tls: SidecarTls | None = None
+
+
+def attachment_of(settings: Settings, choices: Choices) -> Attachment:
+    """The attachment of a sidecar with these settings.
+
+    Raises:
+        ValueError: an impossible value, or one that contradicts the settings.
+    """
+    server = settings.server
+    if choices.message_timeout_s <= server.decision_timeout_seconds:
+        raise ValueError(
+            f"message_timeout_s: {choices.message_timeout_s:g} must be above"
+            f" server.decision_timeout_seconds ({server.decision_timeout_seconds:g}), or Envoy"
+            " gives up before the sidecar answers"
+        )
+    if choices.buffer_limit_bytes >= server.max_message_bytes:
+        raise ValueError(
+            f"buffer_limit_bytes: {choices.buffer_limit_bytes} must be below"
+            f" server.max_message_bytes ({server.max_message_bytes})"
+        )
+    host, port, tls = provider_of(settings.provider.url)
+    return Attachment(
+        processors=choices.workers or (_reachable(server.listen),),
+        provider_host=host,
+        provider_port=port,
+        provider_tls=tls,
+        provider_ca_file=choices.provider_ca_file,
+        message_timeout_s=choices.message_timeout_s,
+        buffer_limit_bytes=choices.buffer_limit_bytes,
+        max_concurrent=choices.max_concurrent,
+        stream_idle_timeout_s=choices.stream_idle_timeout_s,
+        envoy_version=choices.envoy_version,
+        forward_namespaces=(JWT_NAMESPACE,)
+        if settings.identity.source is IdentitySourceName.ENVOY_JWT
+        else (),
+        unmetered=choices.unmetered,
+        metered_prefix=settings.endpoints.prefix,
+        sidecar_tls=choices.sidecar_tls,
+    )
+
+
+def check_sidecar_tls(settings: Settings, *, given: bool, client_certificate: bool) -> None:
+    """Refuse cleartext to a sidecar that serves TLS, and no certificate where it wants one.
+
+    Raises:
+        ValueError: naming ``sidecar_tls``.
+    """
+    if settings.server.tls_cert_file is None:
+        return
+    if not given:
+        raise ValueError(
+            "sidecar_tls: the sidecar serves TLS (server.tls_cert_file); name its authority"
+        )
+    if settings.server.client_ca_file is not None and not client_certificate:
+        raise ValueError(
+            "sidecar_tls: the sidecar wants a certificate (server.client_ca_file); give Envoy one"
+        )
+
+
+def provider_of(url: str) -> tuple[str, int, bool]:
+    """Host, port, and whether to use TLS, of a provider's base URL.
+
+    Raises:
+        ValueError: not an http(s) URL, or with a path that the gateway can't put in front.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as fault:
+        raise ValueError(f"provider.url: {url!r}: {fault}") from fault
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"provider.url: {url!r} is not an http or https URL")
+    if parts.path.rstrip("/") not in {"", "/v1"}:
+        raise ValueError(f"provider.url: {url!r}: only /v1 is possible as its path")
+    tls = parts.scheme == "https"
+    return parts.hostname, port or (443 if tls else 80), tls
+
+
+def _reachable(listen: str) -> str:
+    """Where an Envoy on the same machine finds a sidecar that listens there."""
+    host, _, port = listen.rpartition(":")
+    if host == "0.0.0.0":  # noqa: S104 - compared, not bound
+        return f"127.0.0.1:{port}"
+    return f"[::1]:{port}" if host == "[::]" else listen
