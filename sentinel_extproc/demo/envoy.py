@@ -63,6 +63,11 @@ class RunningEnvoy:
         return self._port
 
     @property
+    def admin_socket(self) -> Path:
+        """Unix socket of the admin interface."""
+        return self._admin_socket
+
+    @property
     def url(self) -> str:
         """The gateway's address on this machine, without a path."""
         return f"http://127.0.0.1:{self.port}"

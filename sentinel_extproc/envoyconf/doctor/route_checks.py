@@ -50,7 +50,9 @@ BODY_LIMIT = Rule(
     Severity.ERROR,
     "Large requests are refused (above 1 MiB by default, 32 KiB in Envoy Gateway)",
     "Bodies that are counted are read whole, up to the route's request_body_buffer_limit or else "
-    "the listener's per_connection_buffer_limit_bytes. More is 413: long conversations and images.",
+    "the listener's per_connection_buffer_limit_bytes. More is 413: long conversations and images. "
+    "If more than the limit arrives before the sidecar's first reply, Envoy may stop reading, and "
+    "the request hangs until an idle time-out.",
     "request_body_buffer_limit: 16777216  # beside the route's match",
 )
 BODY_ABOVE = Rule(
