@@ -41,10 +41,14 @@ class Lane:
         self._sent: deque[tuple[asyncio.Future[object], float]] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def call(self, *command: Argument) -> object:
+    async def call(self, *command: Argument, soon_s: float = 0.0) -> object:
         """One command's reply. Bound it with ``asyncio.timeout``; giving up is safe at any time.
+
+        Args:
+            soon_s: it may wait that long for others to travel with.
 
         Raises:
             RedisError, OSError: Redis' own errors, or a connection that can't be made or was lost;
@@ -59,7 +63,11 @@ class Lane:
         self._unsent.append((command, reply))
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._run())
-        self._wake.set()
+        if soon_s:
+            if self._later is None:
+                self._later = loop.call_later(soon_s, self._wake.set)
+        else:
+            self._wake.set()
         return await reply
 
     async def aclose(self) -> None:
@@ -106,6 +114,9 @@ class Lane:
 
     async def _write(self, connection: AbstractConnection) -> None:
         unsent, self._unsent = self._unsent, []
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         now = self._now()
         pieces: list[bytes] = []
         for command, reply in unsent:

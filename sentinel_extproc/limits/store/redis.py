@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar, cast
 
 from redis.asyncio import Redis, RedisCluster
@@ -49,6 +50,10 @@ _PERIODS = {Period.DAY: 1, Period.WEEK: 2, Period.MONTH: 3, Period.LIFETIME: 4}
 
 _SPARE_MS = 1_002
 """How much longer states are kept: rounding, and a second more."""
+
+_SETTLE_WAITS_S = 0.002
+"""A settlement may wait that long, so that it travels with the next reserve: under load that spares
+every second write to the socket."""
 
 _PATIENCE_S = 1.0
 """Off the path of requests: connecting to a distant Redis over TLS takes longer than a budget."""
@@ -149,7 +154,7 @@ class RedisStore:
             str(claim.at_ms),
             *_lines(claim.lines),
         ]
-        await self._run(self._settle.of(claim.lines), keys, arguments)
+        await self._run(self._settle.of(claim.lines), keys, arguments, soon_s=_SETTLE_WAITS_S)
 
     async def epochs(self, external_id: str, names: Sequence[str]) -> tuple[Epoch, ...]:
         """The revocation epochs as they stand, for a credential that is checked now.
@@ -267,9 +272,18 @@ class RedisStore:
         return "" if self._clock is None else str(self._clock())
 
     async def _run(
-        self, script: scripts.Script, keys: list[str], arguments: Sequence[str | bytes]
+        self,
+        script: scripts.Script,
+        keys: list[str],
+        arguments: Sequence[str | bytes],
+        *,
+        soon_s: float = 0.0,
     ) -> object:
-        call = self._call
+        call = (
+            self._call
+            if not soon_s or self._lane is None
+            else partial(self._lane.call, soon_s=soon_s)
+        )
         count = len(keys)
         try:
             return await self._guard(
