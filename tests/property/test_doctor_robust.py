@@ -17,10 +17,10 @@ from sentinel_extproc.envoyconf.doctor.load import load_text
 from sentinel_extproc.envoyconf.doctor.reading import Unreadable
 from sentinel_extproc.envoyconf.doctor.report import as_json, as_text
 from sentinel_extproc.envoyconf.doctor.snapshot import from_document
-from sentinel_extproc.envoyconf.examples import examples
+from sentinel_extproc.envoyconf.examples import envoy_examples
 
-GOOD = yaml.safe_load(examples()["envoy.yaml"])
-TEXT = examples()["envoy.yaml"]
+GOOD = yaml.safe_load(envoy_examples()["envoy.yaml"])
+TEXT = envoy_examples()["envoy.yaml"]
 
 SCALARS = (
     st.none()

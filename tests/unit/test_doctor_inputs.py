@@ -24,9 +24,9 @@ from sentinel_extproc.envoyconf.doctor.load import load_file, load_text
 from sentinel_extproc.envoyconf.doctor.reading import Unreadable, normal
 from sentinel_extproc.envoyconf.doctor.report import as_json, as_text
 from sentinel_extproc.envoyconf.doctor.snapshot import from_document, read_stats, read_version
-from sentinel_extproc.envoyconf.examples import examples
+from sentinel_extproc.envoyconf.examples import envoy_examples
 
-GOOD = yaml.safe_load(examples()["envoy.yaml"])
+GOOD = yaml.safe_load(envoy_examples()["envoy.yaml"])
 TYPES = "type.googleapis.com/envoy"
 EXT_PROC = f"{TYPES}.extensions.filters.http.ext_proc.v3"
 
@@ -86,7 +86,7 @@ def test_yaml_and_json_are_read(tmp_path: Path) -> None:
 
 
 def test_anchors_and_merge_keys_are_followed() -> None:
-    text = examples()["envoy.yaml"]
+    text = envoy_examples()["envoy.yaml"]
     breakers = "    circuit_breakers:\n      thresholds:"
     first, second, third = text.split(breakers)
     shared = f"{first}    circuit_breakers: &b\n      thresholds:{second}    circuit_breakers: *b\n"
@@ -384,11 +384,13 @@ def test_nobody_there_is_told(tmp_path: Path) -> None:
 
 def test_exit_codes_are_for_ci(tmp_path: Path) -> None:
     good = tmp_path / "good.yaml"
-    good.write_text(examples()["envoy.yaml"])
+    good.write_text(envoy_examples()["envoy.yaml"])
     assert (result := run("--envoy-config", str(good), "--strict")).exit_code == 0
     assert result.output == "Nothing found.\n"
     bad = tmp_path / "bad.yaml"
-    bad.write_text(examples()["envoy.yaml"].replace("message_timeout: 2s", "message_timeout: 0.2s"))
+    bad.write_text(
+        envoy_examples()["envoy.yaml"].replace("message_timeout: 2s", "message_timeout: 0.2s")
+    )
     result = run("--envoy-config", str(bad))
     assert result.exit_code == 1
     assert "ERROR    message-timeout" in result.output
@@ -402,10 +404,20 @@ def test_exit_codes_are_for_ci(tmp_path: Path) -> None:
     assert run("--envoy-config", str(empty)).exit_code == 2
 
 
+def test_a_file_is_read_as_the_envoy_of_the_given_version_would(tmp_path: Path) -> None:
+    old = tmp_path / "old.yaml"
+    text = envoy_examples()["envoy.yaml"]
+    old.write_text(text.replace("allow_content_length_header: true", ""))
+    assert run("--envoy-config", str(old), "--strict").exit_code == 1
+    assert run("--envoy-config", str(old), "--strict", "--envoy-version", "1.37").exit_code == 0
+    assert run("--envoy-config", str(old), "--envoy-version", "1.35.2").exit_code == 1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         (),
+        ("--envoy-config", "a", "--envoy-version", "new"),
         ("--envoy-config", "a", "--admin", "b"),
         ("--envoy-config", "a", "--ignore", "no-such-finding"),
         ("--admin", "ftp://x"),

@@ -7,7 +7,9 @@ or the file can't be read; 3 the running Envoy can't be reached.
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +18,15 @@ import click
 EXIT_FOUND = 1
 EXIT_UNREADABLE = 2
 EXIT_UNREACHABLE = 3
+
+
+def _version(_context: object, _parameter: object, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,3})\.(\d{1,4})(?:\.\d{1,4})?", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not a version such as 1.40")
+    return int(match[1]), int(match[2])
 
 
 @click.command()
@@ -56,6 +67,13 @@ EXIT_UNREACHABLE = 3
     show_default=True,
     help="Largest request body in bytes that clients send.",
 )
+@click.option(
+    "--envoy-version",
+    "version",
+    callback=_version,
+    metavar="X.Y",
+    help="Of the Envoy that reads the file; a running one tells. Default: a current one.",
+)
 def doctor(
     file: Path | None,
     address: str | None,
@@ -65,6 +83,7 @@ def doctor(
     processor: str,
     providers: tuple[str, ...],
     body_bytes: int,
+    version: tuple[int, int] | None,
 ) -> None:
     """Tell what is wrong with an Envoy that the sidecar is attached to, and how to mend it.
 
@@ -90,6 +109,8 @@ def doctor(
     )
     try:
         snapshot = load_admin(address) if address is not None else load_file(Path(str(file)))
+        if version is not None:
+            snapshot = replace(snapshot, version=version)
         findings = diagnose(snapshot, expected, ignored)
     except Unreadable as error:
         _fail(f"{file or address} can't be read: {error}", "unreadable", EXIT_UNREADABLE, as_json)
