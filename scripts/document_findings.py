@@ -30,8 +30,8 @@ sentinel-extproc doctor --admin http://127.0.0.1:15000       # Istio; Envoy Gate
 | `--json` | for machines: `summary` and `findings`, each with `id`, `severity`, `where`, `seen`, \
 `title`, `effect`, `fix` |
 | `--max-body BYTES` | largest request body that clients send; 4 MiB by default |
-| `--envoy-version X.Y` | of the Envoy that reads the file: fields that it doesn't have aren't asked \
-for |
+| `--envoy-version X.Y` | of the Envoy that reads the file: fields that it \
+doesn't have aren't asked for |
 | `--processor CLUSTER` | which ext_proc cluster is the sidecar's, when that isn't clear from its \
 name, its stat prefix or its namespace |
 | `--provider CLUSTER` | a cluster that must not be reached without the sidecar, beside those that \

@@ -13,12 +13,12 @@ import yaml
 from sentinel_extproc.envoyconf.attachment import SidecarTls
 from sentinel_extproc.envoyconf.doctor.attachment import Expectations
 from sentinel_extproc.envoyconf.doctor.diagnose import RULES, SECTIONS, diagnose
-from sentinel_extproc.envoyconf.doctor.process_checks import OLDEST_ENVOY
 from sentinel_extproc.envoyconf.doctor.reading import normal
 from sentinel_extproc.envoyconf.doctor.snapshot import Snapshot, from_document
 from sentinel_extproc.envoyconf.examples import envoy_examples
 from sentinel_extproc.envoyconf.render import to_dict
 from sentinel_extproc.envoyconf.static import static_bootstrap
+from sentinel_extproc.envoyconf.versions import OLDEST
 
 Config = dict[str, Any]
 Break = Callable[[Config], object]
@@ -434,7 +434,7 @@ def test_the_rendered_configuration_has_no_findings() -> None:
 def test_the_examples_have_no_findings(name: str) -> None:
     snapshot = from_document(yaml.safe_load(envoy_examples()[name]))
     # That one is rendered for the oldest Envoy.
-    version = OLDEST_ENVOY if name == "envoy-shared.yaml" else None
+    version = OLDEST if name == "envoy-shared.yaml" else None
     assert diagnose(dataclasses.replace(snapshot, version=version), Expectations()) == []
 
 

@@ -7,13 +7,14 @@ or the file can't be read; 3 the running Envoy can't be reached.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import click
+
+from sentinel_extproc.envoyconf.versions import parse_version
 
 EXIT_FOUND = 1
 EXIT_UNREADABLE = 2
@@ -23,10 +24,10 @@ EXIT_UNREACHABLE = 3
 def _version(_context: object, _parameter: object, value: str | None) -> tuple[int, int] | None:
     if value is None:
         return None
-    match = re.fullmatch(r"(\d{1,3})\.(\d{1,4})(?:\.\d{1,4})?", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a version such as 1.40")
-    return int(match[1]), int(match[2])
+    try:
+        return parse_version(value, parameter="--envoy-version")
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()

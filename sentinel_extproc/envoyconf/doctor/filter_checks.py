@@ -19,9 +19,9 @@ from sentinel_extproc.envoyconf.doctor.reading import (
 )
 from sentinel_extproc.envoyconf.doctor.rules import Finding, Rule, Severity
 from sentinel_extproc.envoyconf.names import JWT_NAMESPACE, METADATA_NAMESPACE
+from sentinel_extproc.envoyconf.versions import CONTENT_LENGTH_SINCE
 
 DEFAULT_MESSAGE_TIMEOUT_S = 0.2
-_CONTENT_LENGTH_SINCE = (1, 38)
 
 MESSAGE_TIMEOUT = Rule(
     "message-timeout",
@@ -256,7 +256,7 @@ def check_filters(
         yield from _service(attached)
         yield from _headers(attached)
         kept = flag(attached.config, "allow_content_length_header")
-        if not kept and (version is None or version >= _CONTENT_LENGTH_SINCE):
+        if not kept and (version is None or version >= CONTENT_LENGTH_SINCE):
             yield CONTENT_LENGTH.at(attached.where)
     yield from _jwt(attachment)
 

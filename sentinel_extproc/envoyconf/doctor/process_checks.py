@@ -9,8 +9,7 @@ from sentinel_extproc.envoyconf.doctor.gateway import Gateway
 from sentinel_extproc.envoyconf.doctor.reading import Tree, entries, found, section, text
 from sentinel_extproc.envoyconf.doctor.rules import Finding, Rule, Severity
 from sentinel_extproc.envoyconf.names import GRACEFUL_CLOSE_FLAG
-
-OLDEST_ENVOY = (1, 36)
+from sentinel_extproc.envoyconf.versions import OLDEST
 
 GRACEFUL_CLOSE = Rule(
     "graceful-close",
@@ -123,7 +122,7 @@ def _gaps(gateway: Gateway) -> Iterator[Finding]:
 
 def check_server(version: tuple[int, int] | None, state: str) -> Iterator[Finding]:
     """What /server_info says."""
-    if version is not None and version < OLDEST_ENVOY:
+    if version is not None and version < OLDEST:
         yield TOO_OLD.at("server", f"{version[0]}.{version[1]}")
     if state and state != "LIVE":
         yield NOT_LIVE.at("server", state)
