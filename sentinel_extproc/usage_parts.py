@@ -9,6 +9,7 @@ from sentinel_extproc.config.settings import Hop, UsageSettings
 from sentinel_extproc.limits.store.redis import Client
 from sentinel_extproc.usage.drain import drain
 from sentinel_extproc.usage.forwarder import Forwarder
+from sentinel_extproc.usage.orphans import Orphans
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reporter import Reporter
 from sentinel_extproc.usage.reporting import OnAmbiguous
@@ -25,6 +26,7 @@ class UsageParts:
     """What the rest needs of them; without a stream only the reporter."""
 
     reporter: Reporter
+    orphans: Orphans
     forwarder: Forwarder | None = None
     queue: StreamQueue | None = None
 
@@ -46,9 +48,11 @@ async def usage_parts(
         prefix: of keys there.
         report_deadline_s: how long a report may take; a lease lasts longer.
     """
+    orphans = Orphans(outbox, redis, prefix=prefix, silent_s=settings.orphan_seconds)
     if settings.hop is Hop.DIRECT:
         await outbox.unhand()
-        parts = UsageParts(_reporter(settings, outbox, zion, settings.report_interval_seconds))
+        reporter = _reporter(settings, outbox, zion, settings.report_interval_seconds)
+        parts = UsageParts(reporter, orphans)
     else:
         stream = Stream(
             redis,
@@ -70,7 +74,7 @@ async def usage_parts(
             window=settings.stream_window,
             interval_s=settings.report_interval_seconds,
         )
-        parts = UsageParts(reporter, forwarder, queue)
+        parts = UsageParts(reporter, orphans, forwarder, queue)
 
     async def last_way() -> None:
         await drain(
@@ -82,6 +86,8 @@ async def usage_parts(
         )
 
     stack.push_async_callback(last_way)
+    stack.push_async_callback(orphans.aclose)
+    orphans.start()
     if parts.queue is not None:
         parts.queue.start()
     if parts.forwarder is not None:

@@ -12,7 +12,7 @@ from sentinel_extproc import __version__
 from sentinel_extproc.admin import readings
 from sentinel_extproc.admin.control import Control
 from sentinel_extproc.admin.guard import Access, HostRule
-from sentinel_extproc.admin.hop_readings import hop_readings
+from sentinel_extproc.admin.hop_readings import hop_readings, orphan_readings
 from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler
@@ -118,6 +118,7 @@ def _readings(
         *readings.outbox_readings(parts.outbox, backlog),
         *readings.ledger_readings(parts.outbox, ledger),
         *readings.reporter_readings(lambda: parts.usage.reporter.counters),
+        *orphan_readings(lambda: parts.usage.orphans.counters),
         *_hop_readings(parts.usage),
         *readings.breaker_readings(
             {

@@ -1,4 +1,4 @@
-"""What the numbers of the stream between outboxes and reporters are called as metrics."""
+"""What the numbers of what sidecars share about usage are called as metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.usage.forwarder import ForwarderCounters, StreamState
+from sentinel_extproc.usage.orphans import OrphanCounters
 
 HOP_ITEMS: Mapping[str, str] = {
     "handed": "handed",
@@ -14,6 +15,25 @@ HOP_ITEMS: Mapping[str, str] = {
     "lost": "lost",
     "never_arrived": "never_arrived",
 }
+
+ORPHANS: Mapping[str, str] = {"adopted": "adopted", "failed": "failures"}
+
+
+def orphan_readings(counters: Callable[[], OrphanCounters]) -> list[Reading]:
+    """Of what dead sidecars left."""
+
+    def looks() -> dict[str, float]:
+        return {label: getattr(counters(), field) for label, field in ORPHANS.items()}
+
+    return [
+        Reading(
+            "sentinel_orphans_total",
+            "Exchanges of dead sidecars put on record here, and looks for them that failed.",
+            Kind.COUNTER,
+            looks,
+            label="what",
+        )
+    ]
 
 
 def hop_readings(

@@ -358,6 +358,9 @@ class UsageSettings(Section):
     in the outbox."""
     stream_max_items: int = Field(100_000, ge=1, le=100_000_000)
     """Bound of each stream, all replicas' items together; an item takes about 1 kB of Redis."""
+    orphan_seconds: float = Field(60.0, ge=5, le=86_400)
+    """A sidecar that Redis hasn't heard of for so long is taken for dead; another one records what
+    it had under way as unknown."""
     report_interval_seconds: Seconds = 5.0
     """Between reports while there is little to do."""
     batch_size: int = Field(1000, ge=1, le=1000)

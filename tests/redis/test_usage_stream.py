@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import redis as sync_redis
@@ -11,6 +14,9 @@ import uuid_utils
 from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.redis import Client
 from sentinel_extproc.usage.item_queue import QueuedItem
+from sentinel_extproc.usage.orphans import Orphans
+from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.record import Intent
 from sentinel_extproc.usage.sealing import SealedItem
 from sentinel_extproc.usage.stream import (
     Entry,
@@ -215,6 +221,52 @@ async def test_a_word_about_the_first_copy_takes_out_the_second(
     await one.settle(0, [Word(Verb.BILLED, first)])
     assert await one.claim(0, 10, others=True) == []
     assert (await one.poll(0)).entries == 0
+
+
+async def test_an_acl_user_needs_the_commands_of_the_page_only(
+    redis_url: str, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "limits.md").read_text("utf-8")
+    lines = re.findall(r"^\+(?:eval|xadd|hset) .*$", page, re.MULTILINE)
+    commands = " ".join(lines).split()
+    assert len(lines) == 3
+    with sync_redis.Redis.from_url(redis_url) as admin:
+        admin.execute_command(
+            "ACL", "SETUSER", "usage", "on", ">pass", "~sentinel:*", "-@all", *commands
+        )
+        client = build_client(f"unix://usage:pass@{urlsplit(redis_url).path}", timeout_s=5.0)
+        outbox = Outbox(tmp_path / "outbox.db")
+        outbox.open()
+        try:
+            one = stream(client, lease_s=0.0)
+            await one.hand(0, 1, [queued(), queued(), queued()])
+            await one.claim(0, 2, others=True)
+            billed, free, held = await one.claim(0, 3, others=True)
+            await one.hold(0, [billed, free, held], sending=True)
+            verdict = Held("dead", "no", held.queued.item)
+            words = [
+                Word(Verb.BILLED, billed),
+                Word(Verb.LET_GO, free, due_in_s=60.0),
+                Word(Verb.HOLD, held, held=verdict),
+            ]
+            await one.settle(0, words)
+            assert await one.claim(0, 3, others=True) == []
+            await one.audit(0, 1, ["x"])
+            await one.heard(0, await one.poll(0))
+
+            looking = Orphans(outbox, client, silent_s=0.0)
+            outbox.begin(Intent("1", 1, "a", "a@b.c", "chat", "m", None, 1, 1))
+            await looking.look()
+            await outbox.add_unknown(outbox.under_way()[0])
+            await looking.look()
+            admin.zadd("sentinel:1:intents:beats", {"gone": 1})
+            admin.hset("sentinel:1:{intents:gone}:open", "x", "not an intent")
+            await looking.look()
+            assert looking.counters.failures == 0
+        finally:
+            admin.execute_command("ACL", "DELUSER", "usage")
+            await client.aclose()
+            await outbox.aclose()
 
 
 async def test_without_redis_it_says_so_and_leaves_it_alone_for_a_moment() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_extproc.admin import readings as named
-from sentinel_extproc.admin.hop_readings import HOP_ITEMS, hop_readings
+from sentinel_extproc.admin.hop_readings import HOP_ITEMS, ORPHANS, hop_readings, orphan_readings
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.identity.denylist import DenyCounters
@@ -22,6 +22,7 @@ from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.usage.forwarder import ForwarderCounters, StreamState
 from sentinel_extproc.usage.item_queue import Backlog, ItemState
+from sentinel_extproc.usage.orphans import OrphanCounters
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reading import LedgerState
 from sentinel_extproc.usage.record import Intent
@@ -45,6 +46,7 @@ TABLES: list[tuple[type, list[Mapping[str, str]]]] = [
     (WriterCounters, [named.OUTBOX_RECORDS, named.OUTBOX_COMMITS, named.OUTBOX_FILES]),
     (ReporterCounters, [named.REPORT_BATCHES, named.REPORT_ITEMS]),
     (ForwarderCounters, [HOP_ITEMS]),
+    (OrphanCounters, [ORPHANS]),
 ]
 
 
@@ -220,6 +222,7 @@ def test_all_of_them_fit_into_one_exposition() -> None:
         *named.ledger_readings(Outbox(Path("unused.db")), ledger),
         *named.reporter_readings(ReporterCounters),
         *hop(ForwarderCounters(), StreamState()),
+        *orphan_readings(OrphanCounters),
         *named.breaker_readings({"zion_lookup": lambda: State.CLOSED}),
         *named.limit_readings(down=lambda: False, pending=lambda: 0, replicas=lambda: 1),
         *named.serving_readings(live=lambda: 0, draining=lambda: False),
