@@ -1,4 +1,4 @@
-"""What the reporter takes items from, whatever lies behind it: the outbox, or a stream.
+"""What the reporter takes items from, whatever lies behind it: the outbox, or the stream.
 
 The seam of the pipeline: a hop is done with an item only when the next one acknowledged it.
 """

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis as sync_redis
+import uuid_utils
 from redis.asyncio import RedisCluster
 
 from sentinel_extproc.demo.process import ManagedProcess
@@ -34,6 +35,14 @@ from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.outage import Outage
 from sentinel_extproc.limits.store.redis import RedisStore
 from sentinel_extproc.limits.store.slots import SLOTS, slot_of
+from sentinel_extproc.usage.forwarder import Forwarder
+from sentinel_extproc.usage.item_queue import Settlement
+from sentinel_extproc.usage.orphans import Orphans
+from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.record import Intent, Outcome, Provenance, TokenUsage, UsageRecord
+from sentinel_extproc.usage.reporting import ReporterCounters
+from sentinel_extproc.usage.stream import Stream
+from sentinel_extproc.usage.stream_queue import StreamQueue
 
 NODES = 3
 LIMIT, TASKS = 100, 200
@@ -239,3 +248,52 @@ async def test_a_dead_node_degrades_only_its_own_users(
         dead.process.wait_until(dead.answers, what="it answered", timeout_s=10)
         for node in nodes:
             node.process.wait_until(node.sees_all, what="it saw all nodes", timeout_s=30)
+
+
+async def test_usage_goes_over_the_shards_of_a_cluster(nodes: list[Node], tmp_path: Path) -> None:
+    hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+    client = build_client(f"redis+cluster://{hosts}", timeout_s=5.0)
+    outbox = Outbox(tmp_path / "outbox.db")
+    outbox.open()
+    stream = Stream(client, origin=lambda: outbox.sidecar, consumer="one", shards=8)
+    reporter = ReporterCounters()
+    forwarder = Forwarder(outbox, stream, reporter)
+    queue = StreamQueue(stream, outbox)
+    for number in range(60):
+        await outbox.append(usage_record(f"u{number}"))
+    await forwarder.turn()
+    claimed = [q for _ in range(8) for q in await queue.claim(20)]
+    assert len({queued.item.id for queued in claimed}) == 60
+    assert await queue.sending(claimed) == claimed
+    await queue.settle(Settlement(acknowledged=tuple(q.item.id for q in claimed)))
+    await forwarder.turn()
+    assert (await outbox.backlog()).undelivered == 0
+    assert (forwarder.counters.handed, forwarder.counters.confirmed) == (60, 60)
+    assert reporter.ambiguous == 0
+
+    outbox.begin(Intent("1", 1, "ext-a", "a@example.org", "chat", "gpt-4o", None, 1, 1))
+    await Orphans(outbox, client, silent_s=0.0).look()
+    other = Outbox(tmp_path / "other.db")
+    other.open()
+    looking = Orphans(other, client, silent_s=0.0)
+    await looking.look()
+    assert looking.counters.adopted == 1
+    for opened in (outbox, other):
+        await opened.aclose()
+    await client.aclose()
+
+
+def usage_record(user: str) -> UsageRecord:
+    return UsageRecord(
+        id=str(uuid_utils.uuid7()),
+        occurred_at_ms=1_767_225_600_000,
+        external_id=user,
+        email=f"{user}@example.org",
+        endpoint="chat",
+        model_requested="gpt-4o",
+        model_served=None,
+        requests=1,
+        usage=TokenUsage(input_tokens=1),
+        provenance=Provenance.PROVIDER,
+        outcome=Outcome.COMPLETED,
+    )

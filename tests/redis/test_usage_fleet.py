@@ -16,6 +16,7 @@ from sentinel_extproc.demo.hosting import serve_app
 from sentinel_extproc.demo.redis import RunningRedis, start_redis
 from sentinel_extproc.demo.zion_standin import FaultKind, ZionCall, ZionStandIn, ZionUser
 from sentinel_extproc.limits.store.connect import build_client
+from sentinel_extproc.usage.drain import drain
 from sentinel_extproc.usage.forwarder import Forwarder
 from sentinel_extproc.usage.item_queue import ItemState
 from sentinel_extproc.usage.outbox import Outbox
@@ -468,3 +469,60 @@ async def test_with_redis_and_zion_away_all_waits_and_then_all_is_billed(
     await until(sidecar.settled)
     assert billed(zion, once=True) == used(records)
     assert doubled(zion) == 0
+
+
+async def test_a_stream_that_is_given_up_is_taken_for_sent(make: Make, zion: ZionStandIn) -> None:
+    """``usage.hop`` changed to ``direct``: nobody reads the stream any more, as far as we know."""
+    sidecar = make("one")
+    records = await sidecar.use(40)
+    await sidecar.forwarder.turn()
+    await sidecar.outbox.unhand()
+    direct = Reporter(sidecar.outbox, sidecar.zion)
+    assert (await direct.drain(DEADLINE_S)).left == 0
+    assert billed(zion) == used(records)
+    assert direct.counters.ambiguous == 40
+
+
+@pytest.mark.parametrize("away", [None, "zion", "redis", "both"])
+async def test_a_drain_hands_over_reports_and_tells_so(
+    make: Make,
+    zion: ZionStandIn,
+    own_redis: RunningRedis,
+    caplog: pytest.LogCaptureFixture,
+    away: str | None,
+) -> None:
+    caplog.set_level("INFO", "sentinel.usage")
+    sidecar = make("one", url=own_redis.url)
+    sidecar.start()
+    records = await sidecar.use(40)
+    await until(sidecar.settled)
+    if away in ("redis", "both"):
+        own_redis.stop()
+    if away in ("zion", "both"):
+        zion.set_fault(ZionCall.BATCH, FaultKind.RATE_LIMITED, retry_after_s=30)
+    records += await sidecar.use(40, first=40)
+    await drain(
+        sidecar.outbox,
+        sidecar.reporter,
+        5.0 if away in (None, "redis") else 1.0,
+        forwarder=sidecar.forwarder,
+        queue=sidecar.queue,
+    )
+    told = {entry.message: entry.__dict__ for entry in caplog.records}
+    handed, last = told["usage_handed_over"], told["usage_drained"]
+    assert handed["seconds"] <= last["seconds"]
+    items = {state: n for state, n in last["items"].items() if n}
+    if away is None:
+        assert (last["left"], last["records_unsealed"], items) == (0, 0, {})
+        assert billed(zion) == used(records)
+    elif away == "zion":
+        assert items == {"handed": 40}  # another sidecar can bill them
+        assert (await sidecar.stream.poll(0)).entries + (await sidecar.stream.poll(1)).entries == 40
+    elif away == "redis":
+        # But for a call that failed, and may have been carried out.
+        assert set(items) <= {"handed"}
+        assert last["left"] == items.get("handed", 0)
+    else:
+        assert set(items) <= {"ready", "handed"}
+        assert last["left"] + last["records_unsealed"] >= 40
+    assert "sent" not in items, "nothing was cut off while it was being sent"
