@@ -507,7 +507,6 @@ class Exchange:
             last.append(do.Close())
         self._last = tuple(last)
         self._after = after
-        self.state = State.RECORDING
         record = usage_record(
             final,
             self._plan,
@@ -518,6 +517,8 @@ class Exchange:
             price=self._price,
         )
         settle = do.Settle(self._reservation, final.quantities(self._predicted))
+        # Last, so that a fault above isn't taken for a record that is on its way.
+        self.state = State.RECORDING
         return (settle, do.Record(record))
 
     def _refine(self) -> None:

@@ -331,6 +331,13 @@ class Driver:
                         self._claims.confirm(exchange.exchange_id, claimed)
         except Exception as fault:  # noqa: BLE001 - runs in a finally clause
             self._emit(InternalFault(exchange.exchange_id, "end of exchange", fault, True))
+            self._background.start(self._abandon_record(exchange.exchange_id))
+
+    async def _abandon_record(self, exchange_id: str) -> None:
+        try:
+            await self._ledger.abandon(exchange_id)
+        except Exception as fault:  # noqa: BLE001 - its intent stays, so it is known of
+            self._emit(InternalFault(exchange_id, "unknown record", fault, True))
 
     async def _store(self, record: UsageRecord) -> None:
         try:

@@ -109,6 +109,11 @@ class Intents:
                 self._free.append(taken[0])
                 self._unsynced = True
 
+    def find(self, exchange_id: str) -> Intent | None:
+        """The intent of an exchange that has a slot."""
+        taken = self._open.get(exchange_id)
+        return None if taken is None else taken[1]
+
     def under_way(self) -> list[Intent]:
         """Every exchange that has a slot now."""
         return [intent for _, intent in list(self._open.values())]

@@ -198,6 +198,12 @@ class Outbox:
         if self._fsync:
             self._writer.post(self._intents.sync)
 
+    async def abandon(self, exchange_id: str) -> None:
+        """See ``Ledger``."""
+        intent = self._intents.find(exchange_id)
+        if intent is not None:
+            await self.add_unknown(intent)
+
     def under_way(self) -> list[Intent]:
         """Exchanges that were begun and are not on record."""
         return self._intents.under_way()

@@ -154,6 +154,15 @@ class Ledger(Protocol):
         """
         ...
 
+    async def abandon(self, exchange_id: str) -> None:
+        """Put on record that nobody can say how an exchange that was begun ended; does nothing if
+        it has its record.
+
+        Raises:
+            Unavailable: as ``append``.
+        """
+        ...
+
     async def append(self, record: UsageRecord) -> None:
         """Return once ``record`` is durable.
 

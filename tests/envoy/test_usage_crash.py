@@ -12,7 +12,7 @@ import httpx
 from sentinel_extproc.demo.stack import Stack
 from sentinel_extproc.usage import reading
 from sentinel_extproc.usage.chain import verify
-from sentinel_extproc.usage.record import Outcome
+from sentinel_extproc.usage.record import Outcome, TokenUsage
 
 StartStack = Callable[..., Stack]
 
@@ -28,6 +28,11 @@ def eventually(check: Callable[[], bool], *, seconds: float = 30.0) -> None:
     while not check():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.05)
+
+
+def delivered(outbox: Path) -> bool:
+    backlog = reading.backlog(outbox)
+    return backlog.undelivered == 0
 
 
 def chat(stack: Stack, **headers: str) -> tuple[str, str, dict[str, str]]:
@@ -62,17 +67,17 @@ def test_what_was_under_way_at_kill_9_becomes_one_unknown_record(
             lost = answer.headers["x-sentinel-exchange-id"]
         for _ in range(2):  # the second start finds nothing new
             stack.sidecar.restart()
-            eventually(lambda: reading.ledger(outbox).unsealed == 0)
+            eventually(lambda: delivered(outbox))
             stack.sidecar.process.kill()
     found = {kept.id: kept for _, kept in reading.records(outbox, 100, 0)}
     state = reading.ledger(outbox)
     assert set(found) == {done.headers["x-sentinel-exchange-id"], lost}
-    assert (state.unknown, state.name) == (1, "gateway-1")
 
     unknown = found.pop(lost)
-    assert unknown.outcome is Outcome.UNKNOWN
+    assert (unknown.outcome, unknown.usage) == (Outcome.UNKNOWN, TokenUsage())
+    assert (state.unknown, state.name) == (1, "gateway-1")
     assert unknown.external_id
-    assert (unknown.requests, unknown.usage.input_tokens, unknown.cost_nanos) == (0, 0, None)
+    assert (unknown.requests, unknown.cost_nanos) == (0, None)
     assert unknown.model_requested == "gpt-4o-mini"
     assert unknown.predicted_input_tokens
     assert unknown.reserved_output_tokens

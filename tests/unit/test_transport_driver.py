@@ -111,6 +111,7 @@ class Parts:
         self.revocations = 0
         self.principal = self.rechecked = ADA
         self.begun: list[Intent] = []
+        self.abandoned: list[str] = []
         self.stream: Stream | None = None
         self.replies_at_begin: int | None = None
         self.stored: list[UsageRecord] = []
@@ -157,6 +158,10 @@ class Parts:
             raise self.fail["begin"]
         self.begun.append(intent)
         self.replies_at_begin = None if self.stream is None else len(self.stream.replies)
+
+    async def abandon(self, exchange_id: str) -> None:
+        self.abandoned.append(exchange_id)
+        await self.gate("abandon")
 
     async def append(self, record: UsageRecord) -> None:
         self.stored.append(record)
@@ -230,6 +235,25 @@ async def test_what_can_not_be_noted_is_not_let_through_and_hands_back_its_reser
     assert stream.kinds() == ["request_headers", "immediate_response"]
     assert parts.settled == [NOTHING]
     assert parts.stored == []
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+async def test_an_exchange_that_a_bug_keeps_from_its_record_is_abandoned(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, stuck: bool
+) -> None:
+    def broken(*_: object, **__: object) -> UsageRecord:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sentinel_extproc.exchange.machine.usage_record", broken)
+    if stuck:
+        parts.fail["abandon"] = Unavailable("disk")
+    stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
+    await run_to_end(parts.driver(), stream)
+    assert stream.kinds()[-1] == "response_body"  # the client's bytes flow all the same
+    assert parts.stored == []
+    assert set(parts.abandoned) == {parts.begun[0].id}
+    where = [fact.where for fact in parts.facts if isinstance(fact, InternalFault)]
+    assert ("unknown record" in where) is stuck
 
 
 async def test_a_refused_request_leaves_no_intent(parts: Parts) -> None:

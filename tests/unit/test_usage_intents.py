@@ -189,6 +189,20 @@ async def test_an_append_ends_its_intent_even_if_nobody_waits_for_it(path: Path)
     await outbox.aclose()
 
 
+async def test_what_is_abandoned_is_unknown_unless_it_has_its_record(path: Path) -> None:
+    outbox = Outbox(path)
+    outbox.open()
+    for number in range(2):
+        outbox.begin(intent(number))
+    await outbox.abandon(intent(0).id)
+    await outbox.append(record(1))
+    await outbox.abandon(intent(1).id)
+    await outbox.abandon("unheard of")
+    state = await outbox.ledger()
+    assert (state.unknown, state.head.seq, outbox.intents_in_use) == (1, 2, 0)
+    await outbox.aclose()
+
+
 WORKER = """
 import asyncio, os, sys
 from pathlib import Path
