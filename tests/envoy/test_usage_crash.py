@@ -74,7 +74,8 @@ def test_what_was_under_way_at_kill_9_becomes_one_unknown_record(
     assert set(found) == {done.headers["x-sentinel-exchange-id"], lost}
 
     unknown = found.pop(lost)
-    assert (unknown.outcome, unknown.usage) == (Outcome.UNKNOWN, TokenUsage())
+    log = stack.sidecar.process.log_tail(60)
+    assert (unknown.outcome, unknown.usage) == (Outcome.UNKNOWN, TokenUsage()), log
     assert (state.unknown, state.name) == (1, "gateway-1")
     assert unknown.external_id
     assert (unknown.requests, unknown.cost_nanos) == (0, None)
