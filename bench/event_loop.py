@@ -211,6 +211,9 @@ class Stubs:
     def begin(self, intent: Intent) -> None:
         """Forget it."""
 
+    async def abandon(self, exchange_id: str) -> None:
+        """Nothing is begun."""
+
     async def append(self, record: UsageRecord) -> None:
         self.bill = record
 
