@@ -26,7 +26,7 @@ from sentinel_extproc.endpoints.events import ConstantReader, EventMeter
 from sentinel_extproc.endpoints.form import FormEndpoint, form_model, read_form
 from sentinel_extproc.endpoints.meters import FixedMeter, JsonMeter, Whole, text_of
 from sentinel_extproc.endpoints.multipart import FormScanner
-from sentinel_extproc.endpoints.provider_usage import read_usage
+from sentinel_extproc.endpoints.provider_usage import read_sound_usage, read_usage
 from sentinel_extproc.endpoints.texts import Texts
 from sentinel_extproc.errors import InvalidRequest
 from sentinel_extproc.usage.record import TokenUsage
@@ -65,7 +65,7 @@ class Speech(OpenAIEndpoint):
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:  # noqa: ARG002
         if event_stream:
-            return EventMeter(ConstantReader(plan.output_cap or 0), by_size=False)
+            return EventMeter(ConstantReader(plan.output_cap or 0, read_sound_usage), by_size=False)
         return FixedMeter(plan.output_cap or 0)
 
 

@@ -47,6 +47,7 @@ class StreamMeter:
         self._texts = Texts(model, counters)
         self._reported: TokenUsage | None = None
         self._served: str | None = None
+        self._texts_since_usage = False
         self._failed = False
         self._unread_bytes = 0
         self._tail = Tail()
@@ -87,8 +88,10 @@ class StreamMeter:
         reported = self._reported
         if reported is None and self._unread_bytes:
             reported = read_usage(find_member(self._tail.bytes(), "usage"))
+        later = self._reported is not None and self._texts_since_usage
         return Reading(
-            reported=reported,
+            reported=None if later else reported,
+            so_far=reported if later else None,
             output_tokens=self._texts.total() + tokens_by_size(self._unread_bytes),
             exact=self._all_seen and self._texts.exact and not self._unread_bytes,
             model_served=self._served,
@@ -126,15 +129,19 @@ class StreamMeter:
         chunk = decode(event.data)
         if not isinstance(chunk, dict):
             return None
-        usage = chunk.get("usage")
-        if usage is not None:
-            self._reported = read_usage(usage) or self._reported
         if self._served is None:
             self._served = text_of(chunk.get("model")) or None
-        if isinstance(chunk.get("error"), dict):
+        if chunk.get("error") or chunk.get("object") == "error":
             self._failed = True
         for key, text in _generated(chunk, "delta"):
             self._texts.add(key, text)
+            self._texts_since_usage = True
+        if (usage := read_usage(chunk.get("usage"))) is not None:
+            # Some send sums in every chunk, or only the prompt's in the first: of an answer that is
+            # cut, what came after the last sums is counted.
+            self._reported = usage
+            self._texts.clear()
+            self._texts_since_usage = False
         return chunk
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from sentinel_extproc.endpoints.contract import Reading
 from sentinel_extproc.endpoints.meters import Tail, text_of, tokens_by_size
-from sentinel_extproc.endpoints.provider_usage import decode, find_member, read_usage
+from sentinel_extproc.endpoints.provider_usage import ReadUsage, decode, find_member, read_usage
 from sentinel_extproc.sse import Scanner
 from sentinel_extproc.usage.record import TokenUsage
 
@@ -101,19 +101,21 @@ class ConstantReader:
 
     Args:
         output_tokens: what the answer is taken for, unless it fails before any of it has come.
+        read: understands its usage.
     """
 
     volume = 0
     waiting = 0
 
-    def __init__(self, output_tokens: int) -> None:
+    def __init__(self, output_tokens: int, read: ReadUsage) -> None:
         self._output = output_tokens
+        self._read = read
         self._begun = False
         self._reported: TokenUsage | None = None
         self._failed = False
 
     def read(self, event: dict[str, Any]) -> None:
-        self._reported = read_usage(event.get("usage")) or self._reported
+        self._reported = self._read(event.get("usage")) or self._reported
         if isinstance(event.get("error"), dict):
             self._failed = True
         else:

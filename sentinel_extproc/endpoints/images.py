@@ -28,6 +28,7 @@ from sentinel_extproc.endpoints.form import (
 )
 from sentinel_extproc.endpoints.meters import EdgeMeter, text_of
 from sentinel_extproc.endpoints.multipart import FormScanner
+from sentinel_extproc.endpoints.provider_usage import read_image_usage
 from sentinel_extproc.errors import InvalidRequest
 
 MAX_IMAGES = 10
@@ -121,5 +122,5 @@ class Images(FormEndpoint):
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:  # noqa: ARG002
         made = plan.output_cap or 0
         if event_stream:
-            return EventMeter(ConstantReader(made), by_size=False)
-        return EdgeMeter(output_tokens=made)
+            return EventMeter(ConstantReader(made, read_image_usage), by_size=False)
+        return EdgeMeter(output_tokens=made, read=read_image_usage)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sentinel_extproc.endpoints.contract import CounterFactory, Deferred, Reading
-from sentinel_extproc.endpoints.provider_usage import decode, find_member, read_usage
+from sentinel_extproc.endpoints.provider_usage import ReadUsage, decode, find_member, read_usage
 from sentinel_extproc.endpoints.texts import Texts
 from sentinel_extproc.usage.record import TokenUsage
 
@@ -97,10 +97,12 @@ class EdgeMeter(_Unchanging):
 
     Args:
         output_tokens: what the answer is taken for when it has no ``usage``.
+        read: understands its usage.
     """
 
-    def __init__(self, *, output_tokens: int = 0) -> None:
+    def __init__(self, *, output_tokens: int = 0, read: ReadUsage = read_usage) -> None:
         self._output = output_tokens
+        self._read = read
         self._head = b""
         self._tail = Tail()
 
@@ -112,7 +114,7 @@ class EdgeMeter(_Unchanging):
 
     def reading(self) -> Reading:
         edges = (self._tail.bytes(), self._head)
-        usage = next((u for e in edges if (u := read_usage(find_member(e, "usage")))), None)
+        usage = next((u for e in edges if (u := self._read(find_member(e, "usage")))), None)
         model = next((m for e in edges if (m := text_of(find_member(e, "model")))), None)
         return Reading(reported=usage, output_tokens=self._output, model_served=model)
 

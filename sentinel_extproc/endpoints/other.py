@@ -22,11 +22,12 @@ from sentinel_extproc.endpoints.contract import (
 )
 from sentinel_extproc.endpoints.generation import MAX_CHOICES
 from sentinel_extproc.endpoints.json_body import MAX_COUNT, MAX_MODEL_CHARS
-from sentinel_extproc.endpoints.meters import JsonMeter, OpaqueMeter, tokens_by_size
+from sentinel_extproc.endpoints.meters import JsonMeter, OpaqueMeter, Whole, text_of, tokens_by_size
 from sentinel_extproc.endpoints.provider_usage import decode
 
 BYTES_PER_TOKEN = 3
 _CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_WAITING = frozenset({"queued", "in_progress"})
 
 
 class Other(OpenAIEndpoint):
@@ -54,7 +55,18 @@ class Other(OpenAIEndpoint):
             return OpaqueMeter()
         if event_stream:
             return AtLeastBySize(StreamMeter(plan.model, counters, hide_usage=False))
-        return AtLeastBySize(JsonMeter(plan.model, counters, read_whole))
+        return AtLeastBySize(JsonMeter(plan.model, counters, read_unknown))
+
+
+def read_unknown(answer: dict[str, Any]) -> Whole:
+    """Read a whole answer of an API that we don't know.
+
+    One that only tells of work to come (an assistant's run, a video) is billed as reserved: its
+    usage would come in the answer to a call of another kind.
+    """
+    whole = read_whole(answer)
+    waits = whole.reported is None and text_of(answer.get("status")) in _WAITING
+    return replace(whole, deferred=waits)
 
 
 class AtLeastBySize:
@@ -86,7 +98,7 @@ class AtLeastBySize:
 
     def reading(self) -> Reading:
         reading = self._meter.reading()
-        if reading.reported is not None or reading.output_tokens:
+        if reading.reported is not None or reading.output_tokens or reading.deferred:
             return reading
         return replace(reading, output_tokens=tokens_by_size(self._size), exact=False)
 

@@ -7,12 +7,16 @@ JSON keep exact; an object without sane sums is treated as absent.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from typing import Any
 
 import msgspec
 
 from sentinel_extproc.usage.record import TokenUsage
+
+ReadUsage = Callable[[Any], TokenUsage | None]
+"""Reads a ``usage`` object; None: it has no sane sums."""
 
 _MOST = 2**53 - 1
 _MAX_MEMBERS = 8
@@ -72,10 +76,19 @@ def read_usage(value: Any) -> TokenUsage | None:
     made_details = _details(
         value, "completion_tokens_details", "output_tokens_details", "output_token_details"
     )
+    total = _whole(value.get("total_tokens"))
+    if made is not None and total is not None:
+        # Some leave what was thought out of the output, though not out of the sum that they bill.
+        made = max(made, total - (given or 0))
+    cached = _whole(
+        given_details.get("cached_tokens"),
+        value.get("prompt_cache_hit_tokens"),
+        value.get("cached_tokens"),
+    )
     return TokenUsage(
         input_tokens=given or 0,
         output_tokens=made or 0,
-        cached_input_tokens=_whole(given_details.get("cached_tokens")) or 0,
+        cached_input_tokens=cached or 0,
         reasoning_tokens=_whole(made_details.get("reasoning_tokens")) or 0,
         audio_input_tokens=_whole(given_details.get("audio_tokens")) or 0,
         audio_output_tokens=_whole(made_details.get("audio_tokens")) or 0,
@@ -84,6 +97,22 @@ def read_usage(value: Any) -> TokenUsage | None:
         accepted_prediction_tokens=_whole(made_details.get("accepted_prediction_tokens")) or 0,
         rejected_prediction_tokens=_whole(made_details.get("rejected_prediction_tokens")) or 0,
     )
+
+
+def read_image_usage(value: Any) -> TokenUsage | None:
+    """As ``read_usage``, of an answer that is pictures, whether it says so or not."""
+    usage = read_usage(value)
+    if usage is None or _details(value, "output_tokens_details"):
+        return usage
+    return replace(usage, image_output_tokens=usage.output_tokens)
+
+
+def read_sound_usage(value: Any) -> TokenUsage | None:
+    """As ``read_usage``, of an answer that is sound, whether it says so or not."""
+    usage = read_usage(value)
+    if usage is None or _details(value, "output_token_details", "output_tokens_details"):
+        return usage
+    return replace(usage, audio_output_tokens=usage.output_tokens)
 
 
 def read_split_usage(value: Any, before: TokenUsage | None = None) -> TokenUsage | None:
@@ -103,10 +132,12 @@ def read_split_usage(value: Any, before: TokenUsage | None = None) -> TokenUsage
         before = replace(before, output_tokens=made)
     if fresh is None:
         return before
-    read = _whole(value.get("cache_read_input_tokens")) or 0
-    written = _whole(value.get("cache_creation_input_tokens")) or 0
-    total = min(fresh + read + written, _MOST)
-    return replace(before, input_tokens=total, cached_input_tokens=read)
+    read = _whole(value.get("cache_read_input_tokens"))
+    written = _whole(value.get("cache_creation_input_tokens"))
+    if read is None and written is None and before.input_tokens > fresh:
+        return before  # it repeats only a part of what was told before
+    total = min(fresh + (read or 0) + (written or 0), _MOST)
+    return replace(before, input_tokens=total, cached_input_tokens=read or 0)
 
 
 def added(one: TokenUsage, other: TokenUsage) -> TokenUsage:

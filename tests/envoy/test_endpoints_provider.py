@@ -37,6 +37,12 @@ BUFFER_BYTES = 16 << 20
 """Envoy's buffer as rendered: a body that must be kept whole can't be larger."""
 
 RESPONSES = {"model": GPT, "input": "Tell me about foxes.", "stream": True}
+CHAT = {
+    "model": GPT,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "messages": [{"role": "user", "content": "Tell me about foxes."}],
+}
 MESSAGES = {
     "model": CLAUDE,
     "max_tokens": 64,
@@ -58,6 +64,22 @@ def response_events() -> list[bytes]:
             for word in WORDS
         ),
         event("response.completed", response={"model": "served", "usage": usage}),
+    ]
+
+
+def chat_events() -> list[bytes]:
+    def chunk(**fields: object) -> bytes:
+        return f"data: {json.dumps({'model': 'served'} | fields)}\n\n".encode()
+
+    def delta(**part: object) -> bytes:
+        return chunk(choices=[{"index": 0, "delta": part}], usage=None)
+
+    usage = {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46}
+    return [
+        delta(role="assistant", content=""),
+        *(delta(content=word) for word in WORDS),
+        chunk(choices=[], usage=usage),
+        b"data: [DONE]\n\n",
     ]
 
 
@@ -98,6 +120,7 @@ class Provider:
     def app(self) -> Starlette:
         return Starlette(
             routes=[
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/v1/responses", self.responses, methods=["POST"]),
                 Route("/v1/messages", self.messages, methods=["POST"]),
                 Route("/v1/embeddings", self.embeddings, methods=["POST"]),
@@ -114,6 +137,10 @@ class Provider:
             digest.update(chunk)
             size += len(chunk)
         self.seen[request.headers["x-tag"]] = Seen(size, digest.hexdigest(), dict(request.headers))
+
+    async def chat(self, request: Request) -> Response:
+        await self.take(request)
+        return self.stream(request, chat_events())
 
     async def responses(self, request: Request) -> Response:
         await self.take(request)
@@ -252,6 +279,7 @@ def counted(model: str, text: str) -> int:
 
 
 APIS = {
+    "chat": ("/v1/chat/completions", CHAT, chat_events),
     "responses": ("/v1/responses", RESPONSES, response_events),
     "messages": ("/v1/messages", MESSAGES, message_events),
 }
@@ -263,7 +291,7 @@ def cut_bill(api: str, events: int) -> tuple[int, int, int]:
     if api == "messages":
         given = 15 if events else estimate("messages", dict(MESSAGES))
         return (1, given, counted(CLAUDE, text))
-    return (1, estimate("responses", dict(RESPONSES)), counted(GPT, text))
+    return (1, estimate(api, dict(APIS[api][1])), counted(GPT, text))
 
 
 @pytest.mark.parametrize("api", APIS)

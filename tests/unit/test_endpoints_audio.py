@@ -104,7 +104,7 @@ class TestSpeech:
         assert one.reading().output_tokens == 200
         done = {"type": "speech.audio.done", "usage": {"input_tokens": 3, "output_tokens": 101}}
         one.feed(b"data: " + json.dumps(done).encode() + b"\n\n", end=True)
-        assert one.reading().reported == TokenUsage(3, 101)
+        assert one.reading().reported == TokenUsage(3, 101, audio_output_tokens=101)
 
     @pytest.mark.parametrize("text", [None, "", 5, ["x"]])
     def test_no_text(self, text: object) -> None:

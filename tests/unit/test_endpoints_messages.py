@@ -127,6 +127,21 @@ class TestStream:
         reading = read_stream(START, *TEXT, event("message_delta", usage=usage))
         assert reading.reported == TokenUsage(27, 42, cached_input_tokens=7)
 
+    def test_a_last_word_that_leaves_out_the_cache_is_not_the_whole_input(self) -> None:
+        usage = {"input_tokens": 10, "output_tokens": 42}
+        reading = read_stream(START, *TEXT, event("message_delta", usage=usage))
+        assert reading.reported == TokenUsage(18, 42, cached_input_tokens=5)
+
+    def test_arguments_and_pings(self) -> None:
+        tool = event(
+            "content_block_start", index=0, content_block={"type": "tool_use", "name": "f"}
+        )
+        parts = [
+            delta(0, type="input_json_delta", partial_json=piece) for piece in ('{"a":', " 1}")
+        ]
+        reading = read_stream(START, event("ping"), tool, *parts, event("ping"))
+        assert (reading.output_tokens, reading.exact) == (3, True)
+
     def test_a_cut_stream_is_its_reported_input_and_what_was_streamed(self) -> None:
         reading = read_stream(START, *TEXT)
         assert reading.reported is None

@@ -115,9 +115,63 @@ def test_all_generated_text_is_counted_when_usage_is_missing() -> None:
     assert reading.output_tokens == len(CONTENT + "no" + "fn" + '{"usage":null}' + "abab")
 
 
+def usage(given: int, made: int) -> dict[str, object]:
+    return {"usage": {"prompt_tokens": given, "completion_tokens": made}}
+
+
+@pytest.mark.parametrize("hide", [True, False])
+def test_the_last_of_the_sums_in_every_chunk_counts(hide: bool) -> None:
+    meter = stream_meter(hide=hide)
+    for made, letter in enumerate("abc", start=1):
+        meter.feed(data(chunk(content=letter) | usage(5, made * 10)), end=False)
+    assert meter.reading().reported == TokenUsage(5, 30)
+
+
+@pytest.mark.parametrize("hide", [True, False])
+def test_what_comes_after_the_last_sums_is_counted(hide: bool) -> None:
+    """Of an answer that is cut, or whose provider tells the prompt's size at first and no more."""
+    meter = stream_meter(hide=hide)
+    meter.feed(data(chunk(role="assistant", content="") | usage(5, 0)), end=False)
+    assert meter.reading().reported == TokenUsage(5, 0)
+    for letters in ("ab", "cde"):
+        meter.feed(data(chunk(content=letters)), end=False)
+    reading = meter.reading()
+    assert (reading.reported, reading.so_far) == (None, TokenUsage(5, 0))
+    assert (reading.output_tokens, reading.exact) == (5, True)
+    assert meter.volume == 5
+    meter.feed(data({"choices": []} | usage(5, 9)), end=True)
+    assert meter.reading().reported == TokenUsage(5, 9)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100_000])
+@pytest.mark.parametrize("end", [b"\r\n", b"\r", b"\n"])
+@pytest.mark.parametrize("done", [True, False])
+def test_any_line_ends_a_bom_pings_and_no_done(size: int, end: bytes, done: bool) -> None:
+    events = [data(c | {"usage": None}) for c in OPENAI_STREAM]
+    asked = b": ping\n\n".join(events) + data({"choices": [], "usage": USAGE})
+    unasked = b": ping\n\n".join(data(c) for c in OPENAI_STREAM)
+    last = b"data: [DONE]\n\n" if done else b""
+    meter = stream_meter()
+    bom = b"\xef\xbb\xbf"
+    shown = run(meter, bom + (asked + last).replace(b"\n", end), size)
+    assert shown == bom + (unasked + last).replace(b"\n", end)
+    assert meter.reading().reported == TokenUsage(5, 7)
+
+
+@pytest.mark.parametrize(
+    "error", [{"error": {"message": "boom"}}, {"error": "boom"}, {"object": "error", "code": 5}]
+)
+def test_an_error_in_the_stream(error: dict[str, object]) -> None:
+    meter = stream_meter()
+    meter.feed(data(chunk(content="ab")), end=False)
+    assert not meter.reading().failed
+    assert meter.feed(data(error), end=True) == data(error)
+    assert (meter.reading().failed, meter.reading().output_tokens) == (True, 2)
+
+
 def test_usage_that_makes_no_sense_is_as_good_as_none() -> None:
-    for usage in ({}, {"prompt_tokens": -1}, {"prompt_tokens": "5"}, {"prompt_tokens": True}, 7):
-        assert read_usage(usage) is None
+    for bad in ({}, {"prompt_tokens": -1}, {"prompt_tokens": "5"}, {"prompt_tokens": True}, 7):
+        assert read_usage(bad) is None
     assert read_usage({"prompt_tokens": 2**60, "completion_tokens": 1}) == TokenUsage(0, 1)
 
 

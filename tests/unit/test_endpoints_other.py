@@ -60,6 +60,27 @@ def test_what_the_provider_reports_wins() -> None:
     assert watching.reading().reported == TokenUsage(5, 7)
 
 
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_an_answer_that_comes_later_is_billed_as_reserved(status: str) -> None:
+    watching = meter(b'{"assistant_id":"a"}')
+    watching.feed(json.dumps({"status": status, "usage": None}).encode(), end=True)
+    assert watching.reading().deferred
+
+
+def test_a_run_that_is_over_at_once_has_its_usage() -> None:
+    watching = meter(b'{"assistant_id":"a"}')
+    watching.feed(json.dumps({"status": "completed", "usage": USAGE}).encode(), end=True)
+    assert (watching.reading().deferred, watching.reading().reported) == (False, TokenUsage(5, 7))
+
+
+def test_a_streamed_run_reports_last() -> None:
+    watching = meter(b'{"assistant_id":"a","stream":true}', stream=True)
+    step = {"object": "thread.run.step", "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
+    for data in (step, {"object": "thread.run", "usage": USAGE}):
+        watching.feed(b"event: x\ndata: " + json.dumps(data).encode() + b"\n\n", end=False)
+    assert watching.reading().reported == TokenUsage(5, 7)
+
+
 def test_what_was_made_by_another_call_is_not_billed_again() -> None:
     watching = meter(None)
     watching.feed(json.dumps({"usage": USAGE}).encode(), end=True)

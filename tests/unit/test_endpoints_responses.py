@@ -133,6 +133,19 @@ class TestStream:
         reading = read_stream(event(kind, output_index=0, summary_index=0, delta="two words"))
         assert (reading.output_tokens, reading.exact) == (2, False)
 
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "response.function_call_arguments.delta",
+            "response.refusal.delta",
+            "response.custom_tool_call_input.delta",
+            "response.code_interpreter_call_code.delta",
+        ],
+    )
+    def test_everything_written_counts(self, kind: str) -> None:
+        pieces = [event(kind, output_index=0, delta=word) for word in ("one ", "two")]
+        assert read_stream(*pieces) == Reading(output_tokens=2, exact=True)
+
     def test_sound_is_not_taken_for_text(self) -> None:
         reading = read_stream(event("response.audio.delta", delta="QUJD " * 1000))
         assert (reading.output_tokens, reading.exact) == (0, False)

@@ -382,10 +382,12 @@ class TestAnswer:
         assert record.record.usage == TokenUsage(9, 3)
         assert record.record.provenance is Provenance.COUNTED
 
-    def test_a_compressed_answer_is_estimated(self) -> None:
+    @pytest.mark.parametrize("kind", [b"application/json", b"text/event-stream"])
+    @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd", b"deflate, gzip"])
+    def test_a_compressed_answer_is_estimated(self, encoding: bytes, kind: bytes) -> None:
         machine = exchange()
         admit(machine)
-        machine.handle(response_headers(b"200", b"application/json", ("content-encoding", b"gzip")))
+        machine.handle(response_headers(b"200", kind, ("content-encoding", encoding)))
         _, record = finish(machine, machine.handle(on.ResponseBody(b"\x1f\x8b" + b"z" * 38, True)))
         assert record.record.usage == TokenUsage(9, 10)
         assert record.record.provenance is Provenance.ESTIMATED
