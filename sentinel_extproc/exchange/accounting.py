@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sentinel_extproc.endpoints.contract import Plan, Reading
+from sentinel_extproc.endpoints.json_body import MAX_MODEL_CHARS
 from sentinel_extproc.frozen import value
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Quantities, ReserveRequest
@@ -112,7 +113,7 @@ def usage_record(
     price: Pricer = unpriced,
 ) -> UsageRecord:
     """The record of one exchange. A refusal by the provider costs nothing."""
-    served = bill.model_served
+    served = _name(bill.model_served)
     requests = 0 if bill.outcome is Outcome.PROVIDER_ERROR else plan.billed_requests
     cost = price(plan.model, served, bill.usage, requests)
     return UsageRecord(
@@ -131,6 +132,12 @@ def usage_record(
         currency=None if cost is None else cost.currency,
         request_id=request_id,
     )
+
+
+def _name(model: str | None) -> str | None:
+    # From the provider: what can't be shown (a lone surrogate) could not even be stored.
+    usable = model is not None and len(model) <= MAX_MODEL_CHARS and model.isprintable()
+    return model if usable else None
 
 
 def lesson(plan: Plan, bill: Bill) -> int | None:
