@@ -114,6 +114,9 @@ class Parts:
     def begin(self, intent: Intent) -> None:
         str(intent).encode()
 
+    async def abandon(self, exchange_id: str) -> None:
+        raise AssertionError("every exchange has its record")
+
     async def append(self, record: UsageRecord) -> None:
         self.records.append(record)
 
