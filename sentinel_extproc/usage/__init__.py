@@ -12,9 +12,14 @@ and never billed.
 - ``chain``, ``rows``, ``sealing``, ``retry``: pure
 - ``sql``: the schema, and every statement with a name; ``database`` runs them on the writer's
   thread only, with ``insertion``, ``retention`` and ``migration``; ``reading`` reads beside it
-- ``item_queue``: what the reporter takes items from; the seam for a stream between the two
-- ``outbox``: ``Outbox``, the ``Ledger``: one writer thread, group commit
-- ``reporter``: ``Reporter``, the background task between an item queue and Zion
+- ``item_queue``: what the reporter takes items from: the outbox, or the stream between the two
+- ``outbox``: ``Outbox``, the ``Ledger``: one writer thread, group commit; ``claiming`` chooses what
+  goes next, by ``priority`` (pure)
+- ``stream``: the shards in Redis, each step a script; ``forwarder``: from the outbox to the stream,
+  and back what became of it; ``stream_queue``: the stream as an item queue
+- ``reporter``: ``Reporter``, the background task between an item queue and Zion; ``reporting`` has
+  its words, ``judging`` what follows from an answer
+- ``drain``: the last way of usage; ``orphans``: what dead sidecars had under way
 
 Use::
 

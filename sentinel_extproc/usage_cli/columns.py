@@ -30,6 +30,8 @@ class Delivery(StrEnum):
     """Durable; no item sums it yet."""
     READY = "ready"
     SENT = "sent"
+    HANDED = "handed"
+    """In the stream that replicas share."""
     PARKED = "parked"
     DEAD = "dead"
     BILLED = "billed"
@@ -39,7 +41,7 @@ class Delivery(StrEnum):
     """There was nothing to bill."""
 
 
-_WORST_FIRST = ("dead", "parked", "sent", "ready", "done")
+_WORST_FIRST = ("dead", "parked", "sent", "handed", "ready", "done")
 
 
 def delivery(record: UsageRecord, *, sealed: bool, item_states: frozenset[str]) -> Delivery:

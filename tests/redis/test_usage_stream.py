@@ -172,6 +172,19 @@ async def test_what_is_due_in_a_moment_comes_back(redis_client: Client) -> None:
     assert ids(found) == ids([entry])
 
 
+async def test_an_origin_hears_of_everything_however_much_it_is(redis_client: Client) -> None:
+    one, other = stream(redis_client, full=100_000), stream(redis_client, "other")
+    for number in range(1, 21):
+        await one.hand(0, number, [queued() for _ in range(1000)])
+    while claimed := await other.claim(0, 1000, others=True):
+        await other.settle(0, [Word(Verb.BILLED, entry) for entry in claimed])
+    heard = set[str]()
+    while (news := await one.poll(0)).billed:
+        heard.update(news.billed)
+        await one.heard(0, news)
+    assert len(heard) == 20_000
+
+
 async def test_what_a_person_is_to_decide_goes_back_to_its_origin(redis_client: Client) -> None:
     one, other = stream(redis_client), stream(redis_client, "other")
     item = queued()

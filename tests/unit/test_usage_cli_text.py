@@ -140,6 +140,7 @@ def test_any_time_can_be_shown(moment: int) -> None:
     [
         (False, set(), Outcome.COMPLETED, Delivery.UNSEALED),
         (True, {"done"}, Outcome.COMPLETED, Delivery.BILLED),
+        (True, {"done", "handed"}, Outcome.COMPLETED, Delivery.HANDED),
         (True, {"done", "dead", "ready"}, Outcome.COMPLETED, Delivery.DEAD),
         (True, {"done", "sent"}, Outcome.COMPLETED, Delivery.SENT),
         (True, {"streamed"}, Outcome.COMPLETED, Delivery.SENT),
