@@ -48,8 +48,9 @@ docs: setup ## write docs/configuration.md from the settings, docs/attach/doctor
 	@$(BIN)/python scripts/document_settings.py
 	@$(BIN)/python scripts/document_findings.py
 
-examples: setup ## render the examples in envoy/ again
+examples: setup ## render envoy/ again and, with helm on the PATH, the chart's kept output
 	@$(BIN)/python -m sentinel_extproc.envoyconf.examples envoy
+	@$(BIN)/python scripts/render_chart.py
 
 encodings: setup ## derive the shipped tokenizer ranks again and check their hashes
 	@$(BIN)/python scripts/make_encodings.py
