@@ -72,6 +72,16 @@ class _Sum:
         self.last_seq = seq
 
 
+SumKey = tuple[str, str, str, int]
+"""External id, email, model and UTC day: what the records of an item have in common."""
+
+
+def sum_key(record: UsageRecord) -> SumKey:
+    """What decides which records share an item."""
+    model = record.model_served or record.model_requested
+    return record.external_id, record.email, model, record.occurred_at_ms // DAY_MS
+
+
 def seal(
     records: Iterable[tuple[int, UsageRecord]],
     new_id: Callable[[], str],
@@ -88,13 +98,12 @@ def seal(
         new_id: makes a unique id, sortable by time.
         split_metrics: one item per metric, for a Zion that acknowledges metrics one by one.
     """
-    sums: dict[tuple[str, str, str, int], list[_Sum]] = {}
+    sums: dict[SumKey, list[_Sum]] = {}
     for seq, record in records:
         if record.outcome is Outcome.UNKNOWN:
             continue
-        model = record.model_served or record.model_requested
         at_ms = record.occurred_at_ms
-        of_key = sums.setdefault((record.external_id, record.email, model, at_ms // DAY_MS), [])
+        of_key = sums.setdefault(sum_key(record), [])
         if not of_key or not of_key[-1].fits(record):
             of_key.append(_Sum(at_ms, at_ms, seq, seq))
         of_key[-1].add(seq, record)
@@ -107,7 +116,7 @@ def seal(
 
 
 def _items(
-    key: tuple[str, str, str, int], total: _Sum, new_id: Callable[[], str], *, split_metrics: bool
+    key: SumKey, total: _Sum, new_id: Callable[[], str], *, split_metrics: bool
 ) -> Iterator[SealedItem]:
     amounts = (total.input_tokens, total.output_tokens, total.requests)
     if split_metrics:

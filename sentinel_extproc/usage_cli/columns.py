@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from sentinel_extproc.usage.item_queue import HeldItem
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
@@ -79,7 +81,7 @@ class Entry:
 
 def plain(entry: Entry) -> dict[str, Any]:
     """Everything, as JSON values."""
-    record = asdict(entry.record)
+    record: dict[str, Any] = msgspec.to_builtins(entry.record)
     usage = record.pop("usage")
     return {
         "seq": entry.seq,

@@ -112,17 +112,15 @@ def status(outbox: Path, as_json: bool) -> None:
 
     Exit codes: 0 shown, 1 something waits for a person, 2 wrong usage, 3 not readable.
     """
-    from rich.console import Console
-
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
-    from sentinel_extproc.usage_cli.tables import print_facts
+    from sentinel_extproc.usage_cli.tables import console, print_facts
 
     with readable():
         facts = LedgerFile(outbox).status()
     if as_json:
         click.echo(json.dumps(facts))
     else:
-        print_facts(Console(), ((name.replace("_", " "), value) for name, value in facts.items()))
+        print_facts(console(), ((name.replace("_", " "), value) for name, value in facts.items()))
     if facts["dead_items"] or facts["parked_items"]:
         sys.exit(EXIT_FAULT)
 
@@ -140,8 +138,6 @@ def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **
 
     Exit codes: 0 listed, 2 wrong usage, 3 not readable.
     """
-    from rich.console import Console
-
     from sentinel_extproc.usage_cli import tables
     from sentinel_extproc.usage_cli.columns import plain
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
@@ -153,7 +149,7 @@ def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **
             _json_lines(sys.stdout, map(plain, shown))
             return
         rows = map(tables.record_cells, shown)
-        if not tables.print_rows(Console(), tables.RECORD_HEADINGS, rows):
+        if not tables.print_rows(tables.console(), tables.RECORD_HEADINGS, rows):
             click.echo("No records.", err=True)
 
 
@@ -209,8 +205,6 @@ def dead_letters(outbox: Path, user: str | None, as_json: bool) -> None:
 
     Exit codes: 0 there are none, 1 there are some, 2 wrong usage, 3 not readable.
     """
-    from rich.console import Console
-
     from sentinel_extproc.usage_cli import tables
     from sentinel_extproc.usage_cli.columns import item_plain
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
@@ -229,7 +223,7 @@ def dead_letters(outbox: Path, user: str | None, as_json: bool) -> None:
         else:
             headings = ("id", "state", "user", "model", "requests", "input", "output", "reason")
             rows = ([item[_HELD_KEYS[name]] for name in headings] for item in counted())
-            if not tables.print_rows(Console(), headings, rows):
+            if not tables.print_rows(tables.console(), headings, rows):
                 click.echo("No dead letters.", err=True)
     if found:
         sys.exit(EXIT_FAULT)

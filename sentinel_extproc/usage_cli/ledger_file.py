@@ -14,20 +14,19 @@ from pathlib import Path
 from sentinel_extproc.usage import reading, sql
 from sentinel_extproc.usage.chain import Finding, Gap, Head, Link, text, verify
 from sentinel_extproc.usage.item_queue import HeldItem, ItemState
+from sentinel_extproc.usage.record import UsageRecord
 from sentinel_extproc.usage.rows import record_of
+from sentinel_extproc.usage.sealing import SealedItem
 from sentinel_extproc.usage_cli.columns import Entry, delivery, iso
 from sentinel_extproc.usage_cli.filters import Filter
+from sentinel_extproc.usage_cli.matching import Items, StoredItem, misfits
 from sentinel_extproc.usage_cli.zion_ledger import MAX_FINDINGS, OwnItem
 
 SPAN = 2000
 """Records looked at in one read."""
 
-# A run of records with what became of them: without items they came to nothing, or aren't sealed.
 _RECORDS = f"""
-SELECT seq, {sql.RECORD_COLUMNS},
-    (SELECT group_concat(state) FROM record_items WHERE record_items.seq = records.seq),
-    (SELECT group_concat(item) FROM record_items WHERE record_items.seq = records.seq)
-FROM records
+SELECT seq, {sql.RECORD_COLUMNS} FROM records
 WHERE seq > :after AND seq <= :until
     AND (:user IS NULL OR external_id = :user OR email = :user)
     AND (:model IS NULL OR model_requested = :model OR model_served = :model)
@@ -37,6 +36,16 @@ WHERE seq > :after AND seq <= :until
     AND (:outcome IS NULL OR outcome = :outcome)
 ORDER BY seq
 """  # noqa: S608
+
+# Items of the chunks that a run of records is of. By hand, not by the view record_items: SQLite
+# would look at all items of its chunk for each record.
+_ITEMS_OF = f"""
+SELECT {sql.ITEM_COLUMNS}, state, chunk FROM items
+WHERE chunk >= ifnull((SELECT max(n) FROM chunks WHERE n <= :after + 1), 0) AND chunk <= :until
+"""  # noqa: S608
+
+# Chunks of which no record was deleted, after their time, yet.
+_WHOLE_CHUNKS = "SELECT n, last_seq FROM chunks WHERE rest_seq = n AND n > ? ORDER BY n LIMIT ?"
 
 # Where there are records, and how far they are sealed.
 _EXTENT = """
@@ -50,24 +59,6 @@ _LINKS = f"SELECT seq, {sql.RECORD_COLUMNS}, hash FROM records ORDER BY seq"  # 
 _ITEMS = """
 SELECT id, external_id, requests, input_tokens, output_tokens, state FROM items ORDER BY n
 """
-
-# Each item beside the sums of its records, which are found as in the view record_items; not where
-# some of them are deleted.
-_SUMS = """
-SELECT items.id, count(records.seq), ifnull(sum(records.requests), 0),
-    ifnull(sum(records.input_tokens), 0), ifnull(sum(records.output_tokens), 0),
-    items.records, items.requests, items.input_tokens, items.output_tokens
-FROM items
-JOIN chunks ON chunks.n = items.chunk AND chunks.rest_seq <= items.first_seq
-LEFT JOIN records ON records.seq BETWEEN items.first_seq AND items.last_seq
-    AND records.external_id = items.external_id
-    AND records.email = items.email
-    AND coalesce(nullif(records.model_served, ''), records.model_requested) = items.model
-    AND records.occurred_at_ms / 86400000 = items.first_ms / 86400000
-    AND records.outcome <> 'unknown'
-GROUP BY items.n
-"""
-_AMOUNTS = "records, requests, input tokens, output tokens"
 
 
 class LedgerFileError(Exception):
@@ -134,8 +125,7 @@ class LedgerFile:
 
     def verify_chain(self, noted: Sequence[Head] = ()) -> list[Finding]:
         """Walk the chain; see ``chain.verify``. One long read, so that it sees one moment."""
-        with self._opened() as connection, connection:
-            connection.execute("BEGIN")
+        with self._opened() as connection, _one_moment(connection):
             sidecar = connection.execute(sql.LEDGER).fetchone()[0]
             gaps = [Gap(*row) for row in connection.execute(sql.GAPS)]
             rows = connection.execute(_LINKS)
@@ -143,23 +133,19 @@ class LedgerFile:
             return verify(links, gaps, sidecar=sidecar, noted=noted)
 
     def verify_sums(self) -> list[tuple[str, str]]:
-        """Items, by id, whose amounts aren't those of their records, and what they are.
+        """Seal every chunk of records again; what of its items isn't as it should be.
 
-        Items some of whose records were deleted after their time are passed over.
+        Chunks some of whose records were deleted after their time are passed over.
         """
         found: list[tuple[str, str]] = []
+        after = 0
         with self._opened() as connection:
-            for item_id, *numbers in connection.execute(_SUMS):
-                summed, own = tuple(numbers[:4]), tuple(numbers[4:])
-                # Where metrics are billed apart, an item has one of them.
-                single = sum(map(bool, own[1:])) == 1
-                right = own == summed or (
-                    single and all(mine in (0, one) for mine, one in zip(own, summed, strict=True))
-                )
-                if not right:
-                    found.append((item_id, f"{_AMOUNTS}: {own} instead of {summed}"))
-                if len(found) >= MAX_FINDINGS:
-                    break
+            while chunks := connection.execute(_WHOLE_CHUNKS, (after, SPAN)).fetchall():
+                for first, last in chunks:
+                    found += misfits(*_chunk(connection, first, last))
+                    if len(found) >= MAX_FINDINGS:
+                        return found[:MAX_FINDINGS]
+                after = chunks[-1][0]
         return found
 
     @contextmanager
@@ -189,34 +175,56 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _span(connection: sqlite3.Connection, sidecar: str, wanted: Filter, after: int) -> list[Entry]:
-    with connection:
-        connection.execute("BEGIN")  # so that state and seal are of one moment
+    with _one_moment(connection):
         sealed_seq = connection.execute(_EXTENT).fetchone()[1]
-        rows = connection.execute(
-            _RECORDS,
-            {
-                "after": after,
-                "until": after + SPAN,
-                "user": wanted.user,
-                "model": wanted.model,
-                "since": wanted.since_ms,
-                "before": wanted.until_ms,
-                "provenance": wanted.provenance,
-                "outcome": wanted.outcome,
-            },
-        ).fetchall()
-    found = [_entry(row, sidecar, sealed_seq) for row in rows]
-    return [entry for entry in found if wanted.state in (None, entry.state)]
+        rows = connection.execute(_RECORDS, _values(wanted, after, after + SPAN)).fetchall()
+        stored = _stored(connection, after, after + SPAN) if rows else []
+    items = Items(stored)
+    entries = []
+    for seq, *row in rows:
+        record = record_of(row)
+        of_record = items.of(seq, record)
+        states = frozenset(one.state for one in of_record)
+        state = delivery(record, sealed=seq <= sealed_seq, item_states=states)
+        if wanted.state in (None, state):
+            ids = tuple(one.item.id for one in of_record)
+            entries.append(Entry(seq, sidecar, record, state, ids))
+    return entries
 
 
-def _entry(row: tuple[str | int | None, ...], sidecar: str, sealed_seq: int) -> Entry:
-    seq = int(row[0] or 0)
-    record = record_of(row[1:-2])
-    states = frozenset(str(row[-2]).split(",")) if row[-2] is not None else frozenset()
-    return Entry(
-        seq=seq,
-        sidecar=sidecar,
-        record=record,
-        state=delivery(record, sealed=seq <= sealed_seq, item_states=states),
-        items=tuple(str(row[-1]).split(",")) if row[-1] is not None else (),
-    )
+def _chunk(
+    connection: sqlite3.Connection, first: int, last: int
+) -> tuple[list[tuple[int, UsageRecord]], list[StoredItem]]:
+    with _one_moment(connection):
+        rows = connection.execute(_RECORDS, _values(Filter(), first - 1, last)).fetchall()
+        stored = _stored(connection, first - 1, last)
+    if rows and (rows[0][0], rows[-1][0]) != (first, last):
+        return [], []  # it was deleted meanwhile
+    return [(row[0], record_of(row[1:])) for row in rows], stored if rows else []
+
+
+def _stored(connection: sqlite3.Connection, after: int, until: int) -> list[StoredItem]:
+    rows = connection.execute(_ITEMS_OF, {"after": after, "until": until})
+    return [StoredItem(SealedItem(*row[:-2]), row[-2], row[-1]) for row in rows]
+
+
+def _values(wanted: Filter, after: int, until: int) -> dict[str, str | int | None]:
+    return {
+        "after": after,
+        "until": until,
+        "user": wanted.user,
+        "model": wanted.model,
+        "since": wanted.since_ms,
+        "before": wanted.until_ms,
+        "provenance": wanted.provenance,
+        "outcome": wanted.outcome,
+    }
+
+
+@contextmanager
+def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("COMMIT")

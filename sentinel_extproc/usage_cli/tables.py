@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -17,7 +18,19 @@ BLOCK = 500
 
 _RIGHT = frozenset({"seq", "requests", "input", "output", "cost", "records", "refusals"})
 
+_FOLDED = frozenset({"user", "model", "reason", "about", "detail"})
+"""Others are of bounded length, and read badly in pieces."""
+
+_WIDE = 200
+"""Columns where nobody looks at a screen."""
+
 Cells = Sequence[str | int | None]
+
+
+def console() -> Console:
+    """For standard output: as wide as the terminal, and wide where there is none."""
+    made = Console()
+    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=_WIDE)
 
 
 def print_rows(console: Console, headings: Sequence[str], rows: Iterable[Cells]) -> int:
@@ -27,7 +40,12 @@ def print_rows(console: Console, headings: Sequence[str], rows: Iterable[Cells])
         table = Table()
         for heading in headings:
             right = heading in _RIGHT
-            table.add_column(heading, justify="right" if right else "left", overflow="fold")
+            table.add_column(
+                heading,
+                justify="right" if right else "left",
+                no_wrap=heading not in _FOLDED,
+                overflow="fold",
+            )
         for row in block:
             table.add_row(*map(_cell, row))
         console.print(table)
@@ -37,7 +55,9 @@ def print_rows(console: Console, headings: Sequence[str], rows: Iterable[Cells])
 
 def print_facts(console: Console, facts: Iterable[tuple[str, str | int | None]]) -> None:
     """Print names and values."""
-    table = Table("", "", show_header=False)
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(Text(name), _cell(value))
     console.print(table)
@@ -54,7 +74,7 @@ def record_cells(entry: Entry) -> Cells:
     cost = money(record.cost_nanos)
     return (
         entry.seq,
-        iso(record.occurred_at_ms),
+        iso(record.occurred_at_ms)[:19].replace("T", " "),
         record.external_id,
         record.model_served or record.model_requested,
         record.usage.input_tokens,

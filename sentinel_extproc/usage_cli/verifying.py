@@ -57,7 +57,7 @@ def verify(outbox: Path, heads: tuple[str, ...], zion_ledger: str | None, as_jso
             ("chain", finding.kind.value, _records(finding.first, finding.last), finding.detail)
             for finding in file.verify_chain(noted)
         ]
-        findings += [("items", "other sums", key, detail) for key, detail in file.verify_sums()]
+        findings += [("items", "wrong sums", key, detail) for key, detail in file.verify_sums()]
         state = file.status()
         checked: dict[str, Any] = {name: state[name] for name in ("sidecar", "head", "records")}
         if zion_ledger is not None:
@@ -124,11 +124,9 @@ def _show(
         ]
         click.echo(json.dumps({"ok": not findings, **checked, "findings": named}))
         return
-    from rich.console import Console
+    from sentinel_extproc.usage_cli.tables import console, print_facts, print_rows
 
-    from sentinel_extproc.usage_cli.tables import print_facts, print_rows
-
-    console = Console()
-    print_facts(console, ((name.replace("_", " "), value) for name, value in checked.items()))
-    print_rows(console, ("where", "fault", "about", "detail"), findings)
+    out = console()
+    print_facts(out, ((name.replace("_", " "), value) for name, value in checked.items()))
+    print_rows(out, ("where", "fault", "about", "detail"), findings)
     click.echo("Something is wrong." if findings else "Nothing is missing or altered.")
