@@ -53,7 +53,8 @@ finding says so where that leaves a gap.
 - Time-outs count as too short below 5 minutes for a whole answer or a silence, and below \
 `server.decision_timeout_seconds` (1.8 s) for one message.
 - A route that needs no sidecar is fine as long as it doesn't lead to a provider.
-- `max_connection_duration` is no finding: Envoy lets answers finish, seen on 1.40.
+- `max_connection_duration` and the `timeout` of `grpc_service` are no findings: Envoy lets answers
+  finish all the same, seen on 1.40.
 
 **error**: requests fail, are cut, or pass ungoverned. **warning**: it works today, and won't under
 load, with some clients, or when something else breaks. **note**: worth knowing.

@@ -234,7 +234,10 @@ BROKEN: dict[str, list[Break]] = {
             ),
         ),
     ],
-    "jwt-metadata": [before("jwt_authn", providers={"p": {"issuer": "i"}})],
+    "jwt-metadata": [
+        before("jwt_authn", providers={"p": {}}, rules=[{"match": match, "requires": {"a": 1}}])
+        for match in ({"prefix": "/"}, {"safe_regex": {"regex": "/v1/.*"}}, {"odd": 1})
+    ],
     "mutation-rules": [
         put(ours, mutation_rules={"disallow_all": True}),
         put(ours, mutation_rules={"disallow_expression": {"regex": "auth.*"}}),
@@ -553,6 +556,20 @@ def test_a_route_beside_what_is_metered_may_pass_without_credentials(
     fields = {"request_headers_to_remove": ["authorization", "api-key", "x-api-key"], **extra}
     second_route(config, match=match, typed_per_filter_config=off(), **fields)
     assert found(config) == rules
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [],
+        [{"match": {"prefix": "/shop"}, "requires": {"provider_name": "p"}}],
+        [{"match": {"prefix": "/v1/"}}, {"match": {"prefix": "/"}, "requires": {"a": 1}}],
+    ],
+)
+def test_jwts_for_other_paths_are_none_of_our_business(rules: list[Config]) -> None:
+    config = good()
+    before("jwt_authn", providers={"p": {}}, rules=rules)(config)
+    assert found(config) == []
 
 
 def test_rendered_unmetered_paths_and_tls_to_the_sidecar_have_no_findings() -> None:

@@ -232,6 +232,8 @@ def test_json_and_yaml_say_the_same() -> None:
 
 def test_the_examples_in_the_checkout_are_what_is_rendered() -> None:
     files = [path for path in EXAMPLES.rglob("*") if path.suffix in (".yaml", ".yml")]
+    # Those are written by hand: somebody's own configuration, with us in it.
+    files = [path for path in files if path.parent != EXAMPLES / "examples"]
     kept = {str(path.relative_to(EXAMPLES)): path.read_text(encoding="utf-8") for path in files}
     assert kept == examples()
 

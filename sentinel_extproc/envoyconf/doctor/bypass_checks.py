@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sentinel_extproc.envoyconf.doctor.attachment import Attachment
-from sentinel_extproc.envoyconf.doctor.gateway import Gateway, Route
-from sentinel_extproc.envoyconf.doctor.reading import covers, entries, section, text, texts
+from sentinel_extproc.envoyconf.doctor.gateway import Gateway, Route, matches
+from sentinel_extproc.envoyconf.doctor.reading import entries, section, text, texts
 from sentinel_extproc.envoyconf.doctor.rules import Finding, Rule, Severity
 
 _FILTER = "# http_filters: the ext_proc filter of envoy/envoy.yaml, before the router"
@@ -56,7 +56,7 @@ CLUSTER_BY_HEADER = Rule(
 )
 
 _CREDENTIALS = frozenset({"authorization", "api-key", "x-api-key"})
-_METERED = "/v1/chat/completions"
+_METERED = "/v1/"
 
 RULES = (MISSING, UNCLEAR, MANAGER_BYPASS, ROUTE_BYPASS, TCP_BYPASS, CLUSTER_BY_HEADER)
 
@@ -96,11 +96,6 @@ def _is_unmetered(route: Route) -> bool:
     if not removed >= _CREDENTIALS or added & _CREDENTIALS:
         return False
     match = section(route.config, "match")
-    if prefix := text(match, "prefix") or text(match, "path_separated_prefix"):
-        beside = prefix.rstrip("/").lower() + "/"
-        return beside != "/" and not _METERED.startswith(beside) and not beside.startswith("/v1/")
-    if path := text(match, "path"):
-        return not path.lower().startswith("/v1/")
-    if pattern := text(match, "safe_regex.regex"):
-        return covers(pattern, _METERED) is False
-    return False
+    form = next((f for f in ("prefix", "path_separated_prefix", "path") if text(match, f)), "")
+    below = f"{text(match, form).rstrip('/')}/".lower() if form else ""
+    return matches(match) is False and not below.startswith(_METERED)

@@ -8,6 +8,7 @@ from sentinel_extproc.envoyconf.doctor import (
     bypass_checks,
     cluster_checks,
     filter_checks,
+    jwt_checks,
     manager_checks,
     order_checks,
     process_checks,
@@ -22,7 +23,7 @@ from sentinel_extproc.envoyconf.doctor.snapshot import Snapshot
 SECTIONS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("Ways around the sidecar", bypass_checks.RULES),
     ("The filter", filter_checks.RULES),
-    ("Order of filters", order_checks.RULES),
+    ("Order of filters", (*order_checks.RULES, *jwt_checks.RULES)),
     ("Listeners", manager_checks.RULES),
     ("Routes", route_checks.RULES),
     ("Clusters", cluster_checks.RULES),
@@ -57,6 +58,7 @@ def _all(
 ) -> Iterator[Finding]:
     yield from bypass_checks.check_bypasses(gateway, attachment)
     yield from filter_checks.check_filters(attachment, expected, snapshot.version)
+    yield from jwt_checks.check_jwt(attachment)
     yield from order_checks.check_order(attachment)
     yield from manager_checks.check_managers(attachment)
     yield from route_checks.check_routes(gateway, attachment, expected)

@@ -18,7 +18,7 @@ from sentinel_extproc.envoyconf.doctor.reading import (
     texts,
 )
 from sentinel_extproc.envoyconf.doctor.rules import Finding, Rule, Severity
-from sentinel_extproc.envoyconf.names import JWT_NAMESPACE, METADATA_NAMESPACE
+from sentinel_extproc.envoyconf.names import METADATA_NAMESPACE
 from sentinel_extproc.envoyconf.versions import CONTENT_LENGTH_SINCE
 
 DEFAULT_MESSAGE_TIMEOUT_S = 0.2
@@ -159,18 +159,6 @@ NAMESPACE = Rule(
     "User, model, tokens and decision are missing from the access log and for later filters.",
     "metadata_options:\n  receiving_namespaces:\n    untyped: [sentinel]",
 )
-JWT_METADATA = Rule(
-    "jwt-metadata",
-    Severity.ERROR,
-    "jwt_authn takes the token away and the sidecar isn't told what it found",
-    "The sidecar sees neither a token nor verified claims, and answers 401.",
-    "# with identity.source: envoy_jwt\n"
-    "metadata_options:\n"
-    "  forwarding_namespaces:\n"
-    "    untyped: [envoy.filters.http.jwt_authn]\n"
-    "# otherwise, in every provider of jwt_authn\n"
-    "forward: true",
-)
 MUTATION_RULES = Rule(
     "mutation-rules",
     Severity.ERROR,
@@ -223,7 +211,6 @@ RULES = (
     EARLY_BODY,
     TRAILERS,
     NAMESPACE,
-    JWT_METADATA,
     MUTATION_RULES,
     FORWARD_RULES,
     CONTENT_LENGTH,
@@ -258,7 +245,6 @@ def check_filters(
         kept = flag(attached.config, "allow_content_length_header")
         if not kept and (version is None or version >= CONTENT_LENGTH_SINCE):
             yield CONTENT_LENGTH.at(attached.where)
-    yield from _jwt(attachment)
 
 
 def _timeouts(attached: Attached, expected: Expectations) -> Iterator[Finding]:
@@ -371,21 +357,3 @@ def _is_match(name: str, pattern: Tree) -> bool:
             return True
     regex = text(pattern, "safe_regex.regex")
     return bool(regex) and bool(covers(regex, name))
-
-
-def _jwt(attachment: Attachment) -> Iterator[Finding]:
-    for manager, ours in attachment.places:
-        taken = [
-            name
-            for entry in manager.filters[: max(ours)]
-            if entry.kind == "jwt_authn"
-            for name, provider in section(entry.config, "providers").items()
-            if not flag(provider, "forward")
-        ]
-        told = {
-            space
-            for attached in attachment.filters
-            for space in texts(attached.config, "metadata_options.forwarding_namespaces.untyped")
-        }
-        if taken and JWT_NAMESPACE not in told:
-            yield JWT_METADATA.at(manager.where, f"without forward: {', '.join(taken)}")

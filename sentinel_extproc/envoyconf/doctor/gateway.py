@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sentinel_extproc.envoyconf.doctor.reading import (
     Tree,
     Unreadable,
+    covers,
     entries,
     flag,
     found,
@@ -16,6 +17,9 @@ from sentinel_extproc.envoyconf.doctor.reading import (
     section,
     text,
 )
+
+METERED_PATH = "/v1/chat/completions"
+"""A path that must not get around us."""
 
 MAX_ROUTES = 1_000_000
 """More can only come from anchors that multiply each other."""
@@ -232,6 +236,21 @@ def route_name(config: Tree, index: int) -> str:
     if pattern := text(match, "safe_regex.regex"):
         return f"route {index} (regex {pattern})"
     return f"route {index}" + (f" ({text(config, 'name')})" if text(config, "name") else "")
+
+
+def matches(match: Tree, path: str = METERED_PATH) -> bool | None:
+    """Whether a route's match takes a path; None if it can't be told."""
+    if match.get("case_sensitive") is False:
+        path = path.lower()
+    if "prefix" in match:
+        return path.startswith(text(match, "prefix"))
+    if prefix := text(match, "path_separated_prefix"):
+        return path == prefix or path.startswith(f"{prefix}/")
+    if "path" in match:
+        return path == text(match, "path")
+    if pattern := text(match, "safe_regex.regex"):
+        return covers(pattern, path)
+    return None
 
 
 def _tcp_routes(config: Tree, place: str) -> list[TcpRoute]:
