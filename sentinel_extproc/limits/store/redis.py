@@ -222,8 +222,8 @@ class RedisStore:
         )
 
     async def ping(self) -> None:
-        """See ``Store.ping``; connects if need be, which a request has no time for. Of a cluster,
-        any node may answer."""
+        """See ``Store.ping``; connects if need be, which a request has no time for, least of all
+        when a sentinel must be asked for the way. Of a cluster, any node may answer."""
         async with self._bounded(_PATIENCE_S):
             if isinstance(self.client, RedisCluster):
                 await self.client.initialize()
