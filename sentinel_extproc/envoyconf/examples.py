@@ -68,7 +68,7 @@ def envoy_examples() -> dict[str, str]:
             ),
             comment=(
                 "For trying things by hand: sidecar and stand-in provider on ports, everything on\n"
-                "loopback. docs/attach.md walks through it.\n"
+                "loopback. docs/attach/envoy.md walks through it.\n"
                 f"{_RENDERED}"
             ),
             notes=ENVOY_NOTES,

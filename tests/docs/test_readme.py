@@ -1,4 +1,4 @@
-"""What the README and docs/attach.md promise a newcomer, held to the code."""
+"""What the README and docs/attach/envoy.md promise a newcomer, held to the code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sentinel_extproc.envoyconf.local_reply import GATEWAY_ERRORS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-ATTACH = (ROOT / "docs" / "attach.md").read_text("utf-8")
+ATTACH = (ROOT / "docs" / "attach" / "envoy.md").read_text("utf-8").partition("## Try it")[2]
 PACKAGE = ROOT / "sentinel_extproc"
 _ROW = re.compile(r"^\| (\d{3}) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
