@@ -50,6 +50,11 @@ class Answer:
         return self._meter.faults
 
     @property
+    def volume(self) -> int:
+        """Characters generated so far, as far as the meter can tell."""
+        return self._meter.volume
+
+    @property
     def held(self) -> bytes:
         """Bytes that the client has yet to get."""
         return self._meter.held

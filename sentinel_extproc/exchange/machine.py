@@ -67,6 +67,7 @@ from sentinel_extproc.exchange.intake import (
     read_opening,
 )
 from sentinel_extproc.exchange.phases import phase_of
+from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.exchange.states import DECIDED, ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quantities, Quota, Reservation
@@ -150,6 +151,20 @@ class Exchange:
         """Whose it is; None before authentication."""
         user = self._facts.get("user")
         return None if user is None else str(user)
+
+    @property
+    def running(self) -> Running:
+        """What can be told of it while it runs."""
+        endpoint, model = self._facts.get("endpoint"), self._facts.get("model")
+        return Running(
+            id=self.exchange_id,
+            started_at_ms=self.started_at_ms,
+            user=self.external_id,
+            endpoint=None if endpoint is None else str(endpoint),
+            model=None if model is None else str(model),
+            admitted="decision" in self._facts,
+            generated_chars=self._answer.volume,
+        )
 
     @property
     def counted_input(self) -> int | None:

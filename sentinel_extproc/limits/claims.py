@@ -71,6 +71,23 @@ def build_claim(
     )
 
 
+_NEVER = Line(
+    # Where the store can't be asked, nobody else may answer.
+    Limit(name="peek", unit=Unit.REQUESTS, kind=Kind.RING, capacity=0, on_outage=OnOutage.DENY),
+    "peek",
+    1,
+)
+
+
+def peeking(claim: Claim) -> Claim:
+    """A claim that is always denied and so changes nothing: for reading where its limits stand.
+
+    Its first line is the one that never fits; the others are ``claim``'s.
+    """
+    lines = (_NEVER, *(replace(line, amount=0) for line in claim.lines))
+    return replace(claim, lines=lines, epochs=())
+
+
 def seeded(quota: Quota) -> Seed:
     """What the authority says is used."""
     return Seed(used=min(max(quota.used, 0), MOST), seen_ms=max(quota.seen_ms, 0))

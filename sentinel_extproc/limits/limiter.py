@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from .claims import (
     build_claim,
     covered,
     limit_states,
+    peeking,
     quota_limit,
     refusal,
     retaken,
@@ -31,10 +33,12 @@ from .limit import Limit, OnExhausted, OnOutage
 from .model import (
     NOTHING,
     Growth,
+    LimitState,
     Quantities,
     Quota,
     Reservation,
     ReserveRequest,
+    Subject,
 )
 from .policy import Policy
 from .renewer import Renewer
@@ -238,6 +242,24 @@ class StoreLimiter:
         except SentinelError as error:
             log.warning("settled as held: %s", error)
             self._settler.submit(hold.claim)
+
+    async def peek(
+        self, subject: Subject, quotas: tuple[Quota, ...] = ()
+    ) -> tuple[LimitState, ...]:
+        """Where the limits stand that ``subject`` would meet. Takes nothing, and changes nothing.
+
+        Raises:
+            Unavailable: the store can't be asked.
+        """
+        request = ReserveRequest(uuid.uuid4().hex, subject, NOTHING)
+        limits = self.policy.limits_for(subject)
+        seeds = tuple((self._limit(quota), seeded(quota)) for quota in quotas)
+        claim = peeking(build_claim(request, limits, seeds, NOTHING))
+        try:
+            verdict = await self._store.reserve(claim)
+        except StoreError as error:
+            raise Unavailable("The limit store does not answer.") from error
+        return limit_states(claim, verdict)[1:]
 
     async def flush(self) -> None:
         """Return when every settlement so far is applied."""

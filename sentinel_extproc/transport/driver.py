@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.phases import phase_of
+from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.exchange.states import State
 from sentinel_extproc.identity.principal import Authenticator, EntitlementSource
 from sentinel_extproc.limits.headers import limit_headers
@@ -117,6 +119,11 @@ class Driver:
     def live(self) -> int:
         """Exchanges that have a stream right now."""
         return len(self._live)
+
+    def running(self, most: int) -> list[Running]:
+        """The ``most`` oldest exchanges that have a stream, oldest first."""
+        oldest = heapq.nsmallest(most, self._live, key=lambda exchange: exchange.started_at_ms)
+        return [exchange.running for exchange in oldest]
 
     def hand_back(self) -> None:
         """Let go of every running answer at its next message."""

@@ -593,3 +593,23 @@ async def test_a_revocation_that_the_source_confirms_denies(parts: Parts, way: s
     assert status == (503 if way == "away" else 401)
     assert not parts.settled
     assert not parts.stored
+
+
+async def test_running_exchanges_are_told_of_oldest_first(parts: Parts) -> None:
+    driver = parts.driver()
+    assert driver.running(10) == []
+    streams = [Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS) for _ in range(3)]
+    tasks = [asyncio.create_task(driver.run(stream)) for stream in streams]
+    for stream in streams:
+        await stream.replied(3)
+    running = driver.running(2)
+    assert len(running) == 2
+    assert running[0].started_at_ms <= running[1].started_at_ms
+    one = running[0]
+    assert (one.user, one.model, one.admitted) == ("ext-ada", "gpt-4o", True)
+    assert one.endpoint == "chat.completions"
+    for stream in streams:
+        stream.send(RESPONSE_BODY)
+        stream.send(None)
+    await asyncio.gather(*tasks)
+    assert driver.running(10) == []
