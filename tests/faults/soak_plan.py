@@ -94,12 +94,14 @@ def cycles(seed: int, count: int) -> list[Cycle]:
     redis = _deck(chance, REDIS_FATES)
     made = []
     for _ in range(count):
-        kill_at = next(kills)
+        kill_at, fault = next(kills), next(faults)
+        # Batches are halved down to one item before that is a dead letter.
+        most = 12 if fault is FaultKind.REFUSED else 4
         made.append(
             Cycle(
                 kill_at=kill_at,
                 delay_s=chance.uniform(0, _LONGEST_DELAY_S[kill_at]),
-                zion=ZionFate(next(faults), chance.randint(1, 4), chance.random() < 0.5),
+                zion=ZionFate(fault, chance.randint(1, most), chance.random() < 0.5),
                 redis=next(redis),
                 redis_first=chance.random() < 0.5,
                 redis_late=chance.random() < 0.5,
