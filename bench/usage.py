@@ -90,8 +90,8 @@ async def throughput(folder: Path, count: int, tasks: int) -> tuple[float, float
     return count / took, count / commits, path.stat().st_size / count
 
 
-async def waits(append: Append, ends: int) -> list[float]:
-    """Milliseconds that each of many ends waits, ``ends`` of them at a time."""
+async def burst(append: Append, ends: int, first: int) -> list[float]:
+    """Milliseconds that each of so many ends at the same moment waits."""
     taken: list[float] = []
 
     async def end(one: UsageRecord) -> None:
@@ -99,11 +99,8 @@ async def waits(append: Append, ends: int) -> list[float]:
         await append(one)
         taken.append((time.perf_counter() - began) * 1000)
 
-    rounds = max(20, min(1000, _SAMPLES // ends))
-    for number in range(rounds):
-        records = [record(number * ends + index) for index in range(ends)]
-        await asyncio.gather(*map(end, records))
-        await asyncio.sleep(_GAP_S)
+    await asyncio.gather(*map(end, [record(first + index) for index in range(ends)]))
+    await asyncio.sleep(_GAP_S)
     return taken
 
 
@@ -113,10 +110,16 @@ async def nothing(_: UsageRecord) -> None:
 
 
 async def end_waits(folder: Path, *, fsync: bool) -> dict[int, tuple[list[float], list[float]]]:
-    """By ends at a time: waits with a ledger that does nothing, and with ours."""
+    """By ends at a time: waits with a ledger that does nothing, and with ours, in turns, so that
+    both have the same neighbours on the machine."""
     outbox = Outbox(folder / f"waits-{fsync}.db", max_bytes=_PLENTY, fsync=fsync)
     outbox.open()
-    found = {ends: (await waits(nothing, ends), await waits(outbox.append, ends)) for ends in _ENDS}
+    found: dict[int, tuple[list[float], list[float]]] = {}
+    for ends in _ENDS:
+        without, with_it = found.setdefault(ends, ([], []))
+        for number in range(max(20, min(1000, _SAMPLES // ends))):
+            without += await burst(nothing, ends, number * ends)
+            with_it += await burst(outbox.append, ends, number * ends)
     await outbox.aclose()
     return found
 
