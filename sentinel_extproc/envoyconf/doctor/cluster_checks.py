@@ -129,7 +129,7 @@ PLAINTEXT = Rule(
     "The sidecar answers with the provider's key to whoever shows it a valid token, and sees every "
     "prompt. Keep it on a Unix socket or loopback, or use mutual TLS.",
     _TLS_SOCKET
-    + "    # with a client certificate, and the sidecar behind a proxy that asks for one",
+    + "    # and a client certificate, for server.client_ca_file: render --sidecar-ca shows all",
 )
 PROVIDER_BREAKERS = Rule(
     "provider-breakers",
