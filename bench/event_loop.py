@@ -30,6 +30,7 @@ from rich.table import Table
 from sentinel_extproc.endpoints.json_body import MAX_CONTAINERS, MAX_VALUES
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quantities, Reservation, ReserveRequest
 from sentinel_extproc.pauses import keep_pauses_short
@@ -325,7 +326,7 @@ def drivers(pool: ThreadPoolExecutor, *stubs: Stubs) -> Iterator[Driver]:
         return Exchange(
             exchange_id=exchange_id,
             started_at_ms=started_at_ms,
-            upstream=Upstream((("authorization", b"Bearer sk"),)),
+            choose=only(Upstream((("authorization", b"Bearer sk"),))),
             counters=estimator.output_counter,
         )
 

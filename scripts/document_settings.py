@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -44,7 +44,9 @@ def page() -> str:
     """The whole page, Markdown."""
     parts = [HEAD]
     for section, field in Settings.model_fields.items():
-        model = field.annotation
+        model: Any = field.annotation
+        if get_origin(model) is tuple:  # a list of sections
+            model = get_args(model)[0]
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)
         summary = " ".join((model.__doc__ or "").split())

@@ -21,13 +21,14 @@ from sentinel_extproc.config.settings import (
     Settings,
     TransportName,
 )
+from sentinel_extproc.credentials.watch import KeyWatch
 from sentinel_extproc.exchange.expected_output import (
     FixedOutput,
     LearnedOutput,
     OutputExpectation,
 )
-from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import Choose
 from sentinel_extproc.identity.quotas import CachedQuotas
 from sentinel_extproc.identity.revocation import (
     EndStreams,
@@ -46,8 +47,9 @@ from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.redis import Client, RedisStore
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
 from sentinel_extproc.pauses import keep_pauses_short
+from sentinel_extproc.provider_parts import provider_parts
 from sentinel_extproc.telemetry.facts import to_all
-from sentinel_extproc.telemetry.logs import log_fact, log_limit_fact
+from sentinel_extproc.telemetry.logs import log_credential_fact, log_fact, log_limit_fact
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.tokens.encodings import preload
 from sentinel_extproc.tokens.estimator import TokenEstimator
@@ -184,11 +186,16 @@ async def _start(
     await limiter.start()
     await _check_redis(store, fatal=settings.redis.require_noeviction)
 
+    choose, key_files = provider_parts(settings)
+    emit_credentials = to_all(log_credential_fact, metrics.emit_credentials)
+    watch = KeyWatch(key_files, emit=emit_credentials)
+    stack.push_async_callback(watch.aclose)
+    watch.start()
     models = ModelTable(aliases=settings.tokens.aliases, overrides=settings.tokens.overrides)
     estimator = TokenEstimator(models)
     await warm
     driver = Driver(
-        new_exchange=_exchanges(settings, estimator, _pricer(settings, models)),
+        new_exchange=_exchanges(settings, choose, estimator, _pricer(settings, models)),
         authenticator=identity.authenticator,
         estimator=estimator,
         limiter=limiter,
@@ -388,14 +395,8 @@ def _pricer(settings: Settings, models: ModelTable) -> Pricer:
 
 
 def _exchanges(
-    settings: Settings, estimator: RequestEstimator, price: Pricer
+    settings: Settings, choose: Choose, estimator: RequestEstimator, price: Pricer
 ) -> Callable[[str, int], Exchange]:
-    key = settings.provider.api_key.get_secret_value()
-    upstream = Upstream(
-        credentials=(("authorization", f"Bearer {key}".encode()),),
-        tell_identity=settings.provider.tell_identity,
-    )
-
     credential = credential_of(settings.identity)
     expected_output = _expected_output(settings.limits)
 
@@ -403,10 +404,9 @@ def _exchanges(
         return Exchange(
             exchange_id=exchange_id,
             started_at_ms=started_at_ms,
-            upstream=upstream,
+            choose=choose,
             counters=estimator.output_counter,
             expected_output=expected_output,
-            prefix=settings.endpoints.prefix,
             credential=credential,
             price=price,
         )

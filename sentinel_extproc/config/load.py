@@ -23,8 +23,9 @@ from pydantic_settings import (
 
 from sentinel_extproc.config.admin import admin_faults
 from sentinel_extproc.config.identity import identity_faults
+from sentinel_extproc.config.providers import provider_faults
 from sentinel_extproc.config.secret_files import read_secret_files
-from sentinel_extproc.config.settings import Settings, TransportName
+from sentinel_extproc.config.settings import UNSET, Settings, TransportName
 from sentinel_extproc.config.tls import tls_faults
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 from sentinel_extproc.tokens.models import ModelTable, ModelTableError
@@ -44,9 +45,6 @@ PREDECESSOR = {
     "JWT_CACHE_TTL_SECONDS": ("identity", "jwt_fresh_seconds"),
 }
 """Names of the Rust proxy that this replaces, and where their values go."""
-
-UNSET = "unset"
-"""In place of a secret that isn't needed to render configuration."""
 
 UNSET_URL = "http://unset.invalid"
 """In place of Zion's address."""
@@ -97,6 +95,8 @@ def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
         secrets, secret_faults = read_secret_files(Path(folder))
         faults += secret_faults
 
+    several = bool(from_file.get("providers")) or f"{_PREFIX}PROVIDERS" in os.environ
+
     class Sourced(Settings):
         """Settings from all our sources; a class, because that is how sources are given."""
 
@@ -114,10 +114,8 @@ def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
                 InitSettingsSource(settings_cls, _from_predecessor()),
                 InitSettingsSource(settings_cls, secrets),
                 InitSettingsSource(settings_cls, from_file),
-                # So that a missing section is reported by its missing settings.
                 InitSettingsSource(
-                    settings_cls,
-                    {"provider": {}, "zion": {}} if to_serve else _UNNEEDED_TO_RENDER,
+                    settings_cls, _needed(several) if to_serve else _UNNEEDED_TO_RENDER
                 ),
             )
 
@@ -160,6 +158,11 @@ def only(values: dict[str, Any]) -> Settings:
         return Given()
     except ValidationError as error:
         raise ConfigError([_fault(item) for item in error.errors()]) from None
+
+
+def _needed(several: bool) -> dict[str, Any]:
+    """Sections that are there in any case, so that what is missing in them is reported by name."""
+    return {"provider": {"api_key": UNSET} if several else {}, "zion": {}}
 
 
 class _Environment(EnvSettingsSource):
@@ -292,5 +295,6 @@ def _cross_checks(settings: Settings) -> list[str]:
             load_prices(settings.usage.prices_file, str.lower)
         except PricesFileError as error:
             faults += [f"{settings.usage.prices_file}: {fault}" for fault in error.faults]
+    faults += provider_faults(settings)
     faults += identity_faults(settings.identity)
     return faults + admin_faults(settings.admin)

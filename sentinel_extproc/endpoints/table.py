@@ -96,11 +96,14 @@ class Match:
     """A governed request.
 
     Attributes:
-        path: the path without its query.
+        path: the path without its query, as policies see it.
+        key_header: where this provider's clients put their key instead of ``authorization``;
+            empty: where the endpoint's do.
     """
 
     endpoint: Endpoint
     path: str
+    key_header: str = ""
 
 
 def match(method: str, target: str, *, prefix: str = "/v1/") -> Match:
@@ -115,22 +118,36 @@ def match(method: str, target: str, *, prefix: str = "/v1/") -> Match:
         InvalidRequest: the path is ambiguous or too long.
         NotFound: it is outside ``prefix``.
     """
+    path = plain_path(target)
+    if not path.startswith(prefix):
+        raise NotFound(f"This gateway serves paths under {prefix}.")
+    return Match(match_rest(method, path[len(prefix) :]), path)
+
+
+def plain_path(target: str) -> str:
+    """The path of a request, without its query.
+
+    Raises:
+        InvalidRequest: it is ambiguous or too long.
+    """
     if len(target) > MAX_PATH_BYTES:
         raise InvalidRequest("The request path is too long.", code="path_too_long")
     path = target.partition("?")[0].partition("#")[0]
     if _AMBIGUOUS.search(path):
         raise InvalidRequest("The request path is ambiguous.", code="ambiguous_path")
-    if not path.startswith(prefix):
-        raise NotFound(f"This gateway serves paths under {prefix}.")
-    rest = path[len(prefix) :]
+    return path
+
+
+def match_rest(method: str, rest: str) -> Endpoint:
+    """The rules for what follows the prefix in a plain path."""
     if method == "POST" and rest in _POSTS:
-        return Match(_POSTS[rest], path)
+        return _POSTS[rest]
     if method in ("GET", "CONNECT") and rest == "realtime":
-        return Match(REALTIME, path)
+        return REALTIME
     if method == "POST" and _CANCEL.fullmatch(rest):
-        return Match(STORED, path)
+        return STORED
     for folder, methods, endpoint in _FOLDERS:
         inside = rest == folder or rest.startswith(folder + "/")
         if inside and method in methods:
-            return Match(endpoint, path)
-    return Match(OTHER, path)
+            return endpoint
+    return OTHER

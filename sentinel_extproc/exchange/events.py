@@ -22,11 +22,13 @@ class RequestHeaders:
     Attributes:
         verified: what Envoy's jwt_authn filter says it has verified, by the names it was told to
             use. It comes as metadata, which unlike headers no client can set.
+        route: the name of Envoy's route, where its filter was told to say it.
     """
 
     headers: Headers
     end_of_stream: bool
     verified: Mapping[str, object] | None = None
+    route: str | None = None
 
 
 @value(frozen=True, slots=True)

@@ -22,7 +22,10 @@ _CREDENTIALS = frozenset({"proxy-authorization", "x-api-key", "api-key", "cookie
 # These choose whose account at the provider pays; the key is ours, so the choice is too.
 _ACCOUNT = frozenset({"openai-organization", "openai-project"})
 # What the provider tells its customer, which is us, about our account with it.
-_PROVIDER_ONLY = frozenset({"openai-organization", "openai-project", "set-cookie"})
+_PROVIDER_ONLY = frozenset(
+    {"openai-organization", "openai-project", "anthropic-organization-id", "set-cookie"}
+)
+_PROVIDER_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
 
 SUBPROTOCOLS = "sec-websocket-protocol"
 _KEY_PROTOCOL = b"openai-insecure-api-key."
@@ -115,13 +118,15 @@ class Upstream:
     Attributes:
         credentials: header lines that carry the provider's key.
         tell_identity: send our identity headers along.
+        defaults: header lines that the provider needs and the client may choose itself.
     """
 
     credentials: tuple[tuple[str, bytes], ...]
     tell_identity: bool = False
+    defaults: tuple[tuple[str, bytes], ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in self.credentials:
+        for name, value in (*self.credentials, *self.defaults):
             if not valid_name(name) or not value or not valid_value(value):
                 raise ValueError(f"the provider credential for header {name!r} is not usable")
 
@@ -144,6 +149,7 @@ def to_provider(
     """
     given = {name for name, _ in headers}
     set_headers = list(upstream.credentials)
+    set_headers += [line for line in upstream.defaults if line[0] not in given]
     if SUBPROTOCOLS in given:
         # Browsers can set no other header on a WebSocket, so clients put their key in here.
         kept_protocols = [
@@ -175,7 +181,7 @@ def to_client(
     removed = {
         name
         for name, _ in headers
-        if name in _PROVIDER_ONLY or name.startswith(("x-ratelimit-", OWN_PREFIX))
+        if name in _PROVIDER_ONLY or name.startswith((*_PROVIDER_LIMITS, OWN_PREFIX))
     }
     return tuple(set_headers), tuple(sorted(removed - kept))
 

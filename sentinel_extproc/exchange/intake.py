@@ -6,25 +6,15 @@ from collections.abc import Callable
 
 from sentinel_extproc.endpoints.contract import Plan
 from sentinel_extproc.endpoints.json_body import MAX_COUNT
-from sentinel_extproc.endpoints.table import Match, match
+from sentinel_extproc.endpoints.table import Match
 from sentinel_extproc.errors import Unauthenticated
-from sentinel_extproc.exchange.events import Headers, RequestHeaders
+from sentinel_extproc.exchange.events import RequestHeaders
 from sentinel_extproc.exchange.expected_output import Basis, Expected, OutputExpectation
-from sentinel_extproc.exchange.headers import caller_token, first, read_head, refuse_unreadable
+from sentinel_extproc.exchange.headers import caller_token, read_head, refuse_unreadable
 from sentinel_extproc.frozen import value
 from sentinel_extproc.identity.claims import claims_credential
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Quantities, Quota, ReserveRequest, Subject
-
-
-def find_rules(headers: Headers, *, prefix: str) -> Match:
-    """The rules for a request.
-
-    Raises:
-        InvalidRequest, NotFound: as in :func:`~sentinel_extproc.endpoints.table.match`.
-    """
-    method = first(headers, ":method").decode("latin-1")
-    return match(method, first(headers, ":path").decode("latin-1"), prefix=prefix)
 
 
 @value(frozen=True, slots=True)
@@ -73,7 +63,7 @@ def read_opening(
     """
     headers, end_of_stream = event.headers, event.end_of_stream
     endpoint = matched.endpoint
-    token = credential(event, endpoint.key_header)
+    token = credential(event, matched.key_header or endpoint.key_header)
     refuse_unreadable(headers, upgrades=endpoint.upgrades)
     head = read_head(headers)
     plan = endpoint.plan_head(head)

@@ -50,7 +50,6 @@ from sentinel_extproc.exchange.expected_output import (
     OutputExpectation,
 )
 from sentinel_extproc.exchange.headers import (
-    Upstream,
     first,
     read_head,
     request_id,
@@ -61,12 +60,12 @@ from sentinel_extproc.exchange.intake import (
     Credential,
     bearer,
     claim,
-    find_rules,
     kind_of,
     output_to_reserve,
     read_opening,
 )
 from sentinel_extproc.exchange.phases import phase_of
+from sentinel_extproc.exchange.providers import Choose, Chosen
 from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.exchange.states import DECIDED, ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
@@ -87,10 +86,9 @@ class Exchange:
     Args:
         exchange_id: UUIDv7 in text form; also the id of the usage record.
         started_at_ms: milliseconds since the epoch, UTC.
-        upstream: how requests present themselves to the provider.
+        choose: finds the provider and the rules for a request.
         counters: makes counters for generated text.
         expected_output: what to reserve when a request has no cap; is told of answers' lengths.
-        prefix: the paths that this gateway serves.
         credential: takes what is to be authenticated.
         price: what usage costs.
     """
@@ -100,25 +98,24 @@ class Exchange:
         *,
         exchange_id: str,
         started_at_ms: int,
-        upstream: Upstream,
+        choose: Choose,
         counters: CounterFactory,
         expected_output: OutputExpectation = FixedOutput(1024),  # noqa: B008 - stateless
-        prefix: str = "/v1/",
         credential: Credential = bearer,
         price: Pricer = unpriced,
     ) -> None:
         self.exchange_id = exchange_id
         self.started_at_ms = started_at_ms
         self.state = State.START
-        self._upstream = upstream
+        self._choose = choose
         self._counters = counters
         self._expected_output = expected_output
-        self._prefix = prefix
         self._credential = credential
         self._price = price
         # Each is set by the step that learns it, and read only in states that come after.
         self._request: on.RequestHeaders
         self._match: Match
+        self._provider: Chosen
         self._error_body: Callable[[SentinelError], bytes] = SentinelError.body
         self._principal: Principal
         self._quotas: tuple[Quota, ...]
@@ -226,9 +223,12 @@ class Exchange:
     def request_headers(self, event: on.RequestHeaders) -> Commands:
         """Find the rules, take the token."""
         self._request = event
-        self._match = find_rules(event.headers, prefix=self._prefix)
+        self._provider = self._choose(event)
+        self._match = self._provider.match
         self._error_body = self._match.endpoint.error_body
         self._facts["endpoint"] = self._match.endpoint.name
+        if self._provider.name:
+            self._facts["provider"] = self._provider.name
         opening = read_opening(self._match, event, credential=self._credential)
         if opening.plan is not None:
             self._plan, self._planned = opening.plan, True
@@ -267,6 +267,7 @@ class Exchange:
 
     def _count_or_reserve(self) -> Commands:
         self._facts["model"] = self._plan.model
+        self._provider.check_model(self._plan.model)
         if self._plan.count is None:
             if not self._plan.input_tokens:
                 self._confidence = Confidence.EXACT
@@ -344,7 +345,7 @@ class Exchange:
     def _request_reply(self, mode: do.Mode) -> do.Reply:
         set_headers, removed = to_provider(
             self._request.headers,
-            self._upstream,
+            self._provider.upstream,
             self._principal,
             self.exchange_id,
             drop=self._match.endpoint.drop_headers,

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any, TextIO
 
+from sentinel_extproc.credentials.facts import CredentialFact, KeysRefused, KeysTaken
 from sentinel_extproc.limits.facts import (
     HoldExhausted,
     LimitFact,
@@ -162,3 +163,12 @@ def log_limit_fact(fact: LimitFact) -> None:
             )
         case SettlementDropped(reason):
             log.error("settlement_dropped", extra={"reason": reason})
+
+
+def log_credential_fact(fact: CredentialFact) -> None:
+    """The adapter from facts about key files to the log; never a key."""
+    match fact:
+        case KeysTaken(provider, keys):
+            log.warning("provider_keys_taken", extra={"provider": provider, "keys": keys})
+        case KeysRefused(provider, reason):
+            log.error("provider_keys_refused", extra={"provider": provider, "reason": reason})

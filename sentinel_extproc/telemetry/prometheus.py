@@ -22,6 +22,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
 
 from sentinel_extproc import __version__
+from sentinel_extproc.credentials.facts import CredentialFact, KeysTaken
 from sentinel_extproc.limits.facts import (
     HoldExhausted,
     LimitFact,
@@ -85,6 +86,7 @@ class Metrics:
         self._limits = FirstValues(max_limits)
         self._define_exchanges(self.registry)
         self._define_limits(self.registry)
+        self._define_credentials(self.registry)
         self.loop_lag = Histogram(
             "sentinel_event_loop_lag_seconds",
             "How late the event loop runs what is due.",
@@ -171,6 +173,19 @@ class Metrics:
             ("where", "admitted"),
             registry,
         )
+
+    def _define_credentials(self, registry: CollectorRegistry) -> None:
+        self._key_files = _Counters(
+            "sentinel_provider_key_changes",
+            "Changed key files of providers: taken, or refused, which leaves the old keys in use.",
+            ("provider", "result"),
+            registry,
+        )
+
+    def emit_credentials(self, fact: CredentialFact) -> None:
+        """Take a fact about a key file. Providers are named by the settings."""
+        result = "taken" if isinstance(fact, KeysTaken) else "refused"
+        self._key_files.add(1, fact.provider, result)
 
     def _define_limits(self, registry: CollectorRegistry) -> None:
         self._decided = _Counters(

@@ -25,6 +25,10 @@ JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
 it (``forwarding_namespaces.untyped``)."""
 
 
+ROUTE_ATTRIBUTE = "xds.route_name"
+"""What Envoy calls the route that it chose; unlike a path or a header, no client can set it."""
+
+
 class CodecError(Exception):
     """Bytes that are no message of the protocol, or one that we never asked for."""
 
@@ -45,7 +49,9 @@ def decode(data: bytes) -> on.Event:
             return on.ResponseBody(answer.body, answer.end_of_stream)
         case "request_headers":
             head = message.request_headers
-            return on.RequestHeaders(_headers(head.headers), head.end_of_stream, _verified(message))
+            return on.RequestHeaders(
+                _headers(head.headers), head.end_of_stream, _verified(message), _route(message)
+            )
         case "request_body":
             return on.RequestBody(message.request_body.body)
         case "response_headers":
@@ -83,6 +89,14 @@ def _verified(message: pb.ProcessingRequest) -> dict[str, object] | None:
     if JWT_NAMESPACE not in namespaces:
         return None
     return MessageToDict(namespaces[JWT_NAMESPACE])
+
+
+def _route(message: pb.ProcessingRequest) -> str | None:
+    # Sent only where the filter's request_attributes list it.
+    for attributes in message.attributes.values():
+        if ROUTE_ATTRIBUTE in attributes.fields:
+            return attributes.fields[ROUTE_ATTRIBUTE].string_value or None
+    return None
 
 
 def _headers(headers: pb.HeaderMap) -> on.Headers:

@@ -26,6 +26,7 @@ from sentinel_extproc.demo.zion_standin import FaultKind, ZionCall
 from sentinel_extproc.envoyconf.static import static_bootstrap
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quantities, Reservation, ReserveRequest
 from sentinel_extproc.telemetry.facts import Fact
@@ -120,7 +121,7 @@ def serving(
         return Exchange(
             exchange_id=exchange_id,
             started_at_ms=started_at_ms,
-            upstream=Upstream((("authorization", f"Bearer {KEY}".encode()),)),
+            choose=only(Upstream((("authorization", f"Bearer {KEY}".encode()),))),
             counters=TokenEstimator().output_counter,
         )
 

@@ -13,6 +13,7 @@ from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.exchange.states import ProtocolViolation
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Reservation
@@ -146,7 +147,7 @@ def test_invariants_hold_whatever_comes(
     machine = Exchange(
         exchange_id="x",
         started_at_ms=0,
-        upstream=Upstream((("authorization", b"Bearer sk"),)),
+        choose=only(Upstream((("authorization", b"Bearer sk"),))),
         counters=lambda _: Words(),
     )
     driver = Driver(authenticates, reserves)

@@ -60,6 +60,7 @@ def test_the_predecessors_names_work(monkeypatch: pytest.MonkeyPatch) -> None:
         JWT_CACHE_TTL_SECONDS="9",
     )
     settings = load()
+    assert settings.provider.api_key is not None
     assert settings.provider.api_key.get_secret_value() == "sk-secret-1"
     assert settings.provider.url == "https://llm.example"
     assert settings.zion.url == "http://zion:3000"

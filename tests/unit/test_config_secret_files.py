@@ -37,6 +37,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
         redis__url="redis://:pw@r:1/2\r\n",
     )
     settings = load()
+    assert settings.provider.api_key is not None
     assert settings.provider.api_key.get_secret_value() == "sk-1"
     assert settings.zion.api_key.get_secret_value() == "z-2"
     assert settings.zion.url == "http://zion:3000"
@@ -54,6 +55,7 @@ def test_the_environment_wins_over_files_and_those_over_the_configuration(
     file = tmp_path / "config.yaml"
     file.write_text("zion: {url: 'http://z', api_key: z-yaml}\n")
     settings = load(file)
+    assert settings.provider.api_key is not None
     assert settings.provider.api_key.get_secret_value() == "sk-environment"
     assert settings.zion.api_key.get_secret_value() == "z-file"
 

@@ -22,6 +22,7 @@ from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import only
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_an_exchange_answers_in_the_shape_of_the_api_that_was_called(
     machine = Exchange(
         exchange_id="x",
         started_at_ms=0,
-        upstream=Upstream(()),
+        choose=only(Upstream(())),
         counters=lambda _: None,  # type: ignore[arg-type, return-value]
     )
     head = [(":method", b"POST"), (":path", path.encode())]

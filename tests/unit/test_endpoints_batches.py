@@ -14,6 +14,7 @@ from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.exchange.states import State
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Quantities, Reservation
@@ -80,7 +81,7 @@ def answered(
     machine = Exchange(
         exchange_id="x-1",
         started_at_ms=0,
-        upstream=Upstream((("authorization", b"Bearer sk"),)),
+        choose=only(Upstream((("authorization", b"Bearer sk"),))),
         counters=lambda _: pytest.fail("no text is counted"),
     )
     path = b"/v1/batches" if method == b"POST" else b"/v1/batches/batch_1"

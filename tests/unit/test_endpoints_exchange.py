@@ -18,6 +18,7 @@ from sentinel_extproc.exchange.accounting import bill
 from sentinel_extproc.exchange.expected_output import FixedOutput
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.exchange.states import ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quantities, Reservation
@@ -47,7 +48,7 @@ class Playbook:
         self.machine = Exchange(
             exchange_id="x-1",
             started_at_ms=0,
-            upstream=Upstream((("authorization", b"Bearer sk-provider"),)),
+            choose=only(Upstream((("authorization", b"Bearer sk-provider"),))),
             counters=lambda _: Words(),
             expected_output=FixedOutput(500),
         )

@@ -21,6 +21,7 @@ from sentinel_extproc.exchange.answer import GROW_EVERY_CHARS
 from sentinel_extproc.exchange.expected_output import FixedOutput, LearnedOutput, OutputExpectation
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.exchange.states import ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quantities, Reservation
@@ -53,7 +54,7 @@ def exchange(
     return Exchange(
         exchange_id="x-1",
         started_at_ms=1_000,
-        upstream=Upstream((("authorization", b"Bearer sk-provider"),), tell_identity),
+        choose=only(Upstream((("authorization", b"Bearer sk-provider"),), tell_identity)),
         counters=lambda _model: WordCounter(),
         expected_output=expected_output,
     )

@@ -12,6 +12,7 @@ from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.intake import Credential, bearer, verified_claims
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.identity.claims import read_credential
 from sentinel_extproc.tokens.estimator import TokenEstimator
 from sentinel_extproc.transport.codec import JWT_NAMESPACE, decode
@@ -36,7 +37,7 @@ def first(data: bytes, credential: Credential) -> do.Command:
     exchange = Exchange(
         exchange_id="x",
         started_at_ms=0,
-        upstream=Upstream((("authorization", b"Bearer k"),)),
+        choose=only(Upstream((("authorization", b"Bearer k"),))),
         counters=TokenEstimator().output_counter,
         credential=credential,
     )

@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"identity.bearer", "identity.claims", "identity.expiry", "limits.headers"},
     {"endpoints"},
     {"exchange"},
-    {"tokens", "limits", "zion", "telemetry"},
+    {"tokens", "limits", "zion", "credentials", "telemetry"},
     {
         "identity",
         "usage",
@@ -31,7 +31,7 @@ LAYERS: list[set[str]] = [
     {"transport"},
     {"usage_parts"},
     {"admin"},
-    {"identity_parts"},
+    {"identity_parts", "provider_parts"},
     {"app"},
     {"usage_cli"},
     {"envoyconf"},
@@ -41,6 +41,7 @@ LAYERS: list[set[str]] = [
 ]
 
 PURE = {
+    "credentials.rotation",
     "errors",
     "frozen",
     "sse",

@@ -15,6 +15,7 @@ import pytest
 from sentinel_extproc.errors import CredentialRevoked, LimitExceeded, Unauthenticated, Unavailable
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.exchange.states import ProtocolViolation
 from sentinel_extproc.identity.principal import Entitlement, EntitlementSource, Principal
 from sentinel_extproc.limits.model import (
@@ -180,7 +181,7 @@ class Parts:
             return Exchange(
                 exchange_id=exchange_id,
                 started_at_ms=started_at_ms,
-                upstream=Upstream((("authorization", b"Bearer sk"),)),
+                choose=only(Upstream((("authorization", b"Bearer sk"),))),
                 counters=self.output_counter,
             )
 
