@@ -14,7 +14,7 @@ import time
 import uuid
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -62,7 +62,9 @@ class OpenAIStandIn:
     """The stand-in's state and its ASGI ``app``.
 
     Args:
-        provider_key: the only credential that it accepts.
+        provider_key: the only credential that it accepts, until ``accept`` says otherwise.
+        key_header: where it takes it from; a bearer token in ``authorization``, else bare.
+        deployments: Azure's: names in paths to models.
         chunk_delay_s: seconds before each chunk of a stream.
         slow_s: that delay under the fault ``slow``, and before its JSON answers.
         counter: the tokenizer; tiktoken on the shipped ranks when omitted.
@@ -75,8 +77,12 @@ class OpenAIStandIn:
         chunk_delay_s: float = 0.0,
         slow_s: float = 0.5,
         counter: TextTokenizer | None = None,
+        key_header: str = "authorization",
+        deployments: Mapping[str, str] | None = None,
     ) -> None:
-        self._authorization = f"Bearer {provider_key}"
+        self._key_header = key_header
+        self._deployments = dict(deployments or {})
+        self.accept(provider_key)
         self._chunk_delay_s = chunk_delay_s
         self._slow_s = slow_s
         self._tokenizer = counter or ShippedTokenizer()
@@ -88,6 +94,12 @@ class OpenAIStandIn:
                 Route("/v1/completions", partial(self._generate, COMPLETIONS), methods=["POST"]),
                 Route("/v1/responses", partial(self._generate, RESPONSES), methods=["POST"]),
                 Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+                Route(
+                    "/openai/deployments/{deployment}/chat/completions",
+                    partial(self._generate, CHAT),
+                    methods=["POST"],
+                ),
+                Route("/openai/v1/responses", partial(self._generate, RESPONSES), methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
                 Route("/_standin/requests", self._show_requests, methods=["GET"]),
                 Route("/_standin/served", self._show_served, methods=["GET"]),
@@ -96,6 +108,11 @@ class OpenAIStandIn:
                 Mount("/", request_response(self._unknown)),
             ]
         )
+
+    def accept(self, *keys: str) -> None:
+        """Take these credentials from now on, and no others."""
+        bearer = "Bearer " if self._key_header == "authorization" else ""
+        self._accepted = {f"{bearer}{key}" for key in keys}
 
     def requests(self) -> list[SeenRequest]:
         """Every request to the API so far, the latest 20,000 at most."""
@@ -156,6 +173,9 @@ class OpenAIStandIn:
             asked = json.loads(body)
         except ValueError:
             return _invalid("We could not parse the JSON body of your request.")
+        if isinstance(asked, dict) and "deployment" in request.path_params:
+            # Azure goes by the path, whatever the body says.
+            asked["model"] = self._deployments.get(request.path_params["deployment"])
         if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
             return _invalid("you must provide a model parameter", param="model")
         return asked
@@ -295,8 +315,8 @@ class OpenAIStandIn:
         )
 
     def _record(self, request: Request, body: bytes) -> Response | None:
-        credentials = request.headers.getlist("authorization")
-        authorized = credentials == [self._authorization]
+        credentials = request.headers.getlist(self._key_header)
+        authorized = len(credentials) == 1 and credentials[0] in self._accepted
         self._requests.append(
             SeenRequest(
                 method=request.method,

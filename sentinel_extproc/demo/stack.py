@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sentinel_extproc.demo.envoy import RunningEnvoy, start_envoy
 from sentinel_extproc.demo.hosting import serve_app
@@ -16,8 +16,10 @@ from sentinel_extproc.demo.redis import RunningRedis, start_redis
 from sentinel_extproc.demo.sidecar import RunningSidecar, sidecar_environment, start_sidecar
 from sentinel_extproc.demo.zion_standin import DEMO_USERS, Dialect, ZionStandIn
 from sentinel_extproc.demo.zion_state import ZionUser
+from sentinel_extproc.envoyconf.attachment import Attachment
 from sentinel_extproc.envoyconf.from_settings import provider_of
-from sentinel_extproc.envoyconf.static import static_bootstrap
+from sentinel_extproc.envoyconf.provider_way import ProviderWay
+from sentinel_extproc.envoyconf.static import gateway_bootstrap
 
 PROVIDER_KEY = "sk-standin-provider"
 ZION_KEY = "standin-zion-key"
@@ -89,6 +91,8 @@ def start_stack(
     listener_port: int = 0,
     concurrency: int = 1,
     progress: Progress | None = None,
+    providers: Sequence[ProviderWay] = (),
+    attachment: Mapping[str, Any] | None = None,
 ) -> Iterator[Stack]:
     """Start everything; on leaving, stop it in reverse order, whatever happened.
 
@@ -101,6 +105,8 @@ def start_stack(
         chunk_delay_s: the stand-in provider's delay before each chunk of a stream.
         listener_port: of the gateway, on loopback; 0 lets the kernel choose.
         concurrency: Envoy's worker threads.
+        providers: several, in place of the one; the settings must say the same.
+        attachment: further values of the ``Attachment``.
 
     Raises:
         StartError: a part didn't come up; those before it have been stopped again.
@@ -144,11 +150,15 @@ def start_stack(
         host, port, tls = provider_address(services.openai_url)
         envoy = parts.enter_context(
             start_envoy(
-                static_bootstrap(
-                    processors=[sidecar.address],
-                    provider_host=host,
-                    provider_port=port,
-                    provider_tls=tls,
+                gateway_bootstrap(
+                    Attachment(
+                        processors=(sidecar.address,),
+                        provider_host=host,
+                        provider_port=port,
+                        provider_tls=tls,
+                        providers=tuple(providers),
+                        **(attachment or {}),
+                    ),
                     listener_address="127.0.0.1",
                     listener_port=listener_port,
                 ),

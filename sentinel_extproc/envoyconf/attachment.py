@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from sentinel_extproc.envoyconf import versions
 from sentinel_extproc.envoyconf.address import HostPort, SocketPath, check_host, parse_address
+from sentinel_extproc.envoyconf.provider_way import ProviderWay
 
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 
@@ -58,6 +59,7 @@ class Attachment:
             and without the client's credentials: a self-hosted model's ``/health``, say.
         metered_prefix: ``endpoints.prefix``, which no unmetered path may touch.
         sidecar_tls: TLS to the sidecar; None: cleartext, for a Unix socket, loopback or a mesh.
+        providers: several, in place of the one that the ``provider_`` attributes describe.
 
     Raises:
         ValueError: an impossible value, naming the attribute.
@@ -79,6 +81,7 @@ class Attachment:
     unmetered: tuple[str, ...] = ()
     metered_prefix: str = "/v1/"
     sidecar_tls: SidecarTls | None = None
+    providers: tuple[ProviderWay, ...] = ()
 
     def __post_init__(self) -> None:
         check_range("provider_port", self.provider_port, 1, 65535)
@@ -95,6 +98,8 @@ class Attachment:
                 f"provider_ca_file: {self.provider_ca_file!r} must be an absolute path"
             )
         self._check_processors()
+        if self.providers and self.unmetered:
+            raise ValueError("unmetered: not with several providers: whose path would it be?")
         for path in self.unmetered:
             self._check_unmetered(path)
 

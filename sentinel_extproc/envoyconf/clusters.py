@@ -81,7 +81,12 @@ def processor_cluster(
 
 
 def provider_cluster(
-    address: HostPort, *, use_tls: bool, ca_file: str, max_concurrent: int
+    address: HostPort,
+    *,
+    use_tls: bool,
+    ca_file: str,
+    max_concurrent: int,
+    name: str = PROVIDER_CLUSTER,
 ) -> cluster.Cluster:
     """The paid API: TLS with SNI and a check that the certificate is for that very name."""
     discovery = cluster.ClusterDiscoveryType
@@ -100,11 +105,11 @@ def provider_cluster(
             )
         )
     return cluster.Cluster(
-        name=PROVIDER_CLUSTER,
+        name=name,
         type=discovery.STATIC if address.is_literal else discovery.LOGICAL_DNS,
         dns_lookup_family=cluster.ClusterDnsLookupFamily.V4_PREFERRED,
         connect_timeout=_CONNECT_TIMEOUT,
-        load_assignment=_assignment(PROVIDER_CLUSTER, [address]),
+        load_assignment=_assignment(name, [address]),
         circuit_breakers=_breakers(max_concurrent),
         transport_socket=_provider_tls(address, ca_file) if use_tls else None,
         typed_extension_protocol_options={_HTTP_OPTIONS: protobuf.Any.pack(protocol)},

@@ -7,7 +7,7 @@ from datetime import timedelta
 from sentinel_extproc.envoyconf.api import core, ext_proc, hcm, protobuf, types
 from sentinel_extproc.envoyconf.attachment import Attachment
 from sentinel_extproc.envoyconf.clusters import PROCESSOR_CLUSTER
-from sentinel_extproc.envoyconf.names import FILTER_NAME, METADATA_NAMESPACE
+from sentinel_extproc.envoyconf.names import FILTER_NAME, METADATA_NAMESPACE, ROUTE_NAME_ATTRIBUTE
 from sentinel_extproc.envoyconf.versions import CONTENT_LENGTH_SINCE
 
 _SEND = ext_proc.ProcessingModeHeaderSendMode.SEND
@@ -45,6 +45,7 @@ def _processor(attachment: Attachment, cluster: str) -> ext_proc.ExternalProcess
             response_trailer_mode=_SKIP,
         ),
         allow_mode_override=True,
+        request_attributes=[ROUTE_NAME_ATTRIBUTE] if attachment.providers else [],
         message_timeout=timedelta(seconds=attachment.message_timeout_s),
         stat_prefix="sentinel",
         metadata_options=ext_proc.MetadataOptions(

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from sentinel_extproc.config.settings import IdentitySourceName, Settings
 from sentinel_extproc.envoyconf.attachment import Attachment, SidecarTls
 from sentinel_extproc.envoyconf.names import JWT_NAMESPACE
+from sentinel_extproc.envoyconf.provider_way import ProviderWay
 from sentinel_extproc.envoyconf.versions import NEWEST, Version
 
 
@@ -62,7 +63,31 @@ def attachment_of(settings: Settings, choices: Choices) -> Attachment:
         unmetered=choices.unmetered,
         metered_prefix=settings.endpoints.prefix,
         sidecar_tls=choices.sidecar_tls,
+        providers=provider_ways(settings),
     )
+
+
+def provider_ways(settings: Settings) -> tuple[ProviderWay, ...]:
+    """The ways to several providers; none where there is only one.
+
+    Raises:
+        ValueError: a URL that no gateway can send to.
+    """
+    ways = [
+        ProviderWay(
+            entry.name,
+            *_place(f"providers.{entry.name}.url", entry.url),
+            path_prefix=entry.path_prefix,
+            base_path=urlsplit(entry.url).path.rstrip("/"),
+            hosts=entry.hosts,
+        )
+        for entry in settings.providers
+    ]
+    simple = settings.provider
+    # Where it is rendered there may be no key.
+    if ways and (simple.usable or "url" in simple.model_fields_set):
+        ways.append(ProviderWay("default", *provider_of(simple.url)))
+    return tuple(ways)
 
 
 def check_sidecar_tls(settings: Settings, *, given: bool, client_certificate: bool) -> None:
@@ -89,15 +114,20 @@ def provider_of(url: str) -> tuple[str, int, bool]:
     Raises:
         ValueError: not an http(s) URL, or with a path that the gateway can't put in front.
     """
+    place = _place("provider.url", url)
+    if urlsplit(url).path.rstrip("/") not in {"", "/v1"}:
+        raise ValueError(f"provider.url: {url!r}: only /v1 is possible as its path")
+    return place
+
+
+def _place(where: str, url: str) -> tuple[str, int, bool]:
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as fault:
-        raise ValueError(f"provider.url: {url!r}: {fault}") from fault
+        raise ValueError(f"{where}: {url!r}: {fault}") from fault
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"provider.url: {url!r} is not an http or https URL")
-    if parts.path.rstrip("/") not in {"", "/v1"}:
-        raise ValueError(f"provider.url: {url!r}: only /v1 is possible as its path")
+        raise ValueError(f"{where}: {url!r} is not an http or https URL")
     tls = parts.scheme == "https"
     return parts.hostname, port or (443 if tls else 80), tls
 

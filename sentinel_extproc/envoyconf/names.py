@@ -6,6 +6,9 @@ FILTER_NAME = "envoy.filters.http.ext_proc"
 JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
 """Where Envoy's filter puts verified claims; forward it for ``identity.source: envoy_jwt``."""
 
+ROUTE_NAME_ATTRIBUTE = "xds.route_name"
+"""Tells the sidecar which route Envoy chose, and so which provider."""
+
 METADATA_NAMESPACE = "sentinel"
 """Where our dynamic metadata goes; access logs and later filters read it there."""
 

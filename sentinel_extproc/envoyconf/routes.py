@@ -12,7 +12,7 @@ from sentinel_extproc.envoyconf.filter import not_here
 from sentinel_extproc.envoyconf.names import FILTER_NAME
 
 # The provider has no business with our clients' addresses.
-_CLIENT_ADDRESS_HEADERS = ("x-forwarded-for", "x-envoy-external-address", "x-envoy-internal")
+CLIENT_ADDRESS_HEADERS = ("x-forwarded-for", "x-envoy-external-address", "x-envoy-internal")
 
 # Where the sidecar isn't asked, nobody else takes the user's token out.
 _CREDENTIAL_HEADERS = (
@@ -36,7 +36,7 @@ def _governed(attachment: Attachment) -> route.Route:
             [route.RouteActionUpgradeConfig(upgrade_type="websocket")],
         ),
         request_body_buffer_limit=attachment.buffer_limit_bytes,
-        request_headers_to_remove=list(_CLIENT_ADDRESS_HEADERS),
+        request_headers_to_remove=list(CLIENT_ADDRESS_HEADERS),
     )
 
 
@@ -47,7 +47,7 @@ def _unmetered(path: str, attachment: Attachment) -> route.Route:
     return route.Route(
         match=route.RouteMatch(safe_regex=matcher.RegexMatcher(regex=pattern)),
         route=_action(attachment, []),
-        request_headers_to_remove=[*_CLIENT_ADDRESS_HEADERS, *_CREDENTIAL_HEADERS],
+        request_headers_to_remove=[*CLIENT_ADDRESS_HEADERS, *_CREDENTIAL_HEADERS],
         typed_per_filter_config={FILTER_NAME: protobuf.Any.pack(not_here())},
     )
 

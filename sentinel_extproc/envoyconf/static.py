@@ -9,6 +9,7 @@ from sentinel_extproc.envoyconf.access_log import access_log
 from sentinel_extproc.envoyconf.address import check_host, parse_address, to_envoy
 from sentinel_extproc.envoyconf.api import (
     bootstrap,
+    cluster,
     core,
     downstream_connections,
     hcm,
@@ -26,8 +27,9 @@ from sentinel_extproc.envoyconf.clusters import (
 )
 from sentinel_extproc.envoyconf.filter import attached_filter
 from sentinel_extproc.envoyconf.local_reply import local_replies
-from sentinel_extproc.envoyconf.routes import provider_routes
+from sentinel_extproc.envoyconf.routes import CLIENT_ADDRESS_HEADERS, provider_routes
 from sentinel_extproc.envoyconf.runtime import graceful_close_layer
+from sentinel_extproc.envoyconf.several import provider_clusters, provider_hosts
 from sentinel_extproc.envoyconf.versions import NEWEST, Version
 
 LISTENER_NAME = "gateway"
@@ -136,12 +138,7 @@ def gateway_bootstrap(
                     health_check_interval_s=attachment.health_check_interval_s,
                     sidecar_tls=attachment.sidecar_tls,
                 ),
-                provider_cluster(
-                    attachment.provider,
-                    use_tls=attachment.provider_tls,
-                    ca_file=attachment.provider_ca_file,
-                    max_concurrent=attachment.max_concurrent,
-                ),
+                *_provider_clusters(attachment),
             ],
         ),
         layered_runtime=bootstrap.LayeredRuntime(layers=[graceful_close_layer()]),
@@ -170,13 +167,37 @@ def _connection_manager(attachment: Attachment) -> hcm.HttpConnectionManager:
         ],
         route_config=route.RouteConfiguration(
             name=LISTENER_NAME,
-            virtual_hosts=[
-                route.VirtualHost(
-                    name=PROVIDER_CLUSTER, domains=["*"], routes=provider_routes(attachment)
-                )
-            ],
+            virtual_hosts=_virtual_hosts(attachment),
         ),
     )
+
+
+def _provider_clusters(attachment: Attachment) -> list[cluster.Cluster]:
+    ca_file, max_concurrent = attachment.provider_ca_file, attachment.max_concurrent
+    if attachment.providers:
+        return provider_clusters(
+            attachment.providers, ca_file=ca_file, max_concurrent=max_concurrent
+        )
+    return [
+        provider_cluster(
+            attachment.provider,
+            use_tls=attachment.provider_tls,
+            ca_file=ca_file,
+            max_concurrent=max_concurrent,
+        )
+    ]
+
+
+def _virtual_hosts(attachment: Attachment) -> list[route.VirtualHost]:
+    if attachment.providers:
+        return provider_hosts(
+            attachment.providers,
+            idle_timeout=attachment.stream_idle_timeout,
+            buffer_limit_bytes=attachment.buffer_limit_bytes,
+            headers_to_remove=CLIENT_ADDRESS_HEADERS,
+        )
+    routes = provider_routes(attachment)
+    return [route.VirtualHost(name=PROVIDER_CLUSTER, domains=["*"], routes=routes)]
 
 
 def _admin(address: str | None) -> bootstrap.Admin | None:

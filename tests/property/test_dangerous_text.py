@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quantities, Reservation, ReserveRequest
 from sentinel_extproc.telemetry.facts import ExchangeFinished, Fact, InternalFault
@@ -172,7 +173,7 @@ def test_it_is_counted_or_refused(path: str, text: str, model: str, streamed: bo
             new_exchange=lambda exchange_id, started_at_ms: Exchange(
                 exchange_id=exchange_id,
                 started_at_ms=started_at_ms,
-                upstream=Upstream((("authorization", b"Bearer sk"),)),
+                choose=only(Upstream((("authorization", b"Bearer sk"),))),
                 counters=ESTIMATOR.output_counter,
             ),
             authenticator=parts,
