@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentinel_extproc.exchange.expected_output import (
@@ -18,6 +18,8 @@ from sentinel_extproc.exchange.expected_output import (
 
 TOKENS = st.integers(0, 2**40)
 FRACTIONS = st.floats(0.001, 0.999)
+UNHURRIED = settings(deadline=None)
+"""Time on a machine that is shared says nothing about the code."""
 
 
 def histogram(values: list[int]) -> Quantile:
@@ -28,6 +30,7 @@ def histogram(values: list[int]) -> Quantile:
 
 
 @given(st.lists(TOKENS, min_size=1), st.lists(FRACTIONS, min_size=2))
+@UNHURRIED
 def test_it_rises_with_the_fraction(values: list[int], fractions: list[float]) -> None:
     quantile = histogram(values)
     found = [quantile.at(fraction) for fraction in sorted(fractions)]
@@ -35,6 +38,7 @@ def test_it_rises_with_the_fraction(values: list[int], fractions: list[float]) -
 
 
 @given(st.lists(st.integers(1, EDGES[-1]), min_size=1, max_size=400), FRACTIONS)
+@UNHURRIED
 def test_it_is_the_weighted_quantile_to_within_a_bin(values: list[int], fraction: float) -> None:
     newest_first = sorted(
         (value, 0.5 ** (age / HALF_LIFE)) for age, value in enumerate(reversed(values))
@@ -55,6 +59,7 @@ def test_it_is_the_weighted_quantile_to_within_a_bin(values: list[int], fraction
     st.integers(500, 5000),
     FRACTIONS,
 )
+@UNHURRIED
 def test_it_stays_within_its_bounds_and_its_memory(
     lessons: list[tuple[str, str, int]], least: int, most: int, percentile: float
 ) -> None:
@@ -73,6 +78,7 @@ def test_it_stays_within_its_bounds_and_its_memory(
 
 
 @given(st.lists(TOKENS, max_size=300), st.lists(st.integers(1, 4000), min_size=20, max_size=60))
+@UNHURRIED
 def test_nobody_moves_what_another_has_learned(hostile: list[int], own: list[int]) -> None:
     alone, together = (LearnedOutput(default=7, samples=20) for _ in range(2))
     for tokens in own:
@@ -84,6 +90,7 @@ def test_nobody_moves_what_another_has_learned(hostile: list[int], own: list[int
 
 
 @given(st.lists(TOKENS, max_size=300))
+@UNHURRIED
 def test_one_alone_moves_nothing_for_newcomers(hostile: list[int]) -> None:
     learned = LearnedOutput(default=7, samples=20)
     for tokens in hostile:
