@@ -236,6 +236,9 @@ class Messages:
     async def write(self, data: bytes) -> None:
         self.replies += bool(data)
 
+    def stop_reading(self) -> None:
+        """Nothing that is done here asks for it."""
+
 
 def _messages(case: Case) -> list[bytes]:
     def head(**lines: str) -> pb.HttpHeaders:

@@ -123,6 +123,7 @@ def variants(work_dir: Path, provider_port: int, *, full: bool) -> Iterator[list
         policy = work_dir / "policy.yaml"
         policy.write_text(POLICY, encoding="utf-8")
         ours: dict[str, dict[str, str]] = {"ours": {"SENTINEL_LIMITS__POLICY_FILE": str(policy)}}
+        ours["ours, native metering"] = ours["ours"] | {"SENTINEL_SERVER__METERING": "native"}
         if full:
             ours["ours, on grpcio"] = ours["ours"] | {"SENTINEL_SERVER__TRANSPORT": "grpcio"}
             ours["ours, one limit"] = {"SENTINEL_LIMITS__REQUESTS": "1000000000"}
@@ -134,6 +135,7 @@ def variants(work_dir: Path, provider_port: int, *, full: bool) -> Iterator[list
                     work_dir=folder,
                     services=Services(url, PROVIDER_KEY, zion_url, ZION_KEY),
                     settings=settings | {"SENTINEL_LIMITS__ZION_QUOTAS": "false"},
+                    native_metering="native" in name,
                 )
             )
             found.append(Variant(name, stack.envoy, stack.sidecar.process))

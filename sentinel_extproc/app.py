@@ -16,6 +16,7 @@ from sentinel_extproc.admin.revoking import AllForgetters, RevokerControl
 from sentinel_extproc.config.settings import (
     Durability,
     LimitSettings,
+    Metering,
     RedisSettings,
     ServerSettings,
     Settings,
@@ -28,6 +29,7 @@ from sentinel_extproc.exchange.expected_output import (
     OutputExpectation,
 )
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.native import BytesPerToken
 from sentinel_extproc.exchange.providers import Choose
 from sentinel_extproc.identity.quotas import CachedQuotas
 from sentinel_extproc.identity.revocation import (
@@ -194,8 +196,10 @@ async def _start(
     models = ModelTable(aliases=settings.tokens.aliases, overrides=settings.tokens.overrides)
     estimator = TokenEstimator(models)
     await warm
+    native = BytesPerToken() if settings.server.metering is Metering.NATIVE else None
     driver = Driver(
-        new_exchange=_exchanges(settings, choose, estimator, _pricer(settings, models)),
+        new_exchange=_exchanges(settings, choose, estimator, _pricer(settings, models), native),
+        bytes_per_token=native,
         authenticator=identity.authenticator,
         estimator=estimator,
         limiter=limiter,
@@ -395,7 +399,11 @@ def _pricer(settings: Settings, models: ModelTable) -> Pricer:
 
 
 def _exchanges(
-    settings: Settings, choose: Choose, estimator: RequestEstimator, price: Pricer
+    settings: Settings,
+    choose: Choose,
+    estimator: RequestEstimator,
+    price: Pricer,
+    native: BytesPerToken | None,
 ) -> Callable[[str, int], Exchange]:
     credential = credential_of(settings.identity)
     expected_output = _expected_output(settings.limits)
@@ -409,6 +417,7 @@ def _exchanges(
             expected_output=expected_output,
             credential=credential,
             price=price,
+            native=native,
         )
 
     return new_exchange

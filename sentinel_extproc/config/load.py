@@ -25,7 +25,13 @@ from sentinel_extproc.config.admin import admin_faults
 from sentinel_extproc.config.identity import identity_faults
 from sentinel_extproc.config.providers import provider_faults
 from sentinel_extproc.config.secret_files import read_secret_files
-from sentinel_extproc.config.settings import UNSET, Settings, TransportName
+from sentinel_extproc.config.settings import (
+    UNSET,
+    Metering,
+    ServerSettings,
+    Settings,
+    TransportName,
+)
 from sentinel_extproc.config.tls import tls_faults
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 from sentinel_extproc.tokens.models import ModelTable, ModelTableError
@@ -256,14 +262,22 @@ def _fault(error: Any) -> str:
     return f"{path}: {message}" + (f" (from {used})" if used else "")
 
 
+def _server_faults(server: ServerSettings) -> list[str]:
+    faults = tls_faults("server", server)
+    grpcio = server.transport is TransportName.GRPCIO
+    if server.reflection and not grpcio:
+        faults.append("server.reflection: needs server.transport: grpcio")
+    if server.metering is Metering.NATIVE and grpcio:
+        faults.append("server.metering: native needs server.transport: native")
+    return faults
+
+
 def _cross_checks(settings: Settings) -> list[str]:
     """Faults that no single setting shows."""
     faults = []
     if settings.zion.deadline_seconds >= settings.server.decision_timeout_seconds:
         faults.append("zion.deadline_seconds: must be below server.decision_timeout_seconds")
-    if settings.server.reflection and settings.server.transport is not TransportName.GRPCIO:
-        faults.append("server.reflection: needs server.transport: grpcio")
-    faults += tls_faults("server", settings.server)
+    faults += _server_faults(settings.server)
     if settings.limits.learned_output_least > settings.limits.learned_output_most:
         faults.append("limits.learned_output_least: must be at most limits.learned_output_most")
     for section in ("zion", "redis"):

@@ -173,6 +173,13 @@ class TransportName(StrEnum):
     GRPCIO = "grpcio"
 
 
+class Metering(StrEnum):
+    """Who reads the usage of streamed answers."""
+
+    STREAM = "stream"
+    NATIVE = "native"
+
+
 class ServerSettings(Section):
     """Where Envoy reaches us, and how we end."""
 
@@ -194,6 +201,9 @@ class ServerSettings(Section):
     """After that, how long to wait for each answer's next chunk to settle it and let it go."""
     transport: TransportName = TransportName.NATIVE
     """`native` is our own HTTP/2, at a third of the cost; `grpcio` is there to fall back on."""
+    metering: Metering = Metering.STREAM
+    """`stream`: we watch answers pass. `native`, alpha: Envoy from 1.40 on reads the usage of
+    streamed chat completions itself, and their chunks don't come here."""
     reflection: bool = False
     """Offer gRPC server reflection; needs `transport: grpcio`."""
     tls_cert_file: Path | None = None

@@ -18,11 +18,15 @@ from sentinel_extproc.demo.zion_standin import DEMO_USERS, Dialect, ZionStandIn
 from sentinel_extproc.demo.zion_state import ZionUser
 from sentinel_extproc.envoyconf.attachment import Attachment
 from sentinel_extproc.envoyconf.from_settings import provider_of
+from sentinel_extproc.envoyconf.native import with_native_metering
 from sentinel_extproc.envoyconf.provider_way import ProviderWay
+from sentinel_extproc.envoyconf.render import to_dict
 from sentinel_extproc.envoyconf.static import gateway_bootstrap
+from sentinel_extproc.envoyconf.versions import NEWEST
 
 PROVIDER_KEY = "sk-standin-provider"
 ZION_KEY = "standin-zion-key"
+NATIVE = {"SENTINEL_SERVER__METERING": "native"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ def start_stack(
     chunk_delay_s: float = 0.0,
     listener_port: int = 0,
     concurrency: int = 1,
+    native_metering: bool = False,
     progress: Progress | None = None,
     providers: Sequence[ProviderWay] = (),
     attachment: Mapping[str, Any] | None = None,
@@ -105,6 +110,7 @@ def start_stack(
         chunk_delay_s: the stand-in provider's delay before each chunk of a stream.
         listener_port: of the gateway, on loopback; 0 lets the kernel choose.
         concurrency: Envoy's worker threads.
+        native_metering: Envoy reads the usage of streams itself.
         providers: several, in place of the one; the settings must say the same.
         attachment: further values of the ``Attachment``.
 
@@ -140,7 +146,7 @@ def start_stack(
                     work_dir=work_dir,
                     redis_url=redis.url,
                     services=services,
-                    settings=settings or {},
+                    settings=(NATIVE if native_metering else {}) | dict(settings or {}),
                     stand_ins=openai is not None,
                 ),
             )
@@ -148,24 +154,23 @@ def start_stack(
         progress.started("sidecar", sidecar.address)
         progress.starting("Envoy")
         host, port, tls = provider_address(services.openai_url)
-        envoy = parts.enter_context(
-            start_envoy(
-                gateway_bootstrap(
-                    Attachment(
-                        processors=(sidecar.address,),
-                        provider_host=host,
-                        provider_port=port,
-                        provider_tls=tls,
-                        providers=tuple(providers),
-                        **(attachment or {}),
-                    ),
-                    listener_address="127.0.0.1",
-                    listener_port=listener_port,
+        config = to_dict(
+            gateway_bootstrap(
+                Attachment(
+                    processors=(sidecar.address,),
+                    provider_host=host,
+                    provider_port=port,
+                    provider_tls=tls,
+                    providers=tuple(providers),
+                    **(attachment or {}),
                 ),
-                work_dir=work_dir,
-                concurrency=concurrency,
+                listener_address="127.0.0.1",
+                listener_port=listener_port,
             )
         )
+        if native_metering:
+            config = with_native_metering(config, envoy_version=NEWEST)
+        envoy = parts.enter_context(start_envoy(config, work_dir=work_dir, concurrency=concurrency))
         progress.started("Envoy", envoy.url)
         yield Stack(services, redis, sidecar, envoy, openai, zion)
 

@@ -16,6 +16,7 @@ with warnings.catch_warnings():
     from envoy_data_plane.envoy.config.listener import v3 as listener
     from envoy_data_plane.envoy.config.overload import v3 as overload
     from envoy_data_plane.envoy.config.route import v3 as route
+    from envoy_data_plane.envoy.data.accesslog import v3 as access_log_data
     from envoy_data_plane.envoy.extensions.access_loggers.filters.cel import v3 as cel
     from envoy_data_plane.envoy.extensions.access_loggers.stream import v3 as stream_log
     from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
@@ -27,12 +28,15 @@ with warnings.catch_warnings():
     )
     from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
     from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream_http
+    from envoy_data_plane.envoy.service.accesslog import v3 as access_log_service
     from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc_service
     from envoy_data_plane.envoy.type import v3 as types
     from envoy_data_plane.envoy.type.matcher import v3 as matcher
     from envoy_data_plane.google import protobuf
 
 __all__ = [
+    "access_log_data",
+    "access_log_service",
     "accesslog",
     "bootstrap",
     "cel",

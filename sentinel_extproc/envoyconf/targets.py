@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sentinel_extproc import __version__
-from sentinel_extproc.config.settings import Settings
+from sentinel_extproc.config.settings import Metering, Settings
 from sentinel_extproc.envoyconf.compose import COMPOSE_NOTES, compose_file
 from sentinel_extproc.envoyconf.compose import SOCKET as SIDECAR_SOCKET
 from sentinel_extproc.envoyconf.envoy_gateway import (
@@ -22,8 +22,9 @@ from sentinel_extproc.envoyconf.from_settings import Choices, attachment_of, che
 from sentinel_extproc.envoyconf.helm_values import HELM_NOTES, helm_values
 from sentinel_extproc.envoyconf.istio import ISTIO_NOTES, IstioGateway, istio_resources
 from sentinel_extproc.envoyconf.kubernetes import DEFAULT_SERVICE, Service
+from sentinel_extproc.envoyconf.native import with_native_metering
 from sentinel_extproc.envoyconf.notes import ENVOY_NOTES
-from sentinel_extproc.envoyconf.render import documents, to_yaml
+from sentinel_extproc.envoyconf.render import documents, to_dict, to_yaml
 from sentinel_extproc.envoyconf.static import gateway_bootstrap
 from sentinel_extproc.envoyconf.versions import shown
 
@@ -63,15 +64,33 @@ def render_envoy(settings: Settings, options: Options) -> str:
         attachment, listener_address=host, listener_port=port, admin=options.admin
     )
     version = shown(attachment.envoy_version)
-    return to_yaml(
-        made,
+    values = to_dict(made)
+    if settings.server.metering is Metering.NATIVE:
+        values = with_native_metering(
+            values,
+            envoy_version=attachment.envoy_version,
+            path=f"{settings.endpoints.prefix}chat/completions",
+        )
+    return documents(
+        [values],
         comment=_head("envoy", f"For Envoy {version}: envoy -c FILE. See docs/attach/envoy.md."),
         notes=ENVOY_NOTES,
     )
 
 
+def _metered_by_us(settings: Settings, target: str) -> None:
+    """Refuse native metering where its filter can't be put into the gateway.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if settings.server.metering is Metering.NATIVE:
+        raise ValueError(f"server.metering: native is rendered for envoy only, not for {target}")
+
+
 def render_istio(settings: Settings, options: Options) -> str:
     """An EnvoyFilter and what belongs to it."""
+    _metered_by_us(settings, "istio")
     gateway, choices = options.istio, options.choices
     if gateway.mesh_service is None:
         tls = choices.sidecar_tls
@@ -97,6 +116,7 @@ def render_istio(settings: Settings, options: Options) -> str:
 
 def render_envoy_gateway(settings: Settings, options: Options) -> str:
     """An EnvoyExtensionPolicy and what belongs to it."""
+    _metered_by_us(settings, "envoy-gateway")
     tls = options.gateway_tls
     check_sidecar_tls(
         settings, given=tls is not None, client_certificate=tls is not None and bool(tls.client)

@@ -25,10 +25,12 @@ class Answer:
     """Watches one answer.
 
     Attributes:
+        streamed: whether it is one of events, be it one that we can't read.
         event_stream: whether events can be added to it.
     """
 
     def __init__(self) -> None:
+        self.streamed = False
         self.event_stream = False
         self._meter = GuardedMeter(OpaqueMeter())
         self._look_at = GROW_EVERY_CHARS
@@ -70,13 +72,15 @@ class Answer:
         """Choose how to watch it."""
         length = first(headers, "content-length")
         self._left = int(length) if length.isdigit() else None
+        content_type = first(headers, "content-type").strip().lower()
+        self.streamed = content_type.startswith(b"text/event-stream")
         encoding = first(headers, "content-encoding").strip().lower()
         if encoding not in (b"", b"identity"):
             return
-        content_type = first(headers, "content-type").strip().lower()
-        streamed = content_type.startswith(b"text/event-stream")
-        self.event_stream = streamed or plan.endless
-        self._meter = GuardedMeter(endpoint.meter(plan, event_stream=streamed, counters=counters))
+        self.event_stream = self.streamed or plan.endless
+        self._meter = GuardedMeter(
+            endpoint.meter(plan, event_stream=self.streamed, counters=counters)
+        )
 
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
         """Take the next bytes; what the client is to get instead, None for just these."""
@@ -90,6 +94,10 @@ class Answer:
     def end(self) -> None:
         """Nothing more comes; for bodies whose last piece doesn't say so."""
         self._ended = True
+
+    def tell(self, reading: Reading) -> None:
+        """What is known from elsewhere of an answer that never passed here."""
+        self._last, self._ended = reading, True
 
     def due(self) -> bool:
         """Whether enough was generated since the last time to look at the reservation."""

@@ -32,6 +32,7 @@ class Mode(Enum):
     REQUEST_AND_STREAM = "request body buffered, answer streamed"
     HEADERS_ONLY = "no request body, answer's headers only"
     STREAM = "answer streamed"
+    TRAILERS_ONLY = "nothing of the answer's body, but its trailers"
     STREAM_BOTH = "request body and answer streamed"
     NOTHING = "nothing more"
 
@@ -158,6 +159,12 @@ class Confirm:
 
 
 @value(frozen=True, slots=True)
+class AwaitLog:
+    """Find out how much of the answer the client got; replied to by ``Logged``, which may come
+    after the stream's end."""
+
+
+@value(frozen=True, slots=True)
 class Close:
     """End our side of the stream cleanly: the rest of the answer flows without us."""
 
@@ -173,6 +180,7 @@ Command = (
     | Grow
     | Settle
     | Record
+    | AwaitLog
     | Close
     | Claim
     | Confirm

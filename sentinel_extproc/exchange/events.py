@@ -55,10 +55,26 @@ class ResponseBody:
 
 
 @value(frozen=True, slots=True)
+class Told:
+    """What Envoy read of an answer's usage; None for what the provider didn't give."""
+
+    model: str
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@value(frozen=True, slots=True)
 class Trailers:
-    """Trailers of the request or the answer; they end the body they follow."""
+    """Trailers of the request or the answer; they end the body they follow.
+
+    Attributes:
+        told: with native metering, the usage of the answer.
+    """
 
     of_response: bool
+    told: Told | None = None
 
 
 @value(frozen=True, slots=True)
@@ -116,6 +132,13 @@ class Digested:
 
 
 @value(frozen=True, slots=True)
+class Logged:
+    """Reply to ``AwaitLog``: bytes of the answer's body that the client got; None: not known."""
+
+    body_bytes: int | None
+
+
+@value(frozen=True, slots=True)
 class Grown:
     """Reply to ``Grow``."""
 
@@ -162,6 +185,7 @@ Event = (
     | Revoked
     | Digested
     | Grown
+    | Logged
     | Claimed
     | Recorded
     | Disconnected

@@ -34,6 +34,7 @@ from sentinel_extproc.errors import (
 )
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
+from sentinel_extproc.exchange import native
 from sentinel_extproc.exchange.accounting import (
     access_log,
     bill,
@@ -64,6 +65,7 @@ from sentinel_extproc.exchange.intake import (
     output_to_reserve,
     read_opening,
 )
+from sentinel_extproc.exchange.native import BytesPerToken
 from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.providers import Choose, Chosen
 from sentinel_extproc.exchange.running import Running
@@ -91,6 +93,8 @@ class Exchange:
         expected_output: what to reserve when a request has no cap; is told of answers' lengths.
         credential: takes what is to be authenticated.
         price: what usage costs.
+        native: how long event streams are for each token, where Envoy meters them itself; None:
+            all pass through here.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class Exchange:
         expected_output: OutputExpectation = FixedOutput(1024),  # noqa: B008 - stateless
         credential: Credential = bearer,
         price: Pricer = unpriced,
+        native: BytesPerToken | None = None,
     ) -> None:
         self.exchange_id = exchange_id
         self.started_at_ms = started_at_ms
@@ -112,6 +117,8 @@ class Exchange:
         self._expected_output = expected_output
         self._credential = credential
         self._price = price
+        self._native = native
+        self._cut_short = False
         # Each is set by the step that learns it, and read only in states that come after.
         self._request: on.RequestHeaders
         self._match: Match
@@ -398,10 +405,57 @@ class Exchange:
             return self._finish(Outcome.DRAINED, self._respond(Unavailable(_DRAINING)))
         if self._handing_back:
             return self._finish(Outcome.DRAINED, replace(reply, mode=do.Mode.NOTHING), close=True)
+        if self._meters_natively:
+            self.state = State.UNSEEN
+            # For the access log, by which we find out about a cut answer.
+            known = {"exchange_id": self.exchange_id}
+            return (replace(reply, mode=do.Mode.TRAILERS_ONLY, metadata=known),)
         self.state = State.ANSWERING
         if self._answer.rewrites:
             reply = replace(reply, remove_headers=(*removed, "content-length"))
         return (reply,)
+
+    @property
+    def _meters_natively(self) -> bool:
+        return (
+            self._native is not None
+            and self._answer.streamed
+            and not self._plan.endless
+            and self._match.endpoint.name in native.ENDPOINTS
+        )
+
+    def told(self, event: on.Trailers) -> Commands:
+        """An answer that never passed here is over."""
+        reply = do.Reply(phase_of(event))
+        if not event.of_response:
+            return (reply,)
+        reading = None if event.told is None else native.read_told(event.told)
+        if reading is None:
+            self.state = State.LOGGING
+            return (reply, do.AwaitLog())
+        self._answer.tell(reading)
+        return self._finish(Outcome.COMPLETED, reply)
+
+    def lost_unseen(self, event: on.Disconnected) -> Commands:  # noqa: ARG002
+        """It ended without a word on its usage."""
+        self._cut_short = True
+        self.state = State.LOGGING
+        # Of an answer that goes on without us the log would come too late.
+        return self.logged(on.Logged(None)) if self._handing_back else (do.AwaitLog(),)
+
+    def logged(self, event: on.Logged) -> Commands:
+        """Bill an answer by its length."""
+        assert self._native is not None  # noqa: S101 - what led here
+        reading = native.read_bytes(
+            self._plan,
+            event.body_bytes,
+            reserved=self._predicted.output_tokens,
+            bytes_per_token=self._native.of(self._plan.model),
+        )
+        self._answer.tell(reading)
+        if not self._cut_short:
+            return self._finish(Outcome.COMPLETED)
+        return self._finish(Outcome.DRAINED if self._handing_back else Outcome.DISCONNECTED)
 
     def response_body(self, event: on.ResponseBody) -> Commands:
         """Watch a piece of the answer pass."""
@@ -554,7 +608,7 @@ class Exchange:
 
     def left_early(self, event: on.Disconnected) -> Commands:  # noqa: ARG002
         """Nothing was admitted. The driver hands back a reservation that was on its way."""
-        if self.state not in (State.RECORDING, State.CUT):
+        if self.state not in (State.RECORDING, State.CUT, State.LOGGING):
             self.state = State.DONE
         return ()
 
@@ -599,6 +653,10 @@ _STEPS: dict[tuple[State, type[on.Event]], Step] = {
     (State.ANSWERING, on.Disconnected): Exchange.lost,
     (State.DIGESTING, on.Digested): Exchange.digested,
     (State.DIGESTING, on.Disconnected): Exchange.lost,
+    (State.UNSEEN, on.Trailers): Exchange.told,
+    (State.UNSEEN, on.RequestBody): Exchange.uploaded,
+    (State.UNSEEN, on.Disconnected): Exchange.lost_unseen,
+    (State.LOGGING, on.Logged): Exchange.logged,
     (State.GROWING, on.Grown): Exchange.grown,
     (State.CLAIMING, on.Claimed): Exchange.claimed,
     (State.CLAIMING, on.Disconnected): Exchange.lost,

@@ -18,6 +18,8 @@ class State(Enum):
     ADMITTED = auto()
     ANSWERING = auto()
     DIGESTING = auto()
+    UNSEEN = auto()
+    LOGGING = auto()
     GROWING = auto()
     CLAIMING = auto()
     RECORDING = auto()
@@ -34,6 +36,8 @@ DECIDED = frozenset(
         State.ADMITTED,
         State.ANSWERING,
         State.DIGESTING,
+        State.UNSEEN,
+        State.LOGGING,
         State.GROWING,
         State.CLAIMING,
         State.RECORDING,

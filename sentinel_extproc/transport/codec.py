@@ -20,6 +20,14 @@ METHOD = ("envoy.service.ext_proc.v3.ExternalProcessor", "Process")
 METADATA_NAMESPACE = "sentinel"
 """Must be listed under the filter's ``receiving_namespaces.untyped``, or Envoy drops it."""
 
+ACCESS_LOGS = ("envoy.service.accesslog.v3.AccessLogService", "StreamAccessLogs")
+"""Where Envoy's access logs come."""
+
+USAGE_NAMESPACE = "sentinel.usage"
+"""Where Envoy's own reading of an answer's usage is told to go, when it meters natively."""
+
+_COMPLETE = 1
+
 JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
 """Where Envoy's own filter puts what it has verified; comes only when the filter is told to forward
 it (``forwarding_namespaces.untyped``)."""
@@ -60,7 +68,7 @@ def decode(data: bytes) -> on.Event:
         case "request_trailers":
             return on.Trailers(of_response=False)
         case "response_trailers":
-            return on.Trailers(of_response=True)
+            return on.Trailers(of_response=True, told=_told(message))
         case _:
             raise CodecError("a ProcessingRequest without a message that we know")
 
@@ -97,6 +105,46 @@ def _route(message: pb.ProcessingRequest) -> str | None:
         if ROUTE_ATTRIBUTE in attributes.fields:
             return attributes.fields[ROUTE_ATTRIBUTE].string_value or None
     return None
+
+
+def _told(message: pb.ProcessingRequest) -> on.Told | None:
+    if not message.HasField("metadata_context"):
+        return None
+    typed = message.metadata_context.typed_filter_metadata
+    if USAGE_NAMESPACE not in typed:
+        return None
+    try:
+        usage = pb.TokenUsage.FromString(typed[USAGE_NAMESPACE].value)
+    except DecodeError:
+        return None
+    if usage.extraction_status != _COMPLETE:
+        return None
+    return on.Told(
+        usage.model,
+        usage.input_tokens.value if usage.HasField("input_tokens") else None,
+        usage.output_tokens.value if usage.HasField("output_tokens") else None,
+        usage.input_details.cached.value,
+        usage.output_details.reasoning.value,
+    )
+
+
+def read_access_logs(data: bytes) -> list[tuple[str, int]]:
+    """Exchange ids and lengths of answers' bodies, from one message of Envoy's access log service.
+
+    Raises:
+        CodecError: undecodable.
+    """
+    try:
+        message = pb.StreamAccessLogsMessage.FromString(data)
+    except DecodeError as fault:
+        raise CodecError("not a StreamAccessLogsMessage") from fault
+    found = []
+    for entry in message.http_logs.log_entry:
+        facts = entry.common_properties.metadata.filter_metadata
+        if METADATA_NAMESPACE in facts:
+            exchange_id = facts[METADATA_NAMESPACE].fields["exchange_id"].string_value
+            found.append((exchange_id, entry.response.response_body_bytes))
+    return found
 
 
 def _headers(headers: pb.HeaderMap) -> on.Headers:
@@ -179,6 +227,9 @@ _MODES = {
             response_header_mode=pb.ProcessingMode.SEND,
             response_body_mode=pb.ProcessingMode.STREAMED,
             # Before trailers no piece of the body says that it is the last.
+            response_trailer_mode=pb.ProcessingMode.SEND,
+        ),
+        do.Mode.TRAILERS_ONLY: pb.ProcessingMode(
             response_trailer_mode=pb.ProcessingMode.SEND,
         ),
         do.Mode.STREAM_BOTH: pb.ProcessingMode(

@@ -25,6 +25,7 @@ from sentinel_extproc.errors import CredentialRevoked, SentinelError, Unavailabl
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.native import BytesPerToken
 from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.exchange.states import State
@@ -40,6 +41,7 @@ from sentinel_extproc.telemetry.facts import (
     RecordNotStored,
 )
 from sentinel_extproc.tokens.model import RequestEstimator
+from sentinel_extproc.transport.access_logs import LogWaits
 from sentinel_extproc.transport.background import Background
 from sentinel_extproc.transport.claims import Claims
 from sentinel_extproc.transport.codec import decode, encode
@@ -69,6 +71,10 @@ class Stream(Protocol):
         """Send one message."""
         ...
 
+    def stop_reading(self) -> None:
+        """Have ``read`` say that Envoy has ended its side, though it hasn't."""
+        ...
+
 
 class UndecidedEnd(Exception):
     """The stream ended before a decision; the RPC must not end with OK."""
@@ -85,6 +91,7 @@ class Driver:
         quotas: knows the callers' quotas; None when there are only our own limits.
         pool: where large bodies are counted.
         emit: takes facts.
+        bytes_per_token: learns from answers that Envoy metered itself.
     """
 
     def __init__(
@@ -99,6 +106,7 @@ class Driver:
         emit: Emit,
         quotas: EntitlementSource | None = None,
         deferred: DeferredUsage | None = None,
+        bytes_per_token: BytesPerToken | None = None,
         decision_timeout_s: float = 1.8,
     ) -> None:
         self._new_exchange = new_exchange
@@ -110,7 +118,8 @@ class Driver:
         self._pool = pool
         self._emit = _guarded(emit)
         self._decision_timeout_s = decision_timeout_s
-        self._live: set[Exchange] = set()
+        self._live: dict[Exchange, Stream] = {}
+        self._logs = LogWaits(bytes_per_token)
         self._digesting: dict[Exchange, Future[object]] = {}
         self._background = Background()
         self._claims = Claims(deferred, emit=self._emit, background=self._background)
@@ -127,8 +136,10 @@ class Driver:
 
     def hand_back(self) -> None:
         """Let go of every running answer at its next message."""
-        for exchange in self._live:
+        for exchange, stream in self._live.items():
             exchange.handle(on.HandBack())
+            if exchange.state is State.UNSEEN:
+                stream.stop_reading()  # there is no next message to wait for
 
     def end_streams(self, external_id: str | None) -> int:
         """End the running answers of a user, or of everybody (None), each at its next message.
@@ -147,7 +158,12 @@ class Driver:
 
     async def join(self, deadline_s: float) -> int:
         """Wait for settlements and records behind ended streams; how many were cut off."""
+        self._logs.give_up()
         return await self._background.join(deadline_s)
+
+    def logged(self, exchange_id: str, body_bytes: int) -> None:
+        """Envoy's access log has told how long an answer was."""
+        self._logs.tell(exchange_id, body_bytes)
 
     async def run(self, stream: Stream) -> None:
         """Serve one stream to its end.
@@ -156,7 +172,7 @@ class Driver:
             UndecidedEnd, CodecError, ProtocolViolation: the RPC must end with an error.
         """
         exchange = self._new_exchange(str(uuid_utils.uuid7()), time.time_ns() // 1_000_000)
-        self._live.add(exchange)
+        self._live[exchange] = stream
         try:
             while (data := await stream.read()) is not None:
                 if await self._message(exchange, stream, decode(data)):
@@ -164,7 +180,7 @@ class Driver:
             if not exchange.decided:
                 raise UndecidedEnd
         finally:
-            self._live.discard(exchange)
+            self._live.pop(exchange, None)
             self._end(exchange)
 
     async def _message(self, exchange: Exchange, stream: Stream, event: on.Event) -> bool:
@@ -195,9 +211,8 @@ class Driver:
                 case do.Respond() as respond:
                     self._emit(_refused(exchange, respond))
                     await stream.write(encode(respond))
-                case do.Settle(reservation, actual):
-                    self._background.start(self._limiter.settle(reservation, actual))
                 case do.Record(record):
+                    self._logs.finished(record)
                     # Told first: the client may leave while we wait, and the record is kept then.
                     self._emit(_finished(exchange, record))
                     await self._store(record)
@@ -211,8 +226,8 @@ class Driver:
                 case do.Claim(owner, deferrals):
                     claimed = await self._claims.claim(exchange.exchange_id, owner, deferrals)
                     todo.extend(exchange.handle(on.Claimed(claimed)))
-                case do.Confirm(claimed):
-                    self._claims.confirm(exchange.exchange_id, claimed)
+                case do.Settle() | do.Confirm() | do.AwaitLog() as behind:
+                    self._do_behind(exchange, behind)
                 case do.Close():
                     return True
                 case do.Authenticate() | do.Read() | do.Count() | do.Reserve() as question:
@@ -306,7 +321,7 @@ class Driver:
 
     def _end(self, exchange: Exchange) -> None:
         """Account for an exchange whose stream is over; does nothing after a normal end."""
-        if exchange.state in (State.CUT, State.DONE):
+        if exchange.state in (State.CUT, State.DONE, State.LOGGING):
             return
         running = self._digesting.pop(exchange, None)
         if running is None and exchange.state is not State.RECORDING and exchange.digest:
@@ -321,21 +336,34 @@ class Driver:
         await asyncio.wait([asyncio.wrap_future(running)])
         self._account(exchange)
 
-    def _account(self, exchange: Exchange) -> None:
-        # What is being recorded is recorded even if nobody waits for it any more.
-        recording = exchange.state is State.RECORDING
+    def _do_behind(self, exchange: Exchange, command: do.Settle | do.Confirm | do.AwaitLog) -> None:
+        """What nobody waits for."""
+        match command:
+            case do.Settle(reservation, actual):
+                self._background.start(self._limiter.settle(reservation, actual))
+            case do.Confirm(claimed):
+                self._claims.confirm(exchange.exchange_id, claimed)
+            case do.AwaitLog():
+                self._background.start(self._account_by_log(exchange))
+
+    async def _account_by_log(self, exchange: Exchange) -> None:
+        self._account(exchange, on.Logged(await self._logs.wait(exchange.exchange_id)))
+
+    def _account(self, exchange: Exchange, event: on.Event | None = None) -> None:
+        if event is None:
+            # What is being recorded is recorded even if nobody waits for it any more.
+            recording = exchange.state is State.RECORDING
+            event = on.Recorded() if recording else on.Disconnected()
         try:
-            todo = deque(exchange.handle(on.Recorded() if recording else on.Disconnected()))
+            todo = deque(exchange.handle(event))
             while todo:
                 match todo.popleft():
-                    case do.Settle(reservation, actual):
-                        self._background.start(self._limiter.settle(reservation, actual))
                     case do.Record(record):
                         self._emit(_finished(exchange, record))
                         self._background.start(self._store(record))
                         todo.extend(exchange.handle(on.Recorded()))
-                    case do.Confirm(claimed):
-                        self._claims.confirm(exchange.exchange_id, claimed)
+                    case do.Settle() | do.Confirm() | do.AwaitLog() as behind:
+                        self._do_behind(exchange, behind)
         except Exception as fault:  # noqa: BLE001 - runs in a finally clause
             self._emit(InternalFault(exchange.exchange_id, "end of exchange", fault, True))
             self._background.start(self._abandon_record(exchange.exchange_id))

@@ -164,6 +164,9 @@ class _GrpcStream:
     async def write(self, data: bytes) -> None:
         await self._context.write(data)
 
+    def stop_reading(self) -> None:
+        """Only streams that are metered natively are ended so, which needs the other server."""
+
 
 def _credentials(tls: ServerTls) -> grpc.ServerCredentials:
     pair = (Path(tls.key).read_bytes(), Path(tls.certificate).read_bytes())

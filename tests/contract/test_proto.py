@@ -16,6 +16,8 @@ PROTO_TYPES = {
     FieldDescriptor.TYPE_BYTES: "bytes",
     FieldDescriptor.TYPE_BOOL: "bool",
     FieldDescriptor.TYPE_INT32: "int32",
+    FieldDescriptor.TYPE_UINT32: "uint32",
+    FieldDescriptor.TYPE_UINT64: "uint64",
     FieldDescriptor.TYPE_ENUM: "enum",
     FieldDescriptor.TYPE_MESSAGE: "message",
 }
@@ -40,7 +42,16 @@ MESSAGES: dict[str, type[Any]] = {
     "ImmediateResponse": api.ext_proc_service.ImmediateResponse,
     "ProcessingMode": api.ext_proc.ProcessingMode,
     "ProcessingResponse": api.ext_proc_service.ProcessingResponse,
+    "AccessLogCommon": api.access_log_data.AccessLogCommon,
+    "HTTPResponseProperties": api.access_log_data.HttpResponseProperties,
+    "HTTPAccessLogEntry": api.access_log_data.HttpAccessLogEntry,
+    "HTTPAccessLogEntries": api.access_log_service.StreamAccessLogsMessageHttpAccessLogEntries,
+    "StreamAccessLogsMessage": api.access_log_service.StreamAccessLogsMessage,
 }
+
+NOT_THERE = {"Any", "UInt64Value", "TokenUsage"}
+"""Well-known types, and what envoy-data-plane doesn't have yet; tests/envoy/test_native_metering.py
+reads it as the real Envoy sends it."""
 
 ENUMS: dict[str, type[Any]] = {
     "HeaderValueOption.AppendAction": api.core.HeaderValueOptionHeaderAppendAction,
@@ -58,7 +69,7 @@ def ours(name: str) -> Descriptor:
 
 
 def test_every_message_of_ours_is_compared() -> None:
-    assert set(pb.DESCRIPTOR.message_types_by_name) == set(MESSAGES)
+    assert set(pb.DESCRIPTOR.message_types_by_name) == set(MESSAGES) | NOT_THERE
 
 
 @pytest.mark.parametrize("name", MESSAGES)

@@ -136,6 +136,9 @@ class Script:
     async def write(self, data: bytes) -> None:
         self.replies.append(pb.ProcessingResponse.FromString(data))
 
+    def stop_reading(self) -> None:
+        """Nothing that is done here asks for it."""
+
 
 def head(**lines: str) -> pb.HttpHeaders:
     names = {"method": ":method", "path": ":path", "status": ":status", "kind": "content-type"}

@@ -88,6 +88,9 @@ class Stream:
         self.replies.append(pb.ProcessingResponse.FromString(data))
         self.wrote.set()
 
+    def stop_reading(self) -> None:
+        """Nothing that is done here asks for it."""
+
     async def replied(self, count: int) -> None:
         while len(self.replies) < count:
             self.wrote.clear()

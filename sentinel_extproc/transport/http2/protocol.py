@@ -66,6 +66,10 @@ class ServedCall:
         if not self._protocol.send(self._stream, data):
             await self._protocol.drained(self._stream)
 
+    def stop_reading(self) -> None:
+        """Have ``read`` say that the peer has ended its side, though it hasn't."""
+        self.feed_end()
+
     def feed(self, data: bytes, credit: int) -> None:
         """A message came."""
         self._messages.append((data, credit))

@@ -7,8 +7,9 @@ import logging
 import ssl
 from pathlib import Path
 
-from sentinel_extproc.transport.codec import METHOD
+from sentinel_extproc.transport.codec import ACCESS_LOGS, METHOD, CodecError, read_access_logs
 from sentinel_extproc.transport.driver import Driver
+from sentinel_extproc.transport.http2.head import Status
 from sentinel_extproc.transport.http2.health import Health
 from sentinel_extproc.transport.http2.protocol import (
     Abort,
@@ -74,6 +75,7 @@ class Http2Server:
         self._health = Health(("", METHOD[0]))
         self._methods: dict[bytes, Method] = {
             f"/{METHOD[0]}/{METHOD[1]}".encode(): self._process,
+            f"/{ACCESS_LOGS[0]}/{ACCESS_LOGS[1]}".encode(): self._access_logs,
             **self._health.methods,
         }
         self._connections: set[Http2Protocol] = set()
@@ -144,6 +146,15 @@ class Http2Server:
             raise Abort(*failure(fault)) from fault
         finally:
             self._streams.discard(task)
+
+    async def _access_logs(self, call: ServedCall) -> None:
+        while (data := await call.read()) is not None:
+            try:
+                entries = read_access_logs(data)
+            except CodecError as fault:
+                raise Abort(Status.INVALID_ARGUMENT, str(fault)) from fault
+            for exchange_id, body_bytes in entries:
+                self._driver.logged(exchange_id, body_bytes)
 
     def _protocol(self) -> Http2Protocol:
         return Http2Protocol(self._methods, self._bounds, self._connections)

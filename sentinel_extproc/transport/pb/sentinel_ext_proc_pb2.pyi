@@ -113,6 +113,28 @@ class HeaderMap(_message.Message):
 Global___HeaderMap: _TypeAlias = HeaderMap  # noqa: Y015
 
 @_typing.final
+class Any(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_URL_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    type_url: _builtins.str
+    value: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        type_url: _builtins.str = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["type_url", b"type_url", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Any: _TypeAlias = Any  # noqa: Y015
+
+@_typing.final
 class Metadata(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -137,17 +159,42 @@ class Metadata(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class TypedFilterMetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Any: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Any | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     FILTER_METADATA_FIELD_NUMBER: _builtins.int
+    TYPED_FILTER_METADATA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def filter_metadata(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Struct]: ...
+    @_builtins.property
+    def typed_filter_metadata(self) -> _containers.MessageMap[_builtins.str, Global___Any]: ...
     def __init__(
         self,
         *,
         filter_metadata: _abc.Mapping[_builtins.str, _struct_pb2.Struct] | None = ...,
+        typed_filter_metadata: _abc.Mapping[_builtins.str, Global___Any] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter_metadata", b"filter_metadata"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter_metadata", b"filter_metadata", "typed_filter_metadata", b"typed_filter_metadata"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -618,3 +665,208 @@ class ProcessingResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
 
 Global___ProcessingResponse: _TypeAlias = ProcessingResponse  # noqa: Y015
+
+@_typing.final
+class UInt64Value(_message.Message):
+    """What Envoy itself read of an answer's usage: envoy.data.ai.v3.TokenUsage, from 1.40 on. The
+    numbers are those that Envoy 1.40 sends; envoy-data-plane doesn't know it yet.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    value: _builtins.int
+    def __init__(
+        self,
+        *,
+        value: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UInt64Value: _TypeAlias = UInt64Value  # noqa: Y015
+
+@_typing.final
+class TokenUsage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class InputDetails(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CACHED_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def cached(self) -> Global___UInt64Value: ...
+        def __init__(
+            self,
+            *,
+            cached: Global___UInt64Value | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class OutputDetails(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REASONING_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def reasoning(self) -> Global___UInt64Value: ...
+        def __init__(
+            self,
+            *,
+            reasoning: Global___UInt64Value | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["reasoning", b"reasoning"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["reasoning", b"reasoning"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    INPUT_DETAILS_FIELD_NUMBER: _builtins.int
+    OUTPUT_DETAILS_FIELD_NUMBER: _builtins.int
+    EXTRACTION_STATUS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    extraction_status: _builtins.int
+    """an enum in Envoy: 1 complete, 2 partial, 3 failed"""
+    @_builtins.property
+    def input_tokens(self) -> Global___UInt64Value: ...
+    @_builtins.property
+    def output_tokens(self) -> Global___UInt64Value: ...
+    @_builtins.property
+    def input_details(self) -> Global___TokenUsage.InputDetails: ...
+    @_builtins.property
+    def output_details(self) -> Global___TokenUsage.OutputDetails: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        input_tokens: Global___UInt64Value | None = ...,
+        output_tokens: Global___UInt64Value | None = ...,
+        input_details: Global___TokenUsage.InputDetails | None = ...,
+        output_details: Global___TokenUsage.OutputDetails | None = ...,
+        extraction_status: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input_details", b"input_details", "input_tokens", b"input_tokens", "output_details", b"output_details", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extraction_status", b"extraction_status", "input_details", b"input_details", "input_tokens", b"input_tokens", "model", b"model", "output_details", b"output_details", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenUsage: _TypeAlias = TokenUsage  # noqa: Y015
+
+@_typing.final
+class AccessLogCommon(_message.Message):
+    """Envoy's access log service, of which we read how much of an answer went to the client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METADATA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def metadata(self) -> Global___Metadata: ...
+    def __init__(
+        self,
+        *,
+        metadata: Global___Metadata | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessLogCommon: _TypeAlias = AccessLogCommon  # noqa: Y015
+
+@_typing.final
+class HTTPResponseProperties(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_BODY_BYTES_FIELD_NUMBER: _builtins.int
+    response_body_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        response_body_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response_body_bytes", b"response_body_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HTTPResponseProperties: _TypeAlias = HTTPResponseProperties  # noqa: Y015
+
+@_typing.final
+class HTTPAccessLogEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMON_PROPERTIES_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def common_properties(self) -> Global___AccessLogCommon: ...
+    @_builtins.property
+    def response(self) -> Global___HTTPResponseProperties: ...
+    def __init__(
+        self,
+        *,
+        common_properties: Global___AccessLogCommon | None = ...,
+        response: Global___HTTPResponseProperties | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["common_properties", b"common_properties", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["common_properties", b"common_properties", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HTTPAccessLogEntry: _TypeAlias = HTTPAccessLogEntry  # noqa: Y015
+
+@_typing.final
+class HTTPAccessLogEntries(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_ENTRY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def log_entry(self) -> _containers.RepeatedCompositeFieldContainer[Global___HTTPAccessLogEntry]: ...
+    def __init__(
+        self,
+        *,
+        log_entry: _abc.Iterable[Global___HTTPAccessLogEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_entry", b"log_entry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HTTPAccessLogEntries: _TypeAlias = HTTPAccessLogEntries  # noqa: Y015
+
+@_typing.final
+class StreamAccessLogsMessage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HTTP_LOGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def http_logs(self) -> Global___HTTPAccessLogEntries: ...
+    def __init__(
+        self,
+        *,
+        http_logs: Global___HTTPAccessLogEntries | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["http_logs", b"http_logs", "log_entries", b"log_entries"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["http_logs", b"http_logs", "log_entries", b"log_entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_log_entries: _TypeAlias = _typing.Literal["http_logs"]  # noqa: Y015
+    _WhichOneofArgType_log_entries: _TypeAlias = _typing.Literal["log_entries", b"log_entries"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_log_entries) -> _WhichOneofReturnType_log_entries | None: ...
+
+Global___StreamAccessLogsMessage: _TypeAlias = StreamAccessLogsMessage  # noqa: Y015

@@ -1,0 +1,130 @@
+"""Native metering: Envoy reads the usage of streamed answers itself. Alpha, in Envoy and here.
+
+Three things are added to a bootstrap as we render it: Envoy's filter that reads the usage, behind
+ours, so that ours gets what it found; leave for it to reach us; and Envoy's access log by gRPC, for
+how long a cut answer was. As plain values: the typed library doesn't know the filter's fields yet.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sentinel_extproc.envoyconf.clusters import PROCESSOR_CLUSTER
+from sentinel_extproc.envoyconf.names import FILTER_NAME, USAGE_NAMESPACE
+from sentinel_extproc.envoyconf.versions import Version, shown
+
+NATIVE_SINCE: Version = (1, 40)
+READER = "envoy.filters.http.ai_protocol_manager"
+
+_MANAGER = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_LOG_EVERY = "0.1s"
+"""Envoy's default of a second is how long the bill of a cut answer would wait."""
+
+
+def with_native_metering(
+    bootstrap: Mapping[str, Any],
+    *,
+    envoy_version: Version,
+    cluster: str = PROCESSOR_CLUSTER,
+    path: str = "/v1/chat/completions",
+) -> dict[str, Any]:
+    """A rendered bootstrap (field names as in Envoy's documentation), with native metering.
+
+    Args:
+        path: of chat completions, which are what Envoy can read.
+
+    Raises:
+        ValueError: the target is too old, or our filter is nowhere in it.
+    """
+    if envoy_version < NATIVE_SINCE:
+        raise ValueError(
+            f"envoy_version: native metering needs {shown(NATIVE_SINCE)},"
+            f" and {shown(envoy_version)} is older"
+        )
+    changed: dict[str, Any] = copy.deepcopy(dict(bootstrap))
+    found = False
+    for manager in _managers(changed):
+        filters = manager["http_filters"]
+        for place, one in enumerate(filters):
+            if one.get("name") == FILTER_NAME:
+                options = one["typed_config"].setdefault("metadata_options", {})
+                forwarded = options.setdefault("forwarding_namespaces", {})
+                forwarded["typed"] = [*forwarded.get("typed", []), USAGE_NAMESPACE]
+                filters.insert(place + 1, _reader())
+                _read_chats(manager, path)
+                manager.setdefault("access_log", []).append(_access_log(cluster))
+                found = True
+                break
+    if not found:
+        raise ValueError(f"no {FILTER_NAME} in this configuration")
+    return changed
+
+
+def _managers(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        if str(value.get("@type", "")).endswith(_MANAGER):
+            yield value
+        for inner in value.values():
+            yield from _managers(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _managers(inner)
+
+
+def _read_chats(manager: dict[str, Any], path: str) -> None:
+    """A route of its own for ``path`` in front of each that would take it.
+
+    Only there is the reader on: it ends every stream with trailers of its own, and one of another
+    kind whose pieces we watch then never ends for the client (seen on Envoy 1.40).
+    """
+    for host in manager.get("route_config", {}).get("virtual_hosts", []):
+        routes = host["routes"]
+        for place, route in reversed(list(enumerate(routes))):
+            prefix = route.get("match", {}).get("prefix")
+            ours = FILTER_NAME not in route.get("typed_per_filter_config", {})
+            if prefix is not None and path.startswith(prefix) and "route" in route and ours:
+                chats = copy.deepcopy(route)
+                chats["match"] = {**chats["match"], "path": path}
+                del chats["match"]["prefix"]
+                chats.setdefault("typed_per_filter_config", {})[READER] = {
+                    "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+                    "config": {},
+                }
+                routes.insert(place, chats)
+
+
+def _reader() -> dict[str, Any]:
+    return {
+        "name": READER,
+        "disabled": True,
+        "typed_config": {
+            "@type": "type.googleapis.com/"
+            "envoy.extensions.filters.http.ai_protocol_manager.v3.AiProtocolManager",
+            "response_handling": {
+                "token_usage": {
+                    "include_unconfigured_routes": True,
+                    "default_llm_protocol": "OPENAI_CHAT_COMPLETIONS",
+                    "metadata_namespace": USAGE_NAMESPACE,
+                    "usage_signal": "SYNTHESIZE_TRAILERS",
+                }
+            },
+        },
+    }
+
+
+def _access_log(cluster: str) -> dict[str, Any]:
+    return {
+        "name": "envoy.access_loggers.http_grpc",
+        "typed_config": {
+            "@type": "type.googleapis.com/"
+            "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+            "common_config": {
+                "log_name": "sentinel",
+                "transport_api_version": "V3",
+                "buffer_flush_interval": _LOG_EVERY,
+                "grpc_service": {"envoy_grpc": {"cluster_name": cluster}},
+            },
+        },
+    }

@@ -1,0 +1,50 @@
+"""The additions that native metering makes to a rendered configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sentinel_extproc.envoyconf.names import FILTER_NAME, USAGE_NAMESPACE
+from sentinel_extproc.envoyconf.native import READER, with_native_metering
+from sentinel_extproc.envoyconf.render import to_dict
+from sentinel_extproc.envoyconf.static import static_bootstrap
+
+
+def bootstrap(**options: Any) -> dict[str, Any]:
+    return to_dict(static_bootstrap(processors=["unix:/run/s.sock"], **options))
+
+
+def manager(config: dict[str, Any]) -> dict[str, Any]:
+    listener = config["static_resources"]["listeners"][0]
+    made: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return made
+
+
+def test_the_reader_is_behind_us_and_tells_us() -> None:
+    before = bootstrap()
+    after = with_native_metering(before, envoy_version=(1, 40))
+    names = [one["name"] for one in manager(after)["http_filters"]]
+    assert names == [FILTER_NAME, READER, "envoy.filters.http.router"]
+    ours = manager(after)["http_filters"][0]["typed_config"]["metadata_options"]
+    assert ours["forwarding_namespaces"]["typed"] == [USAGE_NAMESPACE]
+    assert ours["receiving_namespaces"], "as it was"
+    assert "http_grpc" in manager(after)["access_log"][-1]["name"]
+    assert before == bootstrap(), "the argument is left alone"
+
+
+def test_it_reads_chats_only() -> None:
+    after = with_native_metering(bootstrap(unmetered=["/health"]), envoy_version=(1, 40))
+    routes = manager(after)["route_config"]["virtual_hosts"][0]["routes"]
+    on = [route["match"] for route in routes if READER in route.get("typed_per_filter_config", {})]
+    assert on == [{"path": "/v1/chat/completions"}]
+    assert routes[-1]["match"] == {"prefix": "/"}
+    assert manager(after)["http_filters"][1]["disabled"] is True
+
+
+def test_older_envoys_and_foreign_configurations_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs 1\.40"):
+        with_native_metering(bootstrap(), envoy_version=(1, 39))
+    with pytest.raises(ValueError, match="no envoy"):
+        with_native_metering({"static_resources": {}}, envoy_version=(1, 40))
