@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from sentinel_extproc import __version__
 from sentinel_extproc.admin.assembly import Parts, start_admin
 from sentinel_extproc.admin.revoking import AllForgetters, RevokerControl
+from sentinel_extproc.config.policy import configured_policy
 from sentinel_extproc.config.settings import (
     Durability,
     LimitSettings,
@@ -41,8 +42,6 @@ from sentinel_extproc.identity.revocation import (
 from sentinel_extproc.identity_parts import IdentityParts, credential_of, identity_parts
 from sentinel_extproc.limits.facts import EmitLimitFact
 from sentinel_extproc.limits.limiter import StoreLimiter
-from sentinel_extproc.limits.policy import default_policy
-from sentinel_extproc.limits.policy_file import load_policy
 from sentinel_extproc.limits.store import StoreError
 from sentinel_extproc.limits.store.connect import TlsFiles, build_client
 from sentinel_extproc.limits.store.ladder import Ladder
@@ -375,9 +374,7 @@ def _limiter(settings: Settings, ladder: Ladder, emit: EmitLimitFact) -> StoreLi
     limits = settings.limits
     return StoreLimiter(
         ladder,
-        load_policy(limits.policy_file)
-        if limits.policy_file is not None
-        else default_policy(requests=limits.requests, period_s=limits.period_seconds),
+        configured_policy(limits),
         quota_on_outage=limits.quota_on_outage,
         quota_on_exhausted=limits.quota_on_exhausted,
         quota_right_size=limits.quota_right_size,

@@ -10,7 +10,8 @@ decides while the store is away.
 - ``limit``: one limit's definition and the arithmetic of its unit, pure
 - ``policy``: requests to limits, pure; ``policy_file``: the same from YAML, every fault at once
 - ``cost``: money by formula
-- ``claims``: requests to claims, verdicts to states and refusals, pure
+- ``claims``: requests to claims, verdicts to states and refusals, pure; ``asking``: one request's
+  way to a verdict
 - ``kinds/``: the three kinds as pure state, used by the in-process store; ``scripts/``: the same
   for Redis
 - ``store/``: the ``Store`` contract; ``redis`` and ``memory``; ``connect``: clients from URLs;

@@ -172,7 +172,7 @@ def refusal(claim: Claim, verdict: Verdict) -> LimitExceeded:
     if wait_s > _DONT_RETRY_AFTER_S:
         headers["x-should-retry"] = "false"
     return LimitExceeded(
-        f"Limit '{limit.name}' allows {_shown(limit, state.limit)} {_window(limit)}; this request "
+        f"Limit '{limit.name}' allows {_shown(limit, state.limit)} {window(limit)}; this request "
         f"needs {_number(limit, line.amount):,} and {_number(limit, state.remaining):,} are left. "
         f"{again}",
         code="insufficient_quota" if limit.kind is Kind.CALENDAR else None,
@@ -248,7 +248,8 @@ def _shown(limit: Limit, value: int) -> str:
     return f"{_number(limit, value):,} {limit.unit.value.replace('_', ' ')}"
 
 
-def _window(limit: Limit) -> str:
+def window(limit: Limit) -> str:
+    """What a limit's capacity is for: ``per 60 s``, ``per month``, ``in total``."""
     if limit.kind is not Kind.CALENDAR:
         return f"per {_seconds(limit.period_ms / 1000)}"
     return "in total" if limit.period is Period.LIFETIME else f"per {limit.period.value}"
@@ -267,4 +268,5 @@ __all__ = [
     "retaken",
     "right_sized",
     "seeded",
+    "window",
 ]

@@ -50,6 +50,9 @@ class PriceTable:
 class CelCost:
     """A formula, compiled once; a ``CostFormula`` when called.
 
+    Attributes:
+        formula: as written.
+
     Raises:
         ValueError: when built: not CEL, or not a number of 0 or more for plain quantities.
     """
@@ -65,7 +68,7 @@ class CelCost:
             self._program = cel.compile(formula)
         except ValueError as error:
             raise ValueError(f"not a CEL expression: {' '.join(str(error).split())}") from error
-        self._formula = formula
+        self.formula = formula
         self._uses_price = _USES_PRICE.search(formula) is not None
         self._prices = prices if prices is not None else PriceTable()
         for sample in (Quantities(0), Quantities(1, 1_000, 500, 4_000)):
@@ -85,7 +88,7 @@ class CelCost:
         return self._evaluate(quantities, model, price)
 
     def __repr__(self) -> str:
-        return f"CelCost({self._formula!r})"
+        return f"CelCost({self.formula!r})"
 
     def _evaluate(self, quantities: Quantities, model: str, price: Price | None) -> int:
         variables: dict[str, object] = {
@@ -101,10 +104,10 @@ class CelCost:
         try:
             value = self._program.execute(variables)
         except (TypeError, ValueError, RuntimeError, ArithmeticError, KeyError) as error:
-            raise ValueError(f"{self._formula}: {error}") from error
+            raise ValueError(f"{self.formula}: {error}") from error
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{self._formula}: gives {type(value).__name__}, not a number")  # noqa: TRY004
+            raise ValueError(f"{self.formula}: gives {type(value).__name__}, not a number")  # noqa: TRY004
         if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{self._formula}: gives {value}; a cost is a number of 0 or more")
+            raise ValueError(f"{self.formula}: gives {value}; a cost is a number of 0 or more")
         # Rounded first: 0.00075 × 10^6 is a little more than 750 in binary.
         return min(math.ceil(round(value * MICRO, 6)), MOST)

@@ -17,17 +17,8 @@ from ..errors import (
     Unauthenticated,
     Unavailable,
 )
-from .claims import (
-    build_claim,
-    covered,
-    limit_states,
-    peeking,
-    quota_limit,
-    refusal,
-    retaken,
-    right_sized,
-    seeded,
-)
+from .asking import ask
+from .claims import covered, limit_states, peeking, quota_limit, refusal, retaken, seeded
 from .facts import EmitLimitFact, HoldExhausted, LimitsDecided, emit_nothing
 from .limit import Limit, OnExhausted, OnOutage
 from .model import (
@@ -55,7 +46,6 @@ _OUTCOMES: dict[type[SentinelError], str] = {
     Unavailable: "unavailable",
 }
 
-_ATTEMPTS_TO_RIGHT_SIZE = 2
 _GROW_AHEAD = 4
 _GROW_AT_LEAST = 256
 
@@ -163,24 +153,10 @@ class StoreLimiter:
         model = request.subject.model
         limits = self.policy.limits_for(request.subject)
         quotas = tuple((self._limit(quota), seeded(quota)) for quota in request.quotas)
-        held = request.predicted
-        claim = build_claim(request, limits, quotas, held)
-        if not claim.lines and not claim.epochs:
-            return Reservation(request=request, held=held)
-        sized = right_sized(claim, None, held, model)
-        if sized is not held:
-            held = sized
-            claim = build_claim(request, limits, quotas, held)
-        verdict = await self._ask(claim)
-        for _ in range(_ATTEMPTS_TO_RIGHT_SIZE):
-            if verdict.decision is not Decision.DENIED or verdict.unsure:
-                break
-            smaller = right_sized(claim, verdict, held, model)
-            if smaller == held:
-                break
-            held = smaller
-            claim = build_claim(request, limits, quotas, held)
-            verdict = await self._ask(claim)
+        asked = await ask(self._ask, request, limits, quotas)
+        if asked is None:
+            return Reservation(request=request, held=request.predicted)
+        claim, held, verdict = asked.claim, asked.held, asked.verdict
         self._raise_unless_admitted(claim, verdict)
         covers = covered(claim, held, model)
         hold = _Hold(replace(claim, at_ms=verdict.at_ms), covers, model)

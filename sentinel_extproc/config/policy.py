@@ -1,0 +1,18 @@
+"""The policy that the settings mean."""
+
+from __future__ import annotations
+
+from sentinel_extproc.config.settings import LimitSettings
+from sentinel_extproc.limits.policy import Policy, default_policy
+from sentinel_extproc.limits.policy_file import load_policy
+
+
+def configured_policy(limits: LimitSettings) -> Policy:
+    """The policy file's, or else one limit of requests for everybody.
+
+    Raises:
+        PolicyFileError: the file can't be used.
+    """
+    if limits.policy_file is not None:
+        return load_policy(limits.policy_file)
+    return default_policy(requests=limits.requests, period_s=limits.period_seconds)
