@@ -18,7 +18,16 @@ from ..errors import (
     Unavailable,
 )
 from .asking import ask
-from .claims import covered, limit_states, peeking, quota_limit, refusal, retaken, seeded
+from .claims import (
+    build_claim,
+    covered,
+    limit_states,
+    peeking,
+    quota_limit,
+    refusal,
+    retaken,
+    seeded,
+)
 from .facts import EmitLimitFact, HoldExhausted, LimitsDecided, emit_nothing
 from .limit import Limit, OnExhausted, OnOutage
 from .model import (
