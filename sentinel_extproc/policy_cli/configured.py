@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from pydantic import SecretStr
 
-from sentinel_extproc.config.settings import Settings
+from sentinel_extproc.config.settings import ProviderEntry, ProviderSettings, Settings
+from sentinel_extproc.exchange.providers import Choose
 from sentinel_extproc.limits.policy import Policy
 from sentinel_extproc.tokens.models import ModelTable
 
@@ -80,3 +82,22 @@ def _refuse(what: str, faults: Iterable[str]) -> NoReturn:
     for fault in faults:
         click.echo(f"  {fault}", err=True)
     sys.exit(EXIT_CONFIG)
+
+
+def providers_of(settings: Settings) -> Choose:
+    """How providers are chosen, made without reading a key."""
+    from sentinel_extproc.provider_parts import provider_parts
+
+    simple = settings.provider
+    if simple.usable or not settings.providers:
+        simple = _keyless(simple)
+    entries = [_keyless(entry) for entry in settings.providers]
+    return provider_parts(settings.model_copy(update={"provider": simple, "providers": entries}))[0]
+
+
+_Provider = TypeVar("_Provider", ProviderEntry, ProviderSettings)
+
+
+def _keyless(provider: _Provider) -> _Provider:
+    no_key = SecretStr("of-the-provider")
+    return provider.model_copy(update={"api_key": no_key, "api_key_file": None})

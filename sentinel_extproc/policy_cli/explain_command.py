@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from sentinel_extproc.policy_cli.configured import FILE, config_option, configured
+from sentinel_extproc.policy_cli.configured import FILE, config_option, configured, providers_of
 
 EXIT_REFUSED = 1
 
@@ -26,6 +26,7 @@ _BASES = {
 @click.argument("request_file", metavar="REQUEST", type=click.File("rb"))
 @click.option("--path", "target", default="/v1/chat/completions", show_default=True)
 @click.option("--method", default="POST", show_default=True)
+@click.option("--host", default="localhost", show_default=True, help="Where there are several.")
 @click.option("--content-type", default="application/json", show_default=True)
 @click.option("--user", default="somebody", show_default=True, help="External id, for policies.")
 @click.option("--plan", help="The user's plan, for policies.")
@@ -36,6 +37,7 @@ def explain(
     request_file: BinaryIO,
     target: str,
     method: str,
+    host: str,
     content_type: str,
     user: str,
     plan: str | None,
@@ -65,13 +67,12 @@ def explain(
     if len(body) > here.settings.server.max_message_bytes:
         raise click.UsageError("The request is longer than server.max_message_bytes.")
     gateway = Gateway(
+        choose=providers_of(here.settings),
         policy=here.policy,
         estimator=TokenEstimator(here.models),
         default_output=here.settings.limits.default_output_tokens,
-        prefix=here.settings.endpoints.prefix,
-        tell_identity=here.settings.provider.tell_identity,
     )
-    request = Request(target, body or None, method.upper(), content_type, user, plan)
+    request = Request(target, body or None, method.upper(), host, content_type, user, plan)
     story = asyncio.run(tell(request, gateway, now_ms=time.time_ns() // 1_000_000))
     if as_json:
         click.echo(json.dumps(story))
@@ -116,6 +117,8 @@ def _facts(story: dict[str, Any]) -> Iterator[tuple[str, str | int | None]]:
 def _upstream_facts(
     upstream: dict[str, Any], predicted: int
 ) -> Iterator[tuple[str, str | int | None]]:
+    if upstream["provider"] is not None:
+        yield "provider", upstream["provider"]
     if upstream["output_tokens"] < predicted:
         yield "output clamped to", f"{upstream['output_tokens']:,} tokens"
     if upstream["body"] is None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sentinel_extproc.endpoints.contract import Plan
-from sentinel_extproc.endpoints.table import Match
 from sentinel_extproc.errors import SentinelError
 from sentinel_extproc.exchange.events import Headers, RequestHeaders
 from sentinel_extproc.exchange.expected_output import Expected, FixedOutput
-from sentinel_extproc.exchange.headers import Upstream, read_head, to_provider
-from sentinel_extproc.exchange.intake import claim, find_rules, output_to_reserve, read_opening
+from sentinel_extproc.exchange.headers import read_head, to_provider
+from sentinel_extproc.exchange.intake import claim, output_to_reserve, read_opening
+from sentinel_extproc.exchange.providers import Choose, Chosen
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.asking import Asked, ask
 from sentinel_extproc.limits.claims import refusal, window
@@ -45,6 +45,7 @@ class Request:
     target: str
     body: bytes | None
     method: str = "POST"
+    host: str = "localhost"
     content_type: str = "application/json"
     user: str = "somebody"
     plan: str | None = None
@@ -54,6 +55,7 @@ class Request:
         lines = [
             (":method", self.method.encode("latin-1", "replace")),
             (":path", self.target.encode("latin-1", "replace")),
+            (":authority", self.host.encode("latin-1", "replace")),
             ("authorization", _CREDENTIAL),
             ("accept-encoding", b"gzip"),
         ]
@@ -68,16 +70,14 @@ class Gateway:
     """What decides.
 
     Attributes:
+        choose: the provider and the rules; its keys are never shown.
         default_output: tokens to reserve for a request without a cap.
-        prefix: the paths that are served.
-        tell_identity: the provider is told who it is for.
     """
 
+    choose: Choose
     policy: Policy
     estimator: RequestEstimator
     default_output: int = 1024
-    prefix: str = "/v1/"
-    tell_identity: bool = False
 
 
 async def explain(request: Request, gateway: Gateway, *, now_ms: int) -> dict[str, Any]:
@@ -90,12 +90,12 @@ async def explain(request: Request, gateway: Gateway, *, now_ms: int) -> dict[st
     story["plan"] = request.plan
     headers = request.headers()
     try:
-        matched, plan = _planned(request, headers, gateway.prefix)
+        chosen, plan = _planned(request, headers, gateway.choose)
     except SentinelError as error:
         return story | {"refused": _refusal("request", error)}
     predicted, expected = _predict(plan, request, gateway, story)
     principal = Principal(request.user, request.user, "", request.plan)
-    wanted = claim(_ID, matched, plan, principal, (), predicted)
+    wanted = claim(_ID, chosen.match, plan, principal, (), predicted)
     limits = gateway.policy.limits_for(wanted.subject)
     asked: Asked | None = None
     try:
@@ -111,18 +111,18 @@ async def explain(request: Request, gateway: Gateway, *, now_ms: int) -> dict[st
     if story["refused"] is None:
         story["admitted"] = True
         held = predicted if asked is None else asked.held
-        story["upstream"] = _upstream(matched, plan, held, expected, request, gateway)
+        story["upstream"] = _upstream(chosen, plan, held, expected, request)
     return story
 
 
-def _planned(request: Request, headers: Headers, prefix: str) -> tuple[Match, Plan]:
-    matched = find_rules(headers, prefix=prefix)
+def _planned(request: Request, headers: Headers, choose: Choose) -> tuple[Chosen, Plan]:
     event = RequestHeaders(headers=headers, end_of_stream=request.body is None)
-    opening = read_opening(matched, event)
-    plan = opening.plan
+    chosen = choose(event)
+    plan = read_opening(chosen.match, event).plan
     if plan is None:
-        plan = matched.endpoint.plan(request.body, read_head(headers))
-    return matched, plan
+        plan = chosen.match.endpoint.plan(request.body, read_head(headers))
+    chosen.check_model(plan.model)
+    return chosen, plan
 
 
 def _predict(
@@ -191,22 +191,18 @@ def _number(limit: Limit, counted: int | None) -> int | float | None:
 
 
 def _upstream(
-    matched: Match,
-    plan: Plan,
-    held: Quantities,
-    expected: Expected,
-    request: Request,
-    gateway: Gateway,
+    chosen: Chosen, plan: Plan, held: Quantities, expected: Expected, request: Request
 ) -> dict[str, Any]:
     """What the provider gets that the client didn't send, and the other way round."""
     if held.output_tokens < expected.tokens:
-        plan = matched.endpoint.clamped(plan, held.output_tokens)
-    upstream = Upstream((("authorization", b"Bearer of-the-provider"),), gateway.tell_identity)
+        plan = chosen.match.endpoint.clamped(plan, held.output_tokens)
     principal = Principal(request.user, request.user, "")
+    drop = chosen.match.endpoint.drop_headers
     set_headers, removed = to_provider(
-        request.headers(), upstream, principal, _ID, drop=matched.endpoint.drop_headers
+        request.headers(), chosen.upstream, principal, _ID, drop=drop
     )
     return {
+        "provider": chosen.name or None,
         "output_tokens": held.output_tokens,
         "body": _changes(request.body, plan.upstream_body),
         "set_headers": [name for name, _ in set_headers],

@@ -10,11 +10,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sentinel_extproc.endpoints.table import ENDPOINTS
+from sentinel_extproc.exchange.headers import Upstream
+from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.limits.policy_file import parse_policy
 from sentinel_extproc.policy_cli.explain_command import explain as command
 from sentinel_extproc.policy_cli.explaining import Gateway, Request, explain
 from sentinel_extproc.tokens.estimator import TokenEstimator
 
+UPSTREAM = Upstream((("authorization", b"Bearer sk-provider"),))
 NOW = 1_795_392_000_000
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello there"}]}
@@ -39,7 +42,8 @@ async def told(body: dict[str, Any] | bytes | None, policy: str = POLICY, **of: 
     raw = json.dumps(body).encode() if isinstance(body, dict) else body
     request = Request(of.pop("target", "/v1/chat/completions"), raw, **of)
     rules = parse_policy(policy)
-    return await explain(request, Gateway(rules, TokenEstimator()), now_ms=NOW)
+    gateway = Gateway(only(UPSTREAM), rules, TokenEstimator())
+    return await explain(request, gateway, now_ms=NOW)
 
 
 async def test_an_admitted_request_is_told_from_count_to_provider() -> None:
@@ -191,3 +195,26 @@ def test_a_faulty_configuration_is_exit_code_2(tmp_path: Path) -> None:
     shown = run("-", "--config", file)
     assert shown.exit_code == 2
     assert "server.listen" in shown.output
+
+
+def test_one_of_several_providers_is_named_and_needs_no_key_here(tmp_path: Path) -> None:
+    file = tmp_path / "sentinel.yaml"
+    file.write_text(
+        """
+providers:
+  - {name: azure, kind: azure, url: "https://x.example", path_prefix: /azure/,
+     api_key_file: /nowhere/key}
+  - {name: claude, kind: anthropic, url: "https://y.example", path_prefix: /claude/}
+"""
+    )
+    asked = ("-", "--config", file, "--json", "--path")
+    azure = run(*asked, "/azure/openai/deployments/gpt-4o/chat/completions?api-version=1")
+    assert json.loads(azure.output)["upstream"]["provider"] == "azure", azure.output
+    claude = run(*asked, "/claude/v1/messages", given=json.dumps(CHAT | {"max_tokens": 9}))
+    upstream = json.loads(claude.output)["upstream"]
+    assert upstream["provider"] == "claude"
+    assert "x-api-key" in upstream["set_headers"]
+    assert "of-the-provider" not in claude.output
+    lost = run(*asked, "/v1/chat/completions")
+    assert lost.exit_code == 1
+    assert json.loads(lost.output)["refused"]["code"] == "unknown_provider"
