@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -90,7 +89,6 @@ async def serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         server, driver = await _start(settings, stack, draining=stop.is_set)
         keep_pauses_short()
-        _spare_the_collector()
         log.info("serving", extra={"listen": settings.server.listen, "version": __version__})
         await stop.wait()
         log.info("draining", extra={"streams": driver.live})
@@ -103,17 +101,6 @@ async def serve(settings: Settings) -> None:
             log.error("settlements_cut_off", extra={"count": late})
         log.info("settled", extra={"seconds": round(loop.time() - began, 3)})
     log.info("stopped")
-
-
-def _spare_the_collector() -> None:
-    """Have the garbage collector look at requests' objects only, and not so often.
-
-    What is here when serving begins stays for good, the encodings' hundreds of thousands of objects
-    among it; and what an exchange leaves behind has no cycles as a rule.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 async def _start(
@@ -415,6 +402,7 @@ def _exchanges(
             credential=credential,
             price=price,
             native=native,
+            max_body_bytes=settings.endpoints.max_body_bytes,
         )
 
     return new_exchange

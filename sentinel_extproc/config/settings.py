@@ -398,6 +398,9 @@ class EndpointSettings(Section):
 
     prefix: Annotated[str, AfterValidator(_check_prefix)] = "/v1/"
     """Paths under it are served; any other path that Envoy sends us gets 404."""
+    max_body_bytes: int = Field(16 << 20, ge=16 << 10, le=1 << 30)
+    """Longest request body that is read whole; what says to be longer gets 413. Never above what
+    Envoy buffers (`render --buffer-limit`)."""
 
 
 class UsageSettings(Section):

@@ -45,6 +45,11 @@ def attachment_of(settings: Settings, choices: Choices) -> Attachment:
             f"buffer_limit_bytes: {choices.buffer_limit_bytes} must be below"
             f" server.max_message_bytes ({server.max_message_bytes})"
         )
+    if choices.buffer_limit_bytes < settings.endpoints.max_body_bytes:
+        raise ValueError(
+            f"buffer_limit_bytes: {choices.buffer_limit_bytes} must not be below"
+            f" endpoints.max_body_bytes ({settings.endpoints.max_body_bytes})"
+        )
     host, port, tls = provider_of(settings.provider.url)
     return Attachment(
         processors=choices.workers or (_reachable(server.listen),),

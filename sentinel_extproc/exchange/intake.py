@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sentinel_extproc.endpoints.contract import Plan
 from sentinel_extproc.endpoints.json_body import MAX_COUNT
 from sentinel_extproc.endpoints.table import Match
-from sentinel_extproc.errors import Unauthenticated
+from sentinel_extproc.errors import PayloadTooLarge, Unauthenticated
 from sentinel_extproc.exchange.events import RequestHeaders
 from sentinel_extproc.exchange.expected_output import Basis, Expected, OutputExpectation
 from sentinel_extproc.exchange.headers import caller_token, read_head, refuse_unreadable
@@ -53,12 +53,22 @@ def verified_claims(name: str) -> Credential:
 
 
 def read_opening(
-    matched: Match, event: RequestHeaders, *, credential: Credential = bearer
+    matched: Match,
+    event: RequestHeaders,
+    *,
+    credential: Credential = bearer,
+    max_body_bytes: int | None = None,
 ) -> Opening:
     """Take the credential, and decide from the headers if the endpoint can.
 
+    Args:
+        max_body_bytes: Envoy's buffer for a body that is read whole. It has its own 413 for one
+            that is longer, but if that much comes before our first reply the client may wait for
+            it in vain (seen on Envoy 1.40), so what says its length is refused here.
+
     Raises:
         Unauthenticated: no usable credential.
+        PayloadTooLarge: its body can't be read whole.
         InvalidRequest: it can't be governed as it comes.
     """
     headers, end_of_stream = event.headers, event.end_of_stream
@@ -69,6 +79,11 @@ def read_opening(
     plan = endpoint.plan_head(head)
     if plan is None and end_of_stream:
         plan = endpoint.plan(None, head)
+    length = head.content_length or 0
+    if plan is None and max_body_bytes is not None and length > max_body_bytes:
+        raise PayloadTooLarge(
+            f"The request's body has {length} bytes; at most {max_body_bytes} are taken."
+        )
     return Opening(token, plan)
 
 

@@ -93,6 +93,7 @@ class Exchange:
         expected_output: what to reserve when a request has no cap; is told of answers' lengths.
         credential: takes what is to be authenticated.
         price: what usage costs.
+        max_body_bytes: longest body that Envoy can buffer for us; None: it says so itself.
         native: how long event streams are for each token, where Envoy meters them itself; None:
             all pass through here.
     """
@@ -108,6 +109,7 @@ class Exchange:
         credential: Credential = bearer,
         price: Pricer = unpriced,
         native: BytesPerToken | None = None,
+        max_body_bytes: int | None = None,
     ) -> None:
         self.exchange_id = exchange_id
         self.started_at_ms = started_at_ms
@@ -118,6 +120,7 @@ class Exchange:
         self._credential = credential
         self._price = price
         self._native = native
+        self._max_body = max_body_bytes
         self._cut_short = False
         # Each is set by the step that learns it, and read only in states that come after.
         self._request: on.RequestHeaders
@@ -236,7 +239,9 @@ class Exchange:
         self._facts["endpoint"] = self._match.endpoint.name
         if self._provider.name:
             self._facts["provider"] = self._provider.name
-        opening = read_opening(self._match, event, credential=self._credential)
+        opening = read_opening(
+            self._match, event, credential=self._credential, max_body_bytes=self._max_body
+        )
         if opening.plan is not None:
             self._plan, self._planned = opening.plan, True
         self._token = opening.token

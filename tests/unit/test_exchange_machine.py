@@ -21,6 +21,7 @@ from sentinel_extproc.exchange.answer import GROW_EVERY_CHARS
 from sentinel_extproc.exchange.expected_output import FixedOutput, LearnedOutput, OutputExpectation
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.native import BytesPerToken
 from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.exchange.states import ProtocolViolation, State
 from sentinel_extproc.identity.principal import Principal
@@ -50,6 +51,8 @@ def exchange(
     expected_output: OutputExpectation = FixedOutput(500),  # noqa: B008 - stateless
     *,
     tell_identity: bool = False,
+    max_body_bytes: int | None = None,
+    native: BytesPerToken | None = None,
 ) -> Exchange:
     return Exchange(
         exchange_id="x-1",
@@ -57,6 +60,8 @@ def exchange(
         choose=only(Upstream((("authorization", b"Bearer sk-provider"),), tell_identity)),
         counters=lambda _model: WordCounter(),
         expected_output=expected_output,
+        max_body_bytes=max_body_bytes,
+        native=native,
     )
 
 
@@ -701,3 +706,95 @@ class TestLeavingEarly:
                 machine.handle(event)
             assert machine.handle(on.Disconnected()) == ()
             assert machine.state is State.DONE
+
+
+@pytest.mark.parametrize(("length", "refused"), [(b"1000", False), (b"1001", True), (b"x", False)])
+def test_a_body_that_is_too_long_by_its_own_word_is_refused_at_once(
+    length: bytes, refused: bool
+) -> None:
+    machine = exchange(max_body_bytes=1000)
+    (command,) = machine.handle(request_headers(("content-length", length)))
+    assert isinstance(command, do.Respond) is refused
+    if isinstance(command, do.Respond):
+        assert command.error.status == 413
+        assert machine.decided
+
+
+def test_a_body_that_only_passes_may_be_as_long_as_it_likes() -> None:
+    machine = exchange(max_body_bytes=1000)
+    upload = request_headers(
+        ("content-length", b"5000000"),
+        ("content-type", b"multipart/form-data; boundary=x"),
+        path=b"/v1/audio/transcriptions",
+    )
+    (command,) = machine.handle(upload)
+    assert isinstance(command, do.Authenticate)
+
+
+STREAM = b"text/event-stream"
+
+
+def unseen() -> Exchange:
+    machine = exchange(native=BytesPerToken())
+    admit(machine, body(stream=True))
+    (reply,) = machine.handle(response_headers(kind=STREAM))
+    assert isinstance(reply, do.Reply)
+    assert reply.mode is do.Mode.TRAILERS_ONLY
+    assert reply.metadata == {"exchange_id": "x-1"}
+    return machine
+
+
+def test_native_metering_takes_envoys_word() -> None:
+    machine = unseen()
+    told = on.Told("gpt-4o-2024", 12, 34)
+    settle, record = finish(machine, machine.handle(on.Trailers(of_response=True, told=told)))
+    assert (record.record.usage.input_tokens, record.record.usage.output_tokens) == (12, 34)
+    assert record.record.provenance is Provenance.PROVIDER
+    assert settle.actual.output_tokens == 34
+    (reply,) = machine.handle(on.Recorded())
+    assert isinstance(reply, do.Reply)
+    assert reply.phase is do.Phase.RESPONSE_TRAILERS
+    assert machine.state is State.DONE
+
+
+@pytest.mark.parametrize("body_bytes", [2400, None])
+def test_native_metering_goes_by_length_when_nothing_was_told(body_bytes: int | None) -> None:
+    for event, outcome in (
+        (on.Disconnected(), Outcome.DISCONNECTED),
+        (on.Trailers(of_response=True), Outcome.COMPLETED),
+    ):
+        machine = unseen()
+        *replies, wait = machine.handle(event)
+        assert wait == do.AwaitLog()
+        assert len(replies) == (outcome is Outcome.COMPLETED)
+        assert machine.handle(on.Disconnected()) == (), "nothing new"
+        _, record = finish(machine, machine.handle(on.Logged(body_bytes)))
+        assert record.record.usage.output_tokens == (10 if body_bytes else 500)
+        assert record.record.provenance is Provenance.ESTIMATED
+        assert record.record.outcome is outcome
+
+
+def test_native_metering_lets_go_when_draining() -> None:
+    machine = unseen()
+    machine.handle(on.HandBack())
+    _, record = finish(machine, machine.handle(on.Disconnected()))
+    assert record.record.outcome is Outcome.DRAINED
+    assert record.record.usage.output_tokens == 500, "what was reserved: nobody sees the rest"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [(b"/v1/chat/completions", b"application/json"), (b"/v1/completions", STREAM)]
+)
+def test_native_metering_is_for_streamed_chats(path: bytes, kind: bytes) -> None:
+    machine = exchange(native=BytesPerToken())
+    machine.handle(request_headers(path=path))
+    machine.handle(on.Authenticated(ADA))
+    read(machine, on.RequestBody(json.dumps(CHAT | {"prompt": "x", "stream": True}).encode()))
+    (reserve,) = machine.handle(counted())
+    assert isinstance(reserve, do.Reserve)
+    reservation = Reservation(reserve.request, reserve.request.predicted)
+    machine.handle(on.Reserved(reservation, ()))
+    (reply,) = machine.handle(response_headers(kind=kind))
+    assert isinstance(reply, do.Reply)
+    assert reply.mode is None
+    assert machine.state is State.ANSWERING
