@@ -15,6 +15,7 @@ from sentinel_extproc.admin.commands import COMMANDS as ADMIN_COMMANDS
 from sentinel_extproc.envoyconf.command import render
 from sentinel_extproc.envoyconf.doctor.command import doctor
 from sentinel_extproc.policy_cli.explain_command import explain
+from sentinel_extproc.policy_cli.group import policy
 from sentinel_extproc.usage_cli.group import usage
 
 EXIT_CONFIG = 2
@@ -97,7 +98,7 @@ def demo(once: bool, port: int) -> None:
     sys.exit(run_demo(once=once, port=port))
 
 
-for _command in (*ADMIN_COMMANDS, doctor, explain, render, usage):
+for _command in (*ADMIN_COMMANDS, doctor, explain, policy, render, usage):
     main.add_command(_command)
 
 

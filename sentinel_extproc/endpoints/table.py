@@ -91,6 +91,13 @@ ENDPOINTS: tuple[Endpoint, ...] = tuple(
 """Every endpoint that has rules, once."""
 
 
+def usual_paths(prefix: str = "/v1/") -> dict[str, str]:
+    """A path by the name of each endpoint that has one, for whoever knows only the name."""
+    folders = [(rest, endpoint) for rest, _, endpoint in _FOLDERS]
+    rests = [*_POSTS.items(), *folders, ("realtime", REALTIME)]
+    return {endpoint.name: prefix + rest.rstrip("/") for rest, endpoint in reversed(rests)}
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """A governed request.

@@ -1,6 +1,7 @@
 """``explain`` and ``policy replay``: what counts, limits and policies would do, without doing it.
 
-- ``explaining``: one request, pure but for the clock of a store that is thrown away
-- ``explain_command``: the command line, and how it is shown
+- ``explaining``: one request; ``explain_command``: its command line
+- ``timeline``: the ledger's past in the order of its times; ``replaying``: that past against
+  policies; ``replay_command``: its command line, in ``group``
 - ``configured``: the policy and the models that the options and the configuration mean
 """

@@ -32,7 +32,7 @@ def _choice(kind: type[Provenance | Outcome | Delivery]) -> click.Choice[str]:
     return click.Choice([member.value for member in kind])
 
 
-def _configured_outbox() -> Path:
+def configured_outbox() -> Path:
     """Where the configuration says, as far as it can be read here."""
     from sentinel_extproc.config.load import ConfigError, load
     from sentinel_extproc.config.settings import UsageSettings
@@ -49,7 +49,7 @@ def outbox_option(command: _Command) -> _Command:
         "--outbox",
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="SENTINEL_USAGE__OUTBOX_PATH",
-        default=_configured_outbox,
+        default=configured_outbox,
         help="The sidecar's outbox; it may be running. Default: where the configuration says.",
     )(command)
 
@@ -77,7 +77,8 @@ def _filter_options(command: _Command) -> _Command:
     return command
 
 
-def _filter(since: str | None, until: str | None, **given: str | None) -> Filter:
+def filter_of(since: str | None, until: str | None, **given: str | None) -> Filter:
+    """What the options mean; a time that can't be read is wrong usage."""
     now = datetime.now(UTC)
     try:
         return Filter(
@@ -142,7 +143,7 @@ def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **
     from sentinel_extproc.usage_cli.columns import plain
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
 
-    entries = LedgerFile(outbox).entries(_filter(**given), newest_first=not oldest_first)
+    entries = LedgerFile(outbox).entries(filter_of(**given), newest_first=not oldest_first)
     shown = islice(entries, limit or None)
     with readable():
         if as_json:
@@ -182,7 +183,7 @@ def export(outbox: Path, as_format: str, output: TextIO, **given: Any) -> None:
     from sentinel_extproc.usage_cli import columns
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
 
-    entries = LedgerFile(outbox).entries(_filter(**given))
+    entries = LedgerFile(outbox).entries(filter_of(**given))
     with readable():
         if as_format == "jsonl":
             _json_lines(output, map(columns.plain, entries))

@@ -107,6 +107,18 @@ class LedgerFile:
                 found = _span(connection, sidecar, wanted, after)
                 yield from reversed(found) if newest_first else found
 
+    def records(self, wanted: Filter) -> Iterator[UsageRecord]:
+        """As ``entries``, oldest first, without where they are: several times as fast. A state
+        can't be wanted."""
+        with self._opened() as connection:
+            _, _, first, last = connection.execute(_EXTENT).fetchone()
+            if first is None:
+                return
+            for after in range(first - 1, last, SPAN):
+                values = _values(wanted, after, after + SPAN)
+                for row in connection.execute(_RECORDS, values).fetchall():
+                    yield record_of(row[1:])
+
     def held(self, user: str | None = None) -> Iterator[HeldItem]:
         """Dead letters and parked items, oldest first, perhaps of one user alone."""
         after = 0
