@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 
 from sentinel_extproc import __version__
 from sentinel_extproc.admin.assembly import Parts, start_admin
@@ -17,6 +19,7 @@ from sentinel_extproc.config.settings import (
     Durability,
     LimitSettings,
     Metering,
+    Mode,
     RedisSettings,
     ServerSettings,
     Settings,
@@ -31,6 +34,7 @@ from sentinel_extproc.exchange.expected_output import (
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.native import BytesPerToken
 from sentinel_extproc.exchange.providers import Choose
+from sentinel_extproc.exchange.shadow import ShadowExchange
 from sentinel_extproc.identity.quotas import CachedQuotas
 from sentinel_extproc.identity.revocation import (
     EndStreams,
@@ -48,7 +52,10 @@ from sentinel_extproc.limits.store.redis import Client, RedisStore
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
 from sentinel_extproc.pauses import keep_pauses_short
 from sentinel_extproc.provider_parts import provider_parts
-from sentinel_extproc.telemetry.facts import to_all
+from sentinel_extproc.shadow.recorder import NoLedger, ShadowRecorder
+from sentinel_extproc.shadow.store import ShadowStore
+from sentinel_extproc.shadow.tally import Tally
+from sentinel_extproc.telemetry.facts import Emit, to_all
 from sentinel_extproc.telemetry.logs import log_credential_fact, log_fact, log_limit_fact
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.tokens.encodings import preload
@@ -183,17 +190,18 @@ async def _start(
     estimator = TokenEstimator(models)
     await warm
     native = BytesPerToken() if settings.server.metering is Metering.NATIVE else None
+    bills = settings.server.mode is Mode.ENFORCE or settings.shadow.bill
     driver = Driver(
         new_exchange=_exchanges(settings, choose, estimator, _pricer(settings, models), native),
         bytes_per_token=native,
         authenticator=identity.authenticator,
         estimator=estimator,
         limiter=limiter,
-        ledger=outbox,
+        ledger=outbox if bills else NoLedger(),
         quotas=quotas,
-        deferred=_deferred_usage(settings, stack),
+        deferred=_deferred_usage(settings, stack) if bills else None,
         pool=pool,
-        emit=to_all(log_fact, metrics.emit),
+        emit=to_all(log_fact, metrics.emit, *await _shadow_report(settings, stack)),
         decision_timeout_s=settings.server.decision_timeout_seconds,
     )
     await _hear_revocations(settings, identity, forgetters, driver.end_streams, stack)
@@ -392,8 +400,12 @@ def _exchanges(
     credential = credential_of(settings.identity)
     expected_output = _expected_output(settings.limits)
 
+    make: Callable[..., Exchange] = Exchange
+    if settings.server.mode is Mode.SHADOW:
+        make = partial(ShadowExchange, swap=settings.shadow.swap_credentials)
+
     def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
-        return Exchange(
+        return make(
             exchange_id=exchange_id,
             started_at_ms=started_at_ms,
             choose=choose,
@@ -406,6 +418,22 @@ def _exchanges(
         )
 
     return new_exchange
+
+
+async def _shadow_report(settings: Settings, stack: AsyncExitStack) -> list[Emit]:
+    """Who counts what would have been refused; nobody while we enforce."""
+    if settings.server.mode is Mode.ENFORCE:
+        return []
+    tally = Tally(max_rows=settings.shadow.max_rows)
+    recorder = ShadowRecorder(tally, ShadowStore(settings.shadow.report_path))
+    try:
+        await recorder.start()
+    except (OSError, sqlite3.Error) as error:
+        raise StartError(f"shadow.report_path: {settings.shadow.report_path}: {error}") from None
+    stack.push_async_callback(recorder.aclose)
+    bills = settings.shadow.bill
+    log.warning("shadow_mode", extra={"reason": "nothing is enforced", "bills": bills})
+    return [tally.take]
 
 
 def _expected_output(limits: LimitSettings) -> OutputExpectation:

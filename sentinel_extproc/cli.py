@@ -16,6 +16,7 @@ from sentinel_extproc.envoyconf.command import render
 from sentinel_extproc.envoyconf.doctor.command import doctor
 from sentinel_extproc.policy_cli.explain_command import explain
 from sentinel_extproc.policy_cli.group import policy
+from sentinel_extproc.shadow.command import shadow
 from sentinel_extproc.usage_cli.group import usage
 
 EXIT_CONFIG = 2
@@ -98,7 +99,7 @@ def demo(once: bool, port: int) -> None:
     sys.exit(run_demo(once=once, port=port))
 
 
-for _command in (*ADMIN_COMMANDS, doctor, explain, policy, render, usage):
+for _command in (*ADMIN_COMMANDS, doctor, explain, policy, render, shadow, usage):
     main.add_command(_command)
 
 

@@ -180,9 +180,19 @@ class Metering(StrEnum):
     NATIVE = "native"
 
 
+class Mode(StrEnum):
+    """Whether what we decide is done."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
 class ServerSettings(Section):
     """Where Envoy reaches us, and how we end."""
 
+    mode: Mode = Mode.ENFORCE
+    """`shadow` refuses and changes nothing, and reports who would have been refused; see
+    [attach/shadow.md](attach/shadow.md)."""
     listen: Listen = "unix:/run/sentinel/sentinel.sock"
     """Address of the ext_proc service: `unix:/path` or `host:port`."""
     socket_mode: FileMode = 0o660
@@ -490,6 +500,20 @@ class AdminSettings(Section):
     """What `/readyz` asks besides serving: `outbox` (room in it), `redis`, `zion`."""
 
 
+class ShadowSettings(Section):
+    """What `server.mode: shadow` does; without that, nothing."""
+
+    report_path: Path = Path("/var/lib/sentinel/shadow.db")
+    """SQLite file with the counts for `sentinel-extproc shadow report`; its folder is created."""
+    max_rows: int = Field(20_000, ge=100, le=1_000_000)
+    """Users times reasons that are told apart; those beyond count as `(others)`."""
+    bill: bool = False
+    """Record usage and report it to Zion all the same."""
+    swap_credentials: bool = False
+    """Put the provider's key in place of the token of whoever would be let through. Not with a
+    filter that only observes."""
+
+
 class LogSettings(Section):
     """What is told, and how."""
 
@@ -522,6 +546,7 @@ class Settings(BaseSettings):
     usage: UsageSettings = UsageSettings()
     tokens: TokenSettings = TokenSettings()
     admin: AdminSettings = AdminSettings()
+    shadow: ShadowSettings = ShadowSettings()
     logs: LogSettings = LogSettings()
 
     def public(self) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class Attachment:
         metered_prefix: ``endpoints.prefix``, which no unmetered path may touch.
         sidecar_tls: TLS to the sidecar; None: cleartext, for a Unix socket, loopback or a mesh.
         providers: several, in place of the one that the ``provider_`` attributes describe.
+        shadow: the sidecar only sees copies, and nothing waits for it or depends on it.
 
     Raises:
         ValueError: an impossible value, naming the attribute.
@@ -82,6 +83,7 @@ class Attachment:
     metered_prefix: str = "/v1/"
     sidecar_tls: SidecarTls | None = None
     providers: tuple[ProviderWay, ...] = ()
+    shadow: bool = False
 
     def __post_init__(self) -> None:
         check_range("provider_port", self.provider_port, 1, 65535)

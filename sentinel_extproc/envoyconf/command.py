@@ -25,6 +25,7 @@ _TIMES = frozenset({"envoy", "istio", "envoy-gateway", "helm-values"})
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _TARGETS_OF: dict[str, frozenset[str]] = {
+    "mode": frozenset({"envoy", "istio"}),
     "listen": _ENVOY,
     "admin": _ENVOY,
     "unmetered": frozenset({"envoy", "helm-values"}),
@@ -75,6 +76,12 @@ _OPTIONS = (
     ),
     click.option(
         "--output", "-o", default="-", metavar="FILE", help="Where to; - is standard output."
+    ),
+    _option(
+        "mode",
+        "--mode",
+        "enforce, or shadow: the sidecar only observes. Default: server.mode.",
+        type=click.Choice(["enforce", "shadow"]),
     ),
     _option(
         "envoy_version", "--envoy-version", "Of the Envoy that reads it. Default: the newest known."
@@ -216,9 +223,10 @@ def render(
         )
         sys.exit(EXIT_CONFIG)
     from sentinel_extproc.config.load import ConfigError, load
+    from sentinel_extproc.envoyconf.from_settings import in_mode
 
     try:
-        settings = load(config_file, to_serve=False)
+        settings = in_mode(load(config_file, to_serve=False), given.pop("mode"))
         text = TARGETS[target](settings, options_from(target, given))
     except (ConfigError, ValueError) as error:
         for line in str(error).splitlines():

@@ -13,6 +13,8 @@ from sentinel_extproc.envoyconf.versions import CONTENT_LENGTH_SINCE
 _SEND = ext_proc.ProcessingModeHeaderSendMode.SEND
 _SKIP = ext_proc.ProcessingModeHeaderSendMode.SKIP
 
+_OBSERVER_CLOSES_S = 5
+
 
 def attached_filter(attachment: Attachment, *, cluster: str = PROCESSOR_CLUSTER) -> hcm.HttpFilter:
     """The filter, to be put in front of the router.
@@ -26,7 +28,54 @@ def attached_filter(attachment: Attachment, *, cluster: str = PROCESSOR_CLUSTER)
 
 
 def _processor(attachment: Attachment, cluster: str) -> ext_proc.ExternalProcessor:
+    return _observer(attachment, cluster) if attachment.shadow else _governor(attachment, cluster)
+
+
+def _observer(attachment: Attachment, cluster: str) -> ext_proc.ExternalProcessor:
+    streamed = ext_proc.ProcessingModeBodySendMode.STREAMED
+    return ext_proc.ExternalProcessor(
+        grpc_service=core.GrpcService(
+            envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=cluster),
+        ),
+        observability_mode=True,
+        # Whatever becomes of the sidecar, traffic flows.
+        failure_mode_allow=True,
+        # It may still be reading when the client has its answer.
+        deferred_close_timeout=timedelta(seconds=_OBSERVER_CLOSES_S),
+        processing_mode=ext_proc.ProcessingMode(
+            request_header_mode=_SEND,
+            request_body_mode=streamed,
+            request_trailer_mode=_SEND,
+            response_header_mode=_SEND,
+            response_body_mode=streamed,
+            response_trailer_mode=_SEND,
+        ),
+        request_attributes=_request_attributes(attachment),
+        message_timeout=timedelta(seconds=attachment.message_timeout_s),
+        stat_prefix="sentinel",
+        metadata_options=_metadata(attachment),
+        route_cache_action=ext_proc.ExternalProcessorRouteCacheAction.RETAIN,
+        allow_content_length_header=attachment.envoy_version >= CONTENT_LENGTH_SINCE,
+    )
+
+
+def _request_attributes(attachment: Attachment) -> list[str]:
+    return [ROUTE_NAME_ATTRIBUTE] if attachment.providers else []
+
+
+def _metadata(attachment: Attachment) -> ext_proc.MetadataOptions:
     forward_namespaces = list(attachment.forward_namespaces)
+    return ext_proc.MetadataOptions(
+        forwarding_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(untyped=forward_namespaces)
+        if forward_namespaces
+        else None,
+        receiving_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(
+            untyped=[METADATA_NAMESPACE]
+        ),
+    )
+
+
+def _governor(attachment: Attachment, cluster: str) -> ext_proc.ExternalProcessor:
     return ext_proc.ExternalProcessor(
         grpc_service=core.GrpcService(
             envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=cluster),
@@ -45,19 +94,10 @@ def _processor(attachment: Attachment, cluster: str) -> ext_proc.ExternalProcess
             response_trailer_mode=_SKIP,
         ),
         allow_mode_override=True,
-        request_attributes=[ROUTE_NAME_ATTRIBUTE] if attachment.providers else [],
+        request_attributes=_request_attributes(attachment),
         message_timeout=timedelta(seconds=attachment.message_timeout_s),
         stat_prefix="sentinel",
-        metadata_options=ext_proc.MetadataOptions(
-            forwarding_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(
-                untyped=forward_namespaces
-            )
-            if forward_namespaces
-            else None,
-            receiving_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(
-                untyped=[METADATA_NAMESPACE]
-            ),
-        ),
+        metadata_options=_metadata(attachment),
         # A changed :path or authorization must not send the request down another route.
         route_cache_action=ext_proc.ExternalProcessorRouteCacheAction.RETAIN,
         status_on_error=types.HttpStatus(code=types.StatusCode.ServiceUnavailable),

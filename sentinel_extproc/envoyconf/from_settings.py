@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from sentinel_extproc.config.settings import IdentitySourceName, Settings
+from sentinel_extproc.config.settings import IdentitySourceName, Mode, Settings
 from sentinel_extproc.envoyconf.attachment import Attachment, SidecarTls
 from sentinel_extproc.envoyconf.names import JWT_NAMESPACE
 from sentinel_extproc.envoyconf.provider_way import ProviderWay
@@ -69,7 +69,16 @@ def attachment_of(settings: Settings, choices: Choices) -> Attachment:
         metered_prefix=settings.endpoints.prefix,
         sidecar_tls=choices.sidecar_tls,
         providers=provider_ways(settings),
+        shadow=settings.server.mode is Mode.SHADOW,
     )
+
+
+def in_mode(settings: Settings, mode: str | None) -> Settings:
+    """The settings with another ``server.mode``; None leaves it."""
+    if mode is None:
+        return settings
+    server = settings.server.model_copy(update={"mode": Mode(mode)})
+    return settings.model_copy(update={"server": server})
 
 
 def provider_ways(settings: Settings) -> tuple[ProviderWay, ...]:

@@ -67,6 +67,14 @@ class Respond:
 
 
 @value(frozen=True, slots=True)
+class Note:
+    """Tell of a refusal that isn't enforced; no reply."""
+
+    error: SentinelError
+    metadata: Metadata
+
+
+@value(frozen=True, slots=True)
 class Authenticate:
     """Check the user's token; replied to by ``Authenticated``, or refused.
 
@@ -172,6 +180,7 @@ class Close:
 Command = (
     Reply
     | Respond
+    | Note
     | Authenticate
     | Read
     | Count

@@ -23,12 +23,14 @@ class RequestHeaders:
         verified: what Envoy's jwt_authn filter says it has verified, by the names it was told to
             use. It comes as metadata, which unlike headers no client can set.
         route: the name of Envoy's route, where its filter was told to say it.
+        observed: Envoy goes by nothing that we reply (``observability_mode``).
     """
 
     headers: Headers
     end_of_stream: bool
     verified: Mapping[str, object] | None = None
     route: str | None = None
+    observed: bool = False
 
 
 @value(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class RequestBody:
     """The whole request body (``BUFFERED``), or a piece of it where we asked for pieces."""
 
     body: bytes
+    end_of_stream: bool = True
 
 
 @value(frozen=True, slots=True)

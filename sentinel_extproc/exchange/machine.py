@@ -98,6 +98,9 @@ class Exchange:
             all pass through here.
     """
 
+    enforces = True
+    """Whether what it says is done; see ``exchange.shadow``."""
+
     def __init__(
         self,
         *,
@@ -232,6 +235,8 @@ class Exchange:
 
     def request_headers(self, event: on.RequestHeaders) -> Commands:
         """Find the rules, take the token."""
+        if event.observed and self.enforces:
+            raise ProtocolViolation("Envoy only observes here; server.mode: shadow is for that")
         self._request = event
         self._provider = self._choose(event)
         self._match = self._provider.match

@@ -30,6 +30,27 @@ class ExchangeRefused:
 
 
 @value(frozen=True, slots=True)
+class ExchangeNoted:
+    """A request that would have been refused, or its answer cut, was let pass: nothing is enforced.
+
+    Attributes:
+        at_ms: when it began, milliseconds since the epoch, UTC.
+        limit: the limit that had no room.
+        cut: it would have been let through, and its answer ended early.
+    """
+
+    exchange_id: str
+    at_ms: int
+    status: int
+    code: str
+    endpoint: str | None
+    user: str | None
+    model: str | None = None
+    limit: str | None = None
+    cut: bool = False
+
+
+@value(frozen=True, slots=True)
 class ExchangeFinished:
     """An admitted exchange came to its end, whichever.
 
@@ -71,7 +92,7 @@ class InternalFault:
     admitted: bool
 
 
-Fact = ExchangeRefused | ExchangeFinished | RecordNotStored | InternalFault
+Fact = ExchangeRefused | ExchangeNoted | ExchangeFinished | RecordNotStored | InternalFault
 
 Emit = Callable[[Fact], None]
 """Takes a fact; must be quick and must not raise."""

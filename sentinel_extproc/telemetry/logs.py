@@ -23,6 +23,7 @@ from sentinel_extproc.limits.facts import (
 )
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
+    ExchangeNoted,
     ExchangeRefused,
     Fact,
     InternalFault,
@@ -116,6 +117,18 @@ def log_fact(fact: Fact) -> None:
                     "output_tokens": record.usage.output_tokens,
                     "provenance": record.provenance.value,
                     "outcome": record.outcome.value,
+                },
+            )
+        case ExchangeNoted():
+            log.info(
+                "exchange_would_be_refused",
+                extra={
+                    "exchange_id": fact.exchange_id,
+                    "code": fact.code,
+                    "endpoint": fact.endpoint,
+                    "user": fact.user,
+                    "limit": fact.limit,
+                    "cut": fact.cut,
                 },
             )
         case ExchangeRefused():

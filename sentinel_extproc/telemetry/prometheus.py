@@ -33,6 +33,7 @@ from sentinel_extproc.limits.facts import (
 )
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
+    ExchangeNoted,
     ExchangeRefused,
     Fact,
     InternalFault,
@@ -109,6 +110,12 @@ class Metrics:
             "sentinel_exchanges",
             "Requests by what we decided, counted when they end; code says why one was refused.",
             ("decision", "code", "endpoint", "model"),
+            registry,
+        )
+        self._noted = _Counters(
+            "sentinel_shadow_refusals",
+            "Requests that were let pass in shadow mode, and would have been refused or cut.",
+            ("code", "endpoint", "limit"),
             registry,
         )
         self._ended = _Counters(
@@ -267,6 +274,10 @@ class Metrics:
         match fact:
             case ExchangeFinished():
                 self._finished(fact)
+            case ExchangeNoted():
+                reason = "answer_cut" if fact.cut else self._codes.label(fact.code)
+                limit = self._limits.label(fact.limit) if fact.limit else ""
+                self._noted.add(1, reason, fact.endpoint or "unknown", limit)
             case ExchangeRefused():
                 self._exchanges.add(
                     1,

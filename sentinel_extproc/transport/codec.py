@@ -58,10 +58,14 @@ def decode(data: bytes) -> on.Event:
         case "request_headers":
             head = message.request_headers
             return on.RequestHeaders(
-                _headers(head.headers), head.end_of_stream, _verified(message), _route(message)
+                _headers(head.headers),
+                head.end_of_stream,
+                _verified(message),
+                _route(message),
+                message.observability_mode,
             )
         case "request_body":
-            return on.RequestBody(message.request_body.body)
+            return on.RequestBody(message.request_body.body, message.request_body.end_of_stream)
         case "response_headers":
             head = message.response_headers
             return on.ResponseHeaders(_headers(head.headers), head.end_of_stream)

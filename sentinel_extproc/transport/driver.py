@@ -28,6 +28,7 @@ from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.native import BytesPerToken
 from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.running import Running
+from sentinel_extproc.exchange.shadow import ShadowExchange
 from sentinel_extproc.exchange.states import State
 from sentinel_extproc.identity.principal import Authenticator, EntitlementSource
 from sentinel_extproc.limits.headers import limit_headers
@@ -35,6 +36,7 @@ from sentinel_extproc.limits.model import NOTHING, GrowingLimiter, Reservation, 
 from sentinel_extproc.telemetry.facts import (
     Emit,
     ExchangeFinished,
+    ExchangeNoted,
     ExchangeRefused,
     Fact,
     InternalFault,
@@ -177,7 +179,7 @@ class Driver:
             while (data := await stream.read()) is not None:
                 if await self._message(exchange, stream, decode(data)):
                     return
-            if not exchange.decided:
+            if exchange.enforces and not exchange.decided:
                 raise UndecidedEnd
         finally:
             self._live.pop(exchange, None)
@@ -191,6 +193,9 @@ class Driver:
         except Exception as fault:
             admitted = exchange.decided
             self._emit(InternalFault(exchange.exchange_id, "exchange", fault, admitted))
+            if isinstance(exchange, ShadowExchange):
+                self._end(exchange)
+                return await self._perform(exchange, stream, exchange.give_up())
             if not admitted or isinstance(event, on.RequestHeaders | on.RequestBody):
                 raise
             # The provider is answering: settle what is known and let the rest flow untouched.
@@ -211,6 +216,8 @@ class Driver:
                 case do.Respond() as respond:
                     self._emit(_refused(exchange, respond))
                     await stream.write(encode(respond))
+                case do.Note() as note:
+                    self._emit(_noted(exchange, note))
                 case do.Record(record):
                     self._logs.finished(record)
                     # Told first: the client may leave while we wait, and the record is kept then.
@@ -401,6 +408,22 @@ def _finished(exchange: Exchange, record: UsageRecord) -> ExchangeFinished:
         exchange.counted_input,
         output.tokens,
         output.basis.value,
+    )
+
+
+def _noted(exchange: Exchange, note: do.Note) -> ExchangeNoted:
+    facts, limit = note.metadata, note.error.details.get("limit_name")
+    texts = {name: str(facts[name]) for name in ("endpoint", "user", "model") if name in facts}
+    return ExchangeNoted(
+        exchange_id=exchange.exchange_id,
+        at_ms=exchange.started_at_ms,
+        status=note.error.status,
+        code=note.error.code,
+        endpoint=texts.get("endpoint"),
+        user=texts.get("user"),
+        model=texts.get("model"),
+        limit=None if limit is None else str(limit),
+        cut=facts.get("decision") == "cut",
     )
 
 

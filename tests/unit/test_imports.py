@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
         "usage.sealing",
     },
     {"config"},
-    {"transport"},
+    {"transport", "shadow"},
     {"usage_parts"},
     {"admin"},
     {"identity_parts", "provider_parts"},
@@ -42,6 +42,8 @@ LAYERS: list[set[str]] = [
 ]
 
 PURE = {
+    "shadow.report",
+    "shadow.tally",
     "credentials.rotation",
     "errors",
     "frozen",

@@ -1,0 +1,43 @@
+"""The command group ``shadow``."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from pathlib import Path
+
+import click
+
+from sentinel_extproc.shadow.report import as_text, report
+from sentinel_extproc.shadow.store import ShadowStore
+
+EXIT_UNREADABLE = 1
+
+
+@click.group()
+def shadow() -> None:
+    """Before enforcing: who would have been refused."""
+
+
+@shadow.command("report")
+@click.option(
+    "--file",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("/var/lib/sentinel/shadow.db"),
+    show_default=True,
+    help="What shadow.report_path says; it may be in use.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def show(file: Path, as_json: bool) -> None:
+    """Print by user, limit and reason how many requests would have been refused, and when.
+
+    Exit code 1: the file can't be read.
+    """
+    try:
+        told = report(ShadowStore(file).read())
+    except (OSError, sqlite3.Error) as error:
+        click.echo(f"{file}: {error}", err=True)
+        sys.exit(EXIT_UNREADABLE)
+    click.echo(json.dumps(told, indent=2) if as_json else as_text(told), nl=as_json)
