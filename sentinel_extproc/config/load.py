@@ -28,6 +28,7 @@ from sentinel_extproc.config.secret_files import read_secret_files
 from sentinel_extproc.config.settings import (
     UNSET,
     Metering,
+    Mode,
     ServerSettings,
     Settings,
     TransportName,
@@ -269,6 +270,8 @@ def _server_faults(server: ServerSettings) -> list[str]:
         faults.append("server.reflection: needs server.transport: grpcio")
     if server.metering is Metering.NATIVE and grpcio:
         faults.append("server.metering: native needs server.transport: native")
+    if server.metering is Metering.NATIVE and server.mode is Mode.SHADOW:
+        faults.append("server.metering: native needs server.mode: enforce")
     return faults
 
 

@@ -25,7 +25,7 @@ _TIMES = frozenset({"envoy", "istio", "envoy-gateway", "helm-values"})
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _TARGETS_OF: dict[str, frozenset[str]] = {
-    "mode": frozenset({"envoy", "istio"}),
+    "mode": frozenset({"envoy", "istio", "envoy-gateway"}),
     "listen": _ENVOY,
     "admin": _ENVOY,
     "unmetered": frozenset({"envoy", "helm-values"}),

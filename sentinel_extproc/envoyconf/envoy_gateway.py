@@ -31,6 +31,14 @@ _GATEWAY_API = "gateway.networking.k8s.io"
 _NAME = "sentinel"
 _PROVIDER = "provider"
 
+_BODIES = {"request": {"body": "Streamed"}, "response": {"body": "Streamed"}}
+_GOVERNING = {
+    "failOpen": False,
+    "statusOnError": 503,
+    "processingMode": {"allowModeOverride": True, **_BODIES},
+}
+_OBSERVING = {"shadowMode": True, "failOpen": True, "processingMode": _BODIES}
+
 ENVOY_GATEWAY_NOTES = {
     "extProc.backendRefs": "The Service of the sidecars.",
     "extProc.messageTimeout": (
@@ -137,13 +145,7 @@ def _extension_policy(attachment: Attachment, gateway: EnvoyGateway) -> dict[str
     processor = {
         "backendRefs": [_sidecar_ref(gateway)],
         "messageTimeout": _seconds(attachment.message_timeout_s),
-        "failOpen": False,
-        "statusOnError": 503,
-        "processingMode": {
-            "allowModeOverride": True,
-            "request": {"body": "Streamed"},
-            "response": {"body": "Streamed"},
-        },
+        **(_OBSERVING if attachment.shadow else _GOVERNING),
         "metadata": metadata,
         "backendSettings": {
             "circuitBreaker": _breakers(attachment),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from sentinel_extproc.config.settings import IdentitySourceName, Mode, Settings
+from sentinel_extproc.config.settings import IdentitySourceName, Metering, Mode, Settings
 from sentinel_extproc.envoyconf.attachment import Attachment, SidecarTls
 from sentinel_extproc.envoyconf.names import JWT_NAMESPACE
 from sentinel_extproc.envoyconf.provider_way import ProviderWay
@@ -74,9 +74,14 @@ def attachment_of(settings: Settings, choices: Choices) -> Attachment:
 
 
 def in_mode(settings: Settings, mode: str | None) -> Settings:
-    """The settings with another ``server.mode``; None leaves it."""
-    if mode is None:
-        return settings
+    """The settings with another ``server.mode``; None leaves it.
+
+    Raises:
+        ValueError: native metering can't only observe.
+    """
+    mode = mode or settings.server.mode.value
+    if mode == Mode.SHADOW.value and settings.server.metering is Metering.NATIVE:
+        raise ValueError("server.metering: native needs server.mode: enforce")
     server = settings.server.model_copy(update={"mode": Mode(mode)})
     return settings.model_copy(update={"server": server})
 

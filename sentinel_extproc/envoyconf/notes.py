@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+SHADOW_NOTES = {
+    "typed_config.grpc_service": "The sidecar gets copies. Nothing waits for it or depends on it.",
+    "processing_mode": "All of it is seen: the sidecar can't ask for more or less.",
+    "message_timeout": "Delays nothing here.",
+}
+"""Those of a filter that only observes, in place of the same of ``ENVOY_NOTES``."""
+
 ENVOY_NOTES = {
     "typed_config.grpc_service": (
         "failure_mode_allow stays false, its default: without the sidecar nothing passes."

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from sentinel_extproc import __version__
 from sentinel_extproc.config.settings import Metering, Settings
+from sentinel_extproc.envoyconf.attachment import Attachment
 from sentinel_extproc.envoyconf.compose import COMPOSE_NOTES, compose_file
 from sentinel_extproc.envoyconf.compose import SOCKET as SIDECAR_SOCKET
 from sentinel_extproc.envoyconf.envoy_gateway import (
@@ -23,7 +24,7 @@ from sentinel_extproc.envoyconf.helm_values import HELM_NOTES, helm_values
 from sentinel_extproc.envoyconf.istio import ISTIO_NOTES, IstioGateway, istio_resources
 from sentinel_extproc.envoyconf.kubernetes import DEFAULT_SERVICE, Service
 from sentinel_extproc.envoyconf.native import with_native_metering
-from sentinel_extproc.envoyconf.notes import ENVOY_NOTES
+from sentinel_extproc.envoyconf.notes import ENVOY_NOTES, SHADOW_NOTES
 from sentinel_extproc.envoyconf.render import documents, to_dict, to_yaml
 from sentinel_extproc.envoyconf.static import gateway_bootstrap
 from sentinel_extproc.envoyconf.versions import shown
@@ -74,8 +75,12 @@ def render_envoy(settings: Settings, options: Options) -> str:
     return documents(
         [values],
         comment=_head("envoy", f"For Envoy {version}: envoy -c FILE. See docs/attach/envoy.md."),
-        notes=ENVOY_NOTES,
+        notes={**ENVOY_NOTES, **_shadow_notes(attachment)},
     )
+
+
+def _shadow_notes(attachment: Attachment) -> dict[str, str]:
+    return SHADOW_NOTES if attachment.shadow else {}
 
 
 def _metered_by_us(settings: Settings, target: str) -> None:
@@ -110,7 +115,7 @@ def render_istio(settings: Settings, options: Options) -> str:
             "istio",
             f"For gateways with Envoy {version}: kubectl apply -f FILE. See docs/attach/istio.md.",
         ),
-        notes={**ENVOY_NOTES, **ISTIO_NOTES},
+        notes={**ENVOY_NOTES, **ISTIO_NOTES, **_shadow_notes(attachment)},
     )
 
 
@@ -125,10 +130,12 @@ def render_envoy_gateway(settings: Settings, options: Options) -> str:
     # The address is the Service's; it only has to be one here.
     service = options.service
     choices = replace(options.choices, workers=(f"{service.host}:{service.port}",))
+    attachment = attachment_of(settings, choices)
+    fail_open = {"extProc.failOpen": "Whatever becomes of the sidecar, traffic flows."}
     return documents(
-        envoy_gateway_resources(attachment_of(settings, choices), gateway),
+        envoy_gateway_resources(attachment, gateway),
         comment=_head("envoy-gateway", "kubectl apply -f FILE. See docs/attach/envoy-gateway.md."),
-        notes=ENVOY_GATEWAY_NOTES,
+        notes=ENVOY_GATEWAY_NOTES | (fail_open if attachment.shadow else {}),
     )
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from sentinel_extproc.cli import main
 from sentinel_extproc.envoyconf.examples import examples
 from tests.kubernetes.crds import Crds, find_crds, schema_faults
 
@@ -53,6 +55,16 @@ def of_kind(name: str, kind: str) -> dict[str, Any]:
 def test_an_api_server_takes_them(crds: Crds, name: str, checked: set[str]) -> None:
     known = [resource for resource in resources(name) if crds.knows(resource)]
     assert {resource["kind"] for resource in known} == checked
+    for resource in known:
+        assert crds.faults(resource) == []
+
+
+@pytest.mark.parametrize("target", ["istio", "envoy-gateway"])
+def test_an_api_server_takes_what_only_observes(crds: Crds, target: str) -> None:
+    arguments = ["render", "--target", target, "--mode", "shadow"]
+    made = yaml.safe_load_all(CliRunner().invoke(main, arguments).output)
+    known = [resource for resource in made if resource and crds.knows(resource)]
+    assert known
     for resource in known:
         assert crds.faults(resource) == []
 

@@ -60,7 +60,7 @@ def test_events(message: pb.ProcessingRequest, event: on.Event) -> None:
 def test_fields_that_we_do_not_know_are_passed_over() -> None:
     known = pb.ProcessingRequest(request_body=pb.HttpBody(body=b"x")).SerializeToString()
     unknown = b"\x5a\x02\x08\x01"  # field 11, protocol_config
-    assert decode(known + unknown) == on.RequestBody(b"x")
+    assert decode(known + unknown) == on.RequestBody(b"x", end_of_stream=False)
 
 
 @given(st.binary(max_size=200))
