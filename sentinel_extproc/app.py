@@ -235,6 +235,7 @@ async def _start(
             live=lambda: driver.live,
             draining=draining,
             control=RevokerControl(revoker.revoke, end_streams=driver.end_streams),
+            prefix=settings.endpoints.prefix,
         ),
         stack,
     )

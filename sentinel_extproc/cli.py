@@ -14,6 +14,7 @@ from sentinel_extproc import __version__
 from sentinel_extproc.admin.commands import COMMANDS as ADMIN_COMMANDS
 from sentinel_extproc.envoyconf.command import render
 from sentinel_extproc.envoyconf.doctor.command import doctor
+from sentinel_extproc.live_cli.look_commands import COMMANDS as LOOK_COMMANDS
 from sentinel_extproc.policy_cli.explain_command import explain
 from sentinel_extproc.policy_cli.group import policy
 from sentinel_extproc.shadow.command import shadow
@@ -99,7 +100,17 @@ def demo(once: bool, port: int) -> None:
     sys.exit(run_demo(once=once, port=port))
 
 
-for _command in (*ADMIN_COMMANDS, doctor, explain, policy, render, shadow, usage):
+_COMMANDS = (
+    *ADMIN_COMMANDS,
+    *LOOK_COMMANDS,
+    doctor,
+    explain,
+    policy,
+    render,
+    shadow,
+    usage,
+)
+for _command in _COMMANDS:
     main.add_command(_command)
 
 

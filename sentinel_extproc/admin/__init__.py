@@ -5,6 +5,7 @@ Vocabulary: *control* are the calls that change something or show users' affairs
 
 - ``control``: what can be controlled, and the bodies that say so: pure
 - ``revoking``: does it, by revocation epochs
+- ``looking``: what is known of a user or a token
 - ``guard``: who may ask, and the bounds of asking
 - ``routes``: the HTTP application
 - ``server``: serves it in the sidecar's own event loop; ``listening``: its socket

@@ -14,6 +14,7 @@ from sentinel_extproc.admin.control import Control
 from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.hop_readings import hop_readings, orphan_readings
 from sentinel_extproc.admin.listening import host_of
+from sentinel_extproc.admin.looking import SidecarLookUps
 from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.admin.server import AdminServer, Tls
@@ -40,7 +41,8 @@ from sentinel_extproc.zion.client import ZionClient
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the admin port looks at; ``live`` counts exchanges that have a stream."""
+    """What the admin port looks at; ``live`` counts exchanges that have a stream,
+    ``prefix`` is of the paths that are served."""
 
     metrics: Metrics
     outbox: Outbox
@@ -57,6 +59,7 @@ class Parts:
     live: Callable[[], int]
     draining: Callable[[], bool]
     control: Control
+    prefix: str
 
 
 async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitStack) -> None:
@@ -94,6 +97,14 @@ async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitSta
         hosts=None if on_socket else HostRule((host_of(settings.listen), *settings.allowed_hosts)),
         control=parts.control,
         replay=parts.outbox.replay,
+        look_ups=SidecarLookUps(
+            peek=parts.limiter.peek,
+            remembered=parts.authenticator.remembered,
+            shared=parts.shared,
+            denials=parts.denials,
+            quotas=parts.quotas,
+            prefix=parts.prefix,
+        ),
     )
     server = AdminServer(app, listen=settings.listen, socket_mode=settings.socket_mode, tls=tls)
     stack.push_async_callback(server.aclose)

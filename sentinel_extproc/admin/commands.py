@@ -131,11 +131,18 @@ def _body(
 
 
 def _digests_of_stdin() -> dict[str, Any]:
-    from sentinel_extproc.admin.control import MAX_TOKEN_CHARS, token_digest
+    from sentinel_extproc.admin.control import MAX_TOKEN_CHARS
+
+    given = sys.stdin.buffer.read(MAX_TOKEN_CHARS + 16).decode("ascii", "replace")
+    return digests_of(given.strip())
+
+
+def digests_of(given: str) -> dict[str, Any]:
+    """What names a token in calls, which never carry it; what can't be one is wrong usage."""
+    from sentinel_extproc.admin.control import token_digest
     from sentinel_extproc.errors import InvalidRequest
     from sentinel_extproc.identity.expiry import signed_sha256
 
-    given = sys.stdin.buffer.read(MAX_TOKEN_CHARS + 16).decode("ascii", "replace").strip()
     try:
         digests = {"token_sha256": token_digest(given).hex()}
     except InvalidRequest as error:

@@ -128,6 +128,15 @@ class _InvalidateBody(msgspec.Struct, forbid_unknown_fields=True):
     everybody: bool = False
 
 
+class UserBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A question about a user; what isn't said is empty or None."""
+
+    user: str
+    path: str | None = None
+    model: str = ""
+    plan: str | None = None
+
+
 class _ReplayBody(msgspec.Struct, forbid_unknown_fields=True):
     ids: list[str]
 
@@ -158,6 +167,20 @@ def read_invalidate(body: bytes) -> InvalidateOrder:
     given = _decode(body, _InvalidateBody)
     target = _target(None, given.token_sha256, None, given.user, given.everybody)
     return InvalidateOrder(_with_signed(target, given.signed_sha256))
+
+
+def read_user(body: bytes) -> UserBody:
+    """``{user, path?, model?, plan?}``.
+
+    Raises:
+        InvalidRequest: it isn't that.
+    """
+    given = _decode(body, UserBody)
+    _check_user("user", given.user)
+    for name, text in (("model", given.model), ("plan", given.plan or "")):
+        if len(text) > MAX_USER_CHARS:
+            raise InvalidRequest(f"At most {MAX_USER_CHARS} characters.", param=name)
+    return given
 
 
 def read_replay(body: bytes) -> tuple[str, ...]:
@@ -199,7 +222,7 @@ def token_digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("ascii")).digest()
 
 
-T = TypeVar("T", _RevokeBody, _InvalidateBody, _ReplayBody)
+T = TypeVar("T", _RevokeBody, _InvalidateBody, _ReplayBody, UserBody)
 
 
 def _decode(body: bytes, shape: type[T]) -> T:

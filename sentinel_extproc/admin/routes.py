@@ -6,6 +6,8 @@ GET  /metrics          for Prometheus
 POST /v1/revoke        control, with the admin token
 POST /v1/invalidate    control
 POST /v1/usage/replay  control
+POST /v1/limits        control: where a user's limits stand
+POST /v1/whoami        control: whose token it is
 GET  /v1/status        control
 """
 
@@ -35,6 +37,7 @@ from sentinel_extproc.admin.control import (
     read_revoke,
 )
 from sentinel_extproc.admin.guard import Access, Guard, HostRule
+from sentinel_extproc.admin.looking import Answer, LookUps, answers
 from sentinel_extproc.errors import (
     InvalidRequest,
     NotFound,
@@ -133,6 +136,15 @@ class _Routes:
         log.warning("usage_replayed", extra={"asked": len(ids), "replayed": replayed})
         return _json({"action": "replayed", "replayed": replayed})
 
+    def answering(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+        """What serves a question."""
+
+        async def serve(request: Request) -> Response:
+            self._authorize(request)
+            return _json(await answer(await _body(request)))
+
+        return serve
+
     def _authorize(self, request: Request) -> Control:
         headers = request.headers.getlist("authorization")
         self._access.check([value.encode("latin-1") for value in headers])
@@ -159,6 +171,7 @@ def admin_app(
     hosts: HostRule | None,
     control: Control | None = None,
     replay: Replay | None = None,
+    look_ups: LookUps | None = None,
 ) -> ASGIApp:
     """The application, ready to be served.
 
@@ -167,6 +180,7 @@ def admin_app(
         hosts: see ``Guard``.
         control: None when there is nothing to revoke, as with identities that are not cached.
         replay: None when there is no outbox.
+        look_ups: answers ``/v1/limits`` and ``/v1/whoami``.
     """
     routes = _Routes(
         exposition=exposition,
@@ -185,6 +199,10 @@ def admin_app(
             Route("/v1/revoke", routes.revoke, methods=["POST"]),
             Route("/v1/invalidate", routes.invalidate, methods=["POST"]),
             Route("/v1/usage/replay", routes.replay, methods=["POST"]),
+            *(
+                Route(f"/v1/{name}", routes.answering(answer), methods=["POST"])
+                for name, answer in ({} if look_ups is None else answers(look_ups)).items()
+            ),
         ],
         exception_handlers={
             SentinelError: _refusal,

@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"identity_parts", "provider_parts"},
     {"app"},
     {"usage_cli"},
-    {"policy_cli"},
+    {"policy_cli", "live_cli"},
     {"envoyconf"},
     {"demo"},
     {"cli"},

@@ -1,0 +1,4 @@
+"""Commands that show a running sidecar to its operator, by its admin port.
+
+- ``look_commands``: limits of a user, and whose a token is
+"""
