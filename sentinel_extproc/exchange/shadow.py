@@ -75,10 +75,14 @@ class ShadowExchange(Exchange):
 
     def give_up(self) -> Commands:
         """Look no further; what is waiting for an answer passes."""
-        if self.state not in (State.RECORDING, State.CUT):
-            self.state = State.DONE
         self._pieces.clear()
-        return self._answer_now()
+        said = self._answer_now()
+        if self.state in (State.RECORDING, State.CUT, State.DONE):
+            return said
+        if self.decided:  # what was reserved must be settled
+            return said + self._quietly(super().handle(on.Disconnected()))
+        self.state = State.DONE
+        return said
 
     def _pass_on(self, event: on.Event) -> Commands:
         match event:
