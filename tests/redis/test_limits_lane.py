@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from sentinel_extproc.demo.redis import RunningRedis, start_redis
 from sentinel_extproc.limits.store.connect import build_client
@@ -40,10 +41,12 @@ def own_server() -> Iterator[RunningRedis]:
 
 
 @asynccontextmanager
-async def lane_to(server: RunningRedis, **options: Callable[[], float]) -> AsyncIterator[Lane]:
-    client = build_client(server.url)
+async def lane_to(
+    url: str, *, connect_s: float = 3.0, clock: Callable[[], float] | None = None
+) -> AsyncIterator[Lane]:
+    client = build_client(url)
     assert isinstance(client, Redis)
-    lane = Lane(client.connection_pool, **options)
+    lane = Lane(client.connection_pool, connect_s=connect_s, clock=clock)
     yield lane
     await lane.aclose()
     await client.aclose()
@@ -114,7 +117,7 @@ async def test_a_lost_connection_fails_what_is_under_way_and_the_next_command_ha
 
 
 async def test_nobody_there_is_an_error_and_not_for_ever(own_server: RunningRedis) -> None:
-    async with lane_to(own_server) as lane:
+    async with lane_to(own_server.url) as lane:
         assert await lane.call("PING") == b"PONG"
         own_server.process.kill()
         for _ in range(3):
@@ -127,7 +130,7 @@ async def test_nobody_there_is_an_error_and_not_for_ever(own_server: RunningRedi
 
 async def test_a_frozen_redis_is_let_go_of(own_server: RunningRedis) -> None:
     now = 0.0
-    async with lane_to(own_server, clock=lambda: now) as lane:
+    async with lane_to(own_server.url, clock=lambda: now) as lane:
         first = await lane.call("CLIENT", "ID")
         pid = own_server.process.pid
         assert pid is not None
@@ -144,6 +147,77 @@ async def test_a_frozen_redis_is_let_go_of(own_server: RunningRedis) -> None:
             os.kill(pid, signal.SIGCONT)
         async with asyncio.timeout(10):
             assert await late != first, "not on a connection that nobody answered on"
+
+
+async def test_a_server_that_takes_connections_and_greets_nobody_is_tried_anew(
+    redis_server: RunningRedis,
+) -> None:
+    # A hung master behind a name, or a sentinel's answer: soon the same way leads to another one.
+    silent: list[asyncio.StreamWriter] = []
+    hung = True
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        silent.append(writer)
+        if hung:
+            return
+        path = redis_server.url.removeprefix("unix://").partition("?")[0]
+        other_reader, other_writer = await asyncio.open_unix_connection(path)
+        silent.append(other_writer)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65_536):
+                sink.write(data)
+
+        await asyncio.gather(pump(reader, other_writer), pump(other_reader, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with lane_to(f"redis://127.0.0.1:{port}", connect_s=0.2) as lane:
+            with pytest.raises(TimeoutError):
+                await lane.call("PING")
+            hung = False
+            async with asyncio.timeout(20):
+                while True:
+                    with contextlib.suppress(OSError, RedisConnectionError):
+                        if await lane.call("PING") == b"PONG":
+                            break
+        for writer in silent:
+            writer.close()
+
+
+async def test_a_demoted_master_is_left_for_whom_its_address_leads_to_now(
+    own_server: RunningRedis,
+) -> None:
+    async with lane_to(own_server.url) as lane:
+        old = await lane.call("CLIENT", "ID")
+        await lane.call("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(ReadOnlyError):
+            await lane.call("SET", "a", "b")
+        # Who comes before the loss is noticed is told of it, too.
+        with contextlib.suppress(ReadOnlyError):
+            assert await lane.call("CLIENT", "ID") != old
+        assert await lane.call("CLIENT", "ID") != old
+
+
+async def test_giving_up_while_a_stalled_connection_is_dropped_is_not_lost(
+    own_server: RunningRedis,
+) -> None:
+    now = 0.0
+    async with lane_to(own_server.url, clock=lambda: now) as lane:
+        await lane.call("PING")
+        stalled = asyncio.ensure_future(lane.call("BLPOP", "nothing", 0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        now = 2.0
+        late = asyncio.ensure_future(lane.call("BLPOP", "nothing", 0))
+        await asyncio.sleep(0)
+        late.cancel()
+        done, _ = await asyncio.wait([late], timeout=10)
+        assert done, "it waits for ever: its cancellation was swallowed"
+        assert late.cancelled()
+        with pytest.raises(RedisConnectionError):
+            await stalled
+        assert await lane.call("PING") == b"PONG"
 
 
 async def test_after_the_end_it_says_so(lane: Lane) -> None:

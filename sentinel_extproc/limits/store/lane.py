@@ -18,12 +18,17 @@ from collections.abc import Callable
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 Argument = bytes | str | int
+_Sent = deque[tuple[asyncio.Future[object], float]]
 
 _STALLED_S = 1.0
 """A reply that is out for longer means that nobody is there: the connection is dropped."""
+
+_CONNECT_S = 3.0
+"""For all of connecting. A server that hangs takes connections too, and says nothing on them;
+redis-py would wait for its greeting for ever, while another one has taken over."""
 
 
 class Lane:
@@ -31,14 +36,22 @@ class Lane:
 
     Args:
         pool: one server, or the master of a Sentinel service.
+        connect_s: longest that connecting may take, asking sentinels and greeting included.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, pool: ConnectionPool, *, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        *,
+        connect_s: float = _CONNECT_S,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self._pool = pool
+        self._connect_s = connect_s
         self._clock = clock
         self._unsent: list[tuple[tuple[Argument, ...], asyncio.Future[object]]] = []
-        self._sent: deque[tuple[asyncio.Future[object], float]] = deque()
+        self._sent: _Sent = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
@@ -58,7 +71,7 @@ class Lane:
             raise RedisConnectionError("the connection is closed")
         loop = asyncio.get_running_loop()
         if self._sent and self._now() - self._sent[0][1] > _STALLED_S:
-            await self._drop()
+            self._drop()
         reply: asyncio.Future[object] = loop.create_future()
         self._unsent.append((command, reply))
         if self._task is None or self._task.done():
@@ -73,16 +86,18 @@ class Lane:
     async def aclose(self) -> None:
         """End the connection; commands under way fail."""
         self._closed = True
-        await self._drop()
+        task = self._drop()
+        if task is not None:
+            await asyncio.wait([task])
 
-    async def _drop(self) -> None:
+    def _drop(self) -> asyncio.Task[None] | None:
+        """Give the connection up, at once; the task that still has to close it. Waits for nobody:
+        whoever calls may be cancelled, and that must not be lost here."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        # A task that is cancelled before its first step can't do this itself.
         self._fail(RedisConnectionError("the connection was given up"))
+        return task
 
     async def _run(self) -> None:
         """Serve one connection until it is lost."""
@@ -90,20 +105,24 @@ class Lane:
         connection: AbstractConnection | None = None
         reading: asyncio.Task[None] | None = None
         try:
-            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-            reading = asyncio.get_running_loop().create_task(self._read(connection))
-            while not reading.done():
+            async with asyncio.timeout(self._connect_s):
+                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            reading = asyncio.get_running_loop().create_task(self._read(connection, self._sent))
+            while True:
                 await self._wake.wait()
+                if reading.done():
+                    break  # writing would connect again, with nobody who reads
                 self._wake.clear()
                 await self._write(connection)
             await reading
         except (RedisError, OSError) as error:
             fault = error
         finally:
-            # From here on this task serves nobody; who comes now needs another.
+            # From here on this task serves nobody; who comes now needs another. What was dropped
+            # has failed already, and what waits now is the next one's.
             if self._task is asyncio.current_task():
                 self._task = None
-            self._fail(fault)
+                self._fail(fault)
             if reading is not None:
                 reading.cancel()
                 with contextlib.suppress(asyncio.CancelledError, RedisError, OSError):
@@ -127,7 +146,7 @@ class Lane:
         if pieces:
             await connection.send_packed_command(pieces, check_health=False)
 
-    async def _read(self, connection: AbstractConnection) -> None:
+    async def _read(self, connection: AbstractConnection, sent: _Sent) -> None:
         try:
             while True:
                 try:
@@ -136,20 +155,28 @@ class Lane:
                     if not connection.is_connected or isinstance(error, RedisConnectionError):
                         raise
                     answer = error
-                reply, _ = self._sent.popleft()
+                if not sent:
+                    raise RedisConnectionError("a reply that nobody asked for")
+                reply, _ = sent.popleft()
                 if reply.done():
-                    continue
-                if isinstance(answer, Exception):
+                    pass  # given up
+                elif isinstance(answer, Exception):
                     reply.set_exception(answer)
                 else:
                     reply.set_result(answer)
+                if isinstance(answer, ReadOnlyError):
+                    # A master that was demoted: its address may lead to the new one by now.
+                    raise answer
         finally:
             self._wake.set()  # the writer is to notice
 
     def _fail(self, fault: Exception) -> None:
         lost = [reply for reply, _ in self._sent] + [reply for _, reply in self._unsent]
-        self._sent.clear()
-        self._unsent.clear()
+        # New ones: a reader that is not gone yet goes on with the old.
+        self._sent, self._unsent = deque(), []
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         for reply in lost:
             if not reply.done():
                 reply.set_exception(fault)
