@@ -283,6 +283,31 @@ async def test_what_a_lost_answer_took_is_handed_back(bench: Bench, rung: OnOuta
     await limiter.close(timeout_s=0.0)
 
 
+async def test_an_attempt_that_arrives_after_the_refusal_takes_nothing(bench: Bench) -> None:
+    # In a cluster, or over a new connection, the repetition may overtake the first attempt.
+    primary = bench.primary
+    limiter = StoreLimiter(bench.ladder, Policy((Rule(limits=(RING,)),)))
+    subject = Subject("user", "/v1/chat/completions", "chat", "gpt-4o")
+    other = await limiter.reserve(ReserveRequest("other", subject, Quantities(1, 60, 0)))
+    late: list[Claim] = []
+
+    async def delayed(claim: Claim) -> Verdict:
+        late.append(claim)
+        del primary.reserve
+        raise StoreError("no answer")
+
+    primary.reserve = delayed  # type: ignore[method-assign]
+    with pytest.raises(LimitExceeded):
+        await limiter.reserve(ReserveRequest("x", subject, Quantities(1, 60, 0)))
+    await limiter.settle(other, Quantities(1, 0, 0))
+    async with asyncio.timeout(10):
+        await limiter.flush()
+    await primary.reserve(late[0])
+    (state,) = primary.snapshot().values()
+    assert state.room() == 100, "nobody would ever settle it"
+    await limiter.close(timeout_s=0.0)
+
+
 async def test_with_little_traffic_one_failure_and_a_probe_are_enough(bench: Bench) -> None:
     bench.primary.away = True
     assert (await bench.reserve((RING, 1))).degraded == "local"

@@ -121,7 +121,7 @@ class Ladder:
         tried = False
         if not self._outage.down:
             try:
-                verdict = await self._ask(lambda: self._primary.reserve(claim))
+                verdict = await self._reserve(claim)
             except StoreUntriedError:
                 pass
             except StoreError:
@@ -168,6 +168,19 @@ class Ladder:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watcher
         await self._primary.close()
+
+    async def _reserve(self, claim: Claim) -> Verdict:
+        asked = 0
+
+        async def ask() -> Verdict:
+            nonlocal asked
+            asked += 1
+            return await self._primary.reserve(claim)
+
+        verdict = await self._ask(ask)
+        # On another connection the first attempt may arrive later, when there is room again.
+        unsure = asked > 1 and verdict.decision is Decision.DENIED
+        return replace(verdict, unsure=True) if unsure else verdict
 
     async def _ask(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Ask the primary, and once more: every command is safe to repeat.
