@@ -64,6 +64,10 @@ class Cycle:
     redis_first: bool
     redis_late: bool
 
+    def __str__(self) -> str:
+        zion = "well" if self.zion.kind is None else f"{self.zion.kind} ×{self.zion.times}"
+        return f"kill at {self.kill_at}; Zion {zion}; Redis {self.redis}"
+
 
 ZION_FAULTS = (
     None,

@@ -102,7 +102,7 @@ class Soak:
         ) as stack:
             with Load(stack.url, [user.token for user in USERS], seed=self.seed) as load:
                 for number, cycle in enumerate(cycles):
-                    self.progress(f"cycle {number + 1} of {len(cycles)}: {cycle}")
+                    self.progress(f"{number + 1} of {len(cycles)}: {cycle}")
                     self._cycle(stack, load, cycle)
                     self._note(stack)
             settling = time.monotonic()
