@@ -25,7 +25,7 @@ _ACCOUNT = frozenset({"openai-organization", "openai-project"})
 _PROVIDER_ONLY = frozenset(
     {"openai-organization", "openai-project", "anthropic-organization-id", "set-cookie"}
 )
-_PROVIDER_LIMITS = ("x-ratelimit-", "anthropic-ratelimit-")
+_NOT_FOR_CLIENTS = ("x-ratelimit-", "anthropic-ratelimit-", OWN_PREFIX)
 
 SUBPROTOCOLS = "sec-websocket-protocol"
 _KEY_PROTOCOL = b"openai-insecure-api-key."
@@ -179,9 +179,7 @@ def to_client(
     set_headers += [(name, value.encode("latin-1", "replace")) for name, value in limits]
     kept = {name for name, _ in set_headers}
     removed = {
-        name
-        for name, _ in headers
-        if name in _PROVIDER_ONLY or name.startswith((*_PROVIDER_LIMITS, OWN_PREFIX))
+        name for name, _ in headers if name in _PROVIDER_ONLY or name.startswith(_NOT_FOR_CLIENTS)
     }
     return tuple(set_headers), tuple(sorted(removed - kept))
 

@@ -23,6 +23,7 @@ from sentinel_extproc.demo.openai_records import SeenRequest
 from sentinel_extproc.demo.openai_standin import OpenAIStandIn
 from sentinel_extproc.demo.stack import PROVIDER_KEY, Stack, start_stack
 from sentinel_extproc.envoyconf.provider_way import ProviderWay
+from tests.envoy.conftest import StartStack
 
 TOKEN = "demo-ada"
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
@@ -188,3 +189,31 @@ def test_a_key_changes_under_load_without_a_restart_or_a_failed_request(
     log = (gateway.key_file.parent / "sidecar.log").read_text()
     assert "provider_keys_taken" in log
     assert "azure-2" not in log
+
+
+def test_the_key_goes_where_envoys_route_goes_whatever_the_host_says(
+    run_stack: StartStack,
+) -> None:
+    """By the host it would be the other provider's, and that key would be told to this one."""
+    claude = AnthropicStandIn(provider_key="claude-key")
+    with serve_app(claude.app, name="Anthropic") as app:
+        entry = {
+            "name": "claude",
+            "kind": "anthropic",
+            "url": app.url,
+            "hosts": ["claude.example"],
+            "api_key": "claude-key",
+        }
+        stack = run_stack(
+            settings={"SENTINEL_PROVIDERS": json.dumps([entry])},
+            providers=[ProviderWay("claude", "127.0.0.1", app.port, False)],
+        )
+        answer = httpx.post(
+            f"{stack.url}/v1/messages",
+            json=CHAT | {"model": "claude-sonnet-4"},
+            headers={"x-api-key": TOKEN},
+            trust_env=False,
+            timeout=30,
+        )
+        assert answer.status_code == 200, answer.text
+        assert credentials(claude.requests()[-1]) == {"x-api-key": "claude-key"}

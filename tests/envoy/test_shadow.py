@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sentinel_extproc.demo.stack import Stack
+from sentinel_extproc.demo.stack import PROVIDER_KEY, Stack
 from sentinel_extproc.shadow.report import report
 from sentinel_extproc.shadow.store import ShadowStore
 from tests.envoy.conftest import StartStack
@@ -96,6 +96,21 @@ def test_requests_flow_untouched_and_the_report_names_who_would_be_refused(
     assert rows["invalid_json", None]["requests"] == 1
     assert (found["requests"], found["would_be_refused"]) == (6, 4)
     assert not stack.zion.ledger()
+
+
+def test_with_swap_whoever_would_be_let_through_gets_the_key(
+    run_stack: StartStack, work_dir: Path
+) -> None:
+    swap = {"SENTINEL_SHADOW__SWAP_CREDENTIALS": "true"}
+    stack = shadowed(run_stack, work_dir, observing=False, **swap)
+    assert stack.openai is not None
+    stack.openai.accept(PROVIDER_KEY, STRANGER)
+    body = json.dumps(CHAT, indent=1).encode()
+    for token, sent in ((TOKEN, PROVIDER_KEY), (STRANGER, STRANGER)):
+        assert post(stack, body, token).status_code == 200
+        seen = stack.openai.requests()[-1]
+        assert seen.header("authorization") == f"Bearer {sent}"
+        assert seen.body.encode() == body
 
 
 def test_when_the_sidecar_is_killed_traffic_flows(run_stack: StartStack, work_dir: Path) -> None:
