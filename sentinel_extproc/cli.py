@@ -15,6 +15,7 @@ from sentinel_extproc.admin.commands import COMMANDS as ADMIN_COMMANDS
 from sentinel_extproc.envoyconf.command import render
 from sentinel_extproc.envoyconf.doctor.command import doctor
 from sentinel_extproc.live_cli.look_commands import COMMANDS as LOOK_COMMANDS
+from sentinel_extproc.live_cli.top_command import top
 from sentinel_extproc.policy_cli.explain_command import explain
 from sentinel_extproc.policy_cli.group import policy
 from sentinel_extproc.shadow.command import shadow
@@ -108,6 +109,7 @@ _COMMANDS = (
     policy,
     render,
     shadow,
+    top,
     usage,
 )
 for _command in _COMMANDS:

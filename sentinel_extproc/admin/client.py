@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-MAX_ANSWER_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 16 << 20
 
 
 class AdminError(Exception):
@@ -77,6 +77,38 @@ def call(
         AdminUnreachable: it can't be told what became of it.
         ValueError: the address or a certificate can't be used.
     """
+    status, content = _fetch(
+        method, path, body, address=address, token=token, timeout_s=timeout_s, tls=tls
+    )
+    return _read(address, status, content)
+
+
+def metrics(
+    *,
+    address: str,
+    token: str | None = None,
+    timeout_s: float = 15.0,
+    tls: TlsOptions | None = None,
+) -> str:
+    """The text of ``/metrics``; arguments and errors as of ``call``."""
+    status, content = _fetch(
+        "GET", "/metrics", None, address=address, token=token, timeout_s=timeout_s, tls=tls
+    )
+    if status >= 400:
+        _read(address, status, content)
+    return content.decode("utf-8", "replace")
+
+
+def _fetch(
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    *,
+    address: str,
+    token: str | None,
+    timeout_s: float,
+    tls: TlsOptions | None,
+) -> tuple[int, bytes]:
     base, transport = transport_to(address, tls)
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     try:
@@ -94,7 +126,7 @@ def call(
                     raise AdminUnreachable(f"{address} answered with far too much")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise AdminUnreachable(f"{address}: {str(error) or type(error).__name__}") from error
-    return _read(address, answer.status_code, bytes(content))
+    return answer.status_code, bytes(content)
 
 
 def transport_to(address: str, tls: TlsOptions | None = None) -> tuple[str, httpx.HTTPTransport]:

@@ -21,6 +21,7 @@ EXIT_UNREACHABLE = 3
 DEFAULT_LISTEN = "127.0.0.1:9180"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Answer = TypeVar("_Answer")
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -37,8 +38,8 @@ class Target:
         """The answer; ends the process when there is none."""
         from sentinel_extproc.admin import client
 
-        try:
-            return client.call(
+        return self._answer(
+            lambda: client.call(
                 method,
                 path,
                 body,
@@ -46,6 +47,20 @@ class Target:
                 token=self.token,
                 tls=client.TlsOptions(*self.tls),
             )
+        )
+
+    def metrics(self) -> str:
+        """The metrics' text; ends the process when there is none."""
+        from sentinel_extproc.admin import client
+
+        tls = client.TlsOptions(*self.tls)
+        return self._answer(lambda: client.metrics(address=self.address, token=self.token, tls=tls))
+
+    def _answer(self, ask: Callable[[], _Answer]) -> _Answer:
+        from sentinel_extproc.admin import client
+
+        try:
+            return ask()
         except client.AdminRefused as error:
             self.fail(str(error), error.code, EXIT_REFUSED)
         except client.AdminUnreachable as error:
