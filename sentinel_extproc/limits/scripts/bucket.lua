@@ -50,13 +50,12 @@ kinds[1] = {
   end,
 
   --@ reserve extend
-  reset = function(s, l)
-    return s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate)
-  end,
-
-  --@ reserve extend
-  wait = function(s, l, amount)
-    return max(1, s[2] - now + ceil((min(amount, l.cap) * l.span - s[1]) / l.rate))
+  standing = function(s, l, wanted)
+    local reset = s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate)
+    if not wanted then
+      return reset, 0
+    end
+    return reset, max(1, s[2] - now + ceil((min(wanted, l.cap) * l.span - s[1]) / l.rate))
   end,
   --@ all
 
@@ -64,7 +63,7 @@ kinds[1] = {
   save = function(key, s, l)
     local ttl
     if s[1] >= 0 and s[2] == now then
-      ttl = ttl_of(l)
+      ttl = l.ttl
     else
       ttl = s[2] - now + ceil((l.cap * l.span - s[1]) / l.rate) + 1000
     end

@@ -74,7 +74,7 @@ kinds[3] = {
       s = { decode('<' .. repeated('d', #raw / 8), raw) }
       s[#s] = nil -- decoding also returns where it stopped
     end
-    l.ttl = false
+    l.ttl = false -- the key expires with its window, as it is
     if not s or s[1] ~= l.span or now < s[2] or now >= s[3] then
       local start, finish = window_at(l.span, now)
       if not s or s[1] == l.span and now >= s[3] then
@@ -167,16 +167,13 @@ kinds[3] = {
   end,
 
   --@ reserve extend
-  reset = function(s, l)
-    if s[4] <= 0 and #s == HEAD then
-      return 0
-    end
-    return s[3] < NEVER and s[3] - now or -1
-  end,
-
-  --@ reserve extend
   -- Room may come from leases that run out before the window ends.
-  wait = function(s, l, amount)
+  standing = function(s, l, wanted)
+    local whole = s[4] <= 0 and #s == HEAD
+    local ending = s[3] < NEVER and s[3] - now or -1
+    if not wanted then
+      return whole and 0 or ending, 0
+    end
     local room, leases = l.room, {}
     for i = HEAD + 1, #s, 2 do
       leases[#leases + 1] = { s[i], s[i + 1] }
@@ -186,11 +183,11 @@ kinds[3] = {
     end)
     for _, lease in ipairs(leases) do
       room = room + lease[2]
-      if room >= amount then
-        return max(1, min(lease[1] * LEASE_SLOT, s[3]) - now)
+      if room >= wanted then
+        return whole and 0 or ending, max(1, min(lease[1] * LEASE_SLOT, s[3]) - now)
       end
     end
-    return s[3] < NEVER and max(1, s[3] - now) or -1
+    return whole and 0 or ending, ending > 0 and ending or -1
   end,
   --@ all
 

@@ -21,7 +21,7 @@ end
 --@ reserve extend settle
 -- One argument per line, eight doubles: kind, amount, capacity, span, rate, shadow, and use known
 -- from elsewhere with the time when it was seen (0 when none is). A span is in ms, or the number of
--- a calendar period. Behind them, as text, the ms for which a state without debt is of use.
+-- a calendar period. Behind them, as text, the ms for which a state without debt is of use: `ttl`.
 -- `room` is what can be taken; its kind keeps it right.
 local function line(argument)
   local kind, amount, cap, span, rate, shadow, used, seen = decode('<dddddddd', argument)
@@ -34,14 +34,10 @@ local function line(argument)
     shadow = shadow == 1,
     used = used,
     seen = seen,
-    argument = argument,
+    ttl = argument:sub(65),
     room = 0,
     fits = true,
   }
-end
-
-local function ttl_of(l)
-  return l.argument:sub(65)
 end
 
 local function fetch(raw)
@@ -104,7 +100,6 @@ local function report(reply, l, s, amount)
   local n = #reply
   reply[n + 1] = l.fits and 1 or 0
   reply[n + 2] = max(0, l.room)
-  reply[n + 3] = l.kind.reset(s, l)
-  reply[n + 4] = l.fits and 0 or l.kind.wait(s, l, amount)
+  reply[n + 3], reply[n + 4] = l.kind.standing(s, l, not l.fits and amount)
 end
 --@ all

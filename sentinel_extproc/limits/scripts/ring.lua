@@ -157,29 +157,29 @@ kinds[2] = {
   end,
 
   --@ reserve extend
-  reset = function(s, l)
-    return s.total > 0 and gone(s.newest, l) - now or 0
-  end,
-
-  --@ reserve extend
-  wait = function(s, l, amount)
-    local room, wanted = l.room, min(amount, l.cap)
+  standing = function(s, l, wanted)
+    local reset = s.total > 0 and gone(s.newest, l) - now or 0
+    if not wanted then
+      return reset, 0
+    end
+    wanted = min(wanted, l.cap)
+    local room = l.room
     local counts = { decode('<' .. repeated('d', SLOTS), older(s)) }
     counts[0] = s.current
     for back = SLOTS, 0, -1 do
       room = room + counts[back]
       if counts[back] > 0 and room >= wanted then
-        return max(1, gone(s.head - back, l) - now)
+        return reset, max(1, gone(s.head - back, l) - now)
       end
     end
-    return max(1, gone(s.head, l) - now)
+    return reset, max(1, gone(s.head, l) - now)
   end,
   --@ all
 
   save = function(key, s, l)
     local first = pack('<ddddd', l.span, s.head, s.total, s.newest, s.current)
     if s.moved then
-      put(key, first .. older(s), ttl_of(l))
+      put(key, first .. older(s), l.ttl)
     else
       -- The key, and when it expires, are the head's.
       call('SETRANGE', key, tested and '8' or '0', first)
