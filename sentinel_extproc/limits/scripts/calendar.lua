@@ -8,6 +8,7 @@ local LEASE, LEASE_SLOT = 60000, 5000
 local CORRECTION = 60000
 local NEVER = 9007199254740992 -- 2^53: the end of a lifetime
 local KEEP = '8640000000' -- 100 days: a lifetime quota that its authority reports again when needed
+local HEAD = 6 -- the state's leases begin behind this many numbers
 
 -- When the window that contains `at` starts and ends, ms. Called once per window: a state says when
 -- its own one does.
@@ -45,9 +46,6 @@ local function window_at(period, at)
   return first_day(month) * DAY, first_day(month + 1) * DAY
 end
 
--- The state's leases begin behind this many numbers.
-local HEAD = 6
-
 -- Add to a lease; returns by how much what is held has changed.
 local function move(s, lease, amount)
   for i = HEAD + 1, #s, 2 do
@@ -61,145 +59,124 @@ local function move(s, lease, amount)
     return 0
   end
   local n = #s
-  s[n + 1] = lease
-  s[n + 2] = amount
+  s[n + 1], s[n + 2] = lease, amount
   return amount
 end
 
-kinds[3] = {
-  open = function(raw, l)
-    local s
-    raw = fetch(raw)
-    if raw then
-      s = { decode('<' .. repeated('d', #raw / 8), raw) }
-      s[#s] = nil -- decoding also returns where it stopped
-    end
-    l.ttl = false -- the key expires with its window, as it is
-    if not s or s[1] ~= l.span or now < s[2] or now >= s[3] then
-      local start, finish = window_at(l.span, now)
-      if not s or s[1] == l.span and now >= s[3] then
-        l.ttl = nil
-        s = { l.span, start, finish, 0, 0, 0 }
-      elseif s[1] ~= l.span or now < (window_at(l.span, s[2] - 1)) then
-        -- Another period, or the clock was set back by more than one: keep what was used.
-        l.ttl = nil
-        s = { l.span, start, finish, s[4], 0, 0 }
-      end
-    end
+--@ open
+ttl = false -- the key expires with its window, as it is
+if raw then
+  s = { decode('<' .. repeated('d', #raw / 8), raw) }
+  s[#s] = nil -- decoding also returns where it stopped
+end
+if not s or s[1] ~= span or now < s[2] or now >= s[3] then
+  local start, finish = window_at(span, now)
+  if not s or s[1] == span and now >= s[3] then
+    ttl = nil
+    s = { span, start, finish, 0, 0, 0 }
+  elseif s[1] ~= span or now < (window_at(span, s[2] - 1)) then
+    -- Another period, or the clock was set back by more than one: keep what was used.
+    ttl = nil
+    s = { span, start, finish, s[4], 0, 0 }
+  end
+end
 
-    local held, ended = 0, false
-    for i = HEAD + 1, #s, 2 do
-      if s[i] * LEASE_SLOT > now and s[i + 1] > 0 then
-        held = held + s[i + 1]
-      else
-        ended = true
-      end
+local held, ended = 0, false
+for j = HEAD + 1, #s, 2 do
+  if s[j] * LEASE_SLOT > now and s[j + 1] > 0 then
+    held = held + s[j + 1]
+  else
+    ended = true
+  end
+end
+if ended then
+  local live = { s[1], s[2], s[3], s[4], s[5], s[6] }
+  for j = HEAD + 1, #s, 2 do
+    if s[j] * LEASE_SLOT > now and s[j + 1] > 0 then
+      live[#live + 1] = s[j]
+      live[#live + 1] = s[j + 1]
     end
-    if ended then
-      local live = { s[1], s[2], s[3], s[4], s[5], s[6] }
-      for i = HEAD + 1, #s, 2 do
-        if s[i] * LEASE_SLOT > now and s[i + 1] > 0 then
-          live[#live + 1] = s[i]
-          live[#live + 1] = s[i + 1]
-        end
-      end
-      s = live
-    end
+  end
+  s = live
+end
 
-    -- Take over what another authority reports as used in this window. Its number lags behind ours,
-    -- so it only ever raises ours, unless it falls and stays below its own earlier number for
-    -- longer than clocks and caches differ: then somebody corrected it, and ours follows by the
-    -- difference.
-    local seen = l.seen
-    if seen > s[6] and seen >= s[2] and seen < s[3] then
-      local fell = s[6] > 0 and l.used < s[5]
-      if not fell or seen - s[6] >= CORRECTION then
-        if fell then
-          s[4] = max(0, s[4] - (s[5] - l.used))
-        end
-        s[4], s[5], s[6] = max(s[4], l.used), l.used, seen
-      end
+-- Take over what another authority reports as used in this window. Its number lags behind ours, so
+-- it only ever raises ours, unless it falls and stays below its own earlier number for longer than
+-- clocks and caches differ: then somebody corrected it, and ours follows by the difference.
+if seen > s[6] and seen >= s[2] and seen < s[3] then
+  local fell = s[6] > 0 and used < s[5]
+  if not fell or seen - s[6] >= CORRECTION then
+    if fell then
+      s[4] = max(0, s[4] - (s[5] - used))
     end
-    l.room = l.cap - s[4] - held
-    return s
-  end,
+    s[4], s[5], s[6] = max(s[4], used), used, seen
+  end
+end
+room = cap - s[4] - held
 
-  --@ extend
-  -- A hold is {start of its window, lease, amount}. A hold of a window that is over grows no more;
-  -- one whose lease ran out has to be taken again whole.
-  lacking = function(s, l, hold, target)
-    if hold[1] ~= s[2] then
-      return 0
-    end
-    return target - (hold[2] * LEASE_SLOT > now and hold[3] or 0)
-  end,
+--@ lacking
+-- A hold is {start of its window, lease, amount}. A hold of a window that is over grows no more;
+-- one whose lease ran out has to be taken again whole.
+if hold[1] ~= s[2] then
+  more = 0
+else
+  more = amount - (hold[2] * LEASE_SLOT > now and hold[3] or 0)
+end
 
-  --@ reserve extend
-  take = function(s, l, hold, amount)
-    if hold and hold[1] ~= s[2] then
-      return hold
-    end
-    local lease, kept, change = floor((now + LEASE) / LEASE_SLOT), 0, 0
-    if hold and hold[2] * LEASE_SLOT > now then
-      kept = hold[3]
-      change = move(s, hold[2], -kept)
-    end
-    l.room = l.room - change - move(s, lease, kept + amount)
-    return { s[2], lease, kept + amount }
-  end,
+--@ take
+local start, lease, kept = s[2], floor((now + LEASE) / LEASE_SLOT), 0
+if hold and hold[1] ~= start then
+  start, lease, kept, more = hold[1], hold[2], hold[3], 0
+else
+  if hold and hold[2] * LEASE_SLOT > now then
+    kept = hold[3]
+    room = room - move(s, hold[2], -kept)
+  end
+  room = room - move(s, lease, kept + more)
+end
+taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4] = 3, start, lease, kept + more
 
-  --@ settle
-  settle = function(s, l, hold, actual)
-    if hold[1] ~= s[2] then
-      return
-    end
-    if hold[2] * LEASE_SLOT > now then
-      move(s, hold[2], -hold[3])
-    end
-    s[4] = s[4] + actual
-  end,
+--@ settle
+if hold[1] == s[2] then
+  if hold[2] * LEASE_SLOT > now then
+    move(s, hold[2], -hold[3])
+  end
+  s[4] = s[4] + amount
+end
 
-  --@ settle
-  charge = function(s, l, actual, at)
-    if at >= s[2] and at < s[3] then
-      s[4] = s[4] + actual
-    end
-  end,
+--@ charge
+if at >= s[2] and at < s[3] then
+  s[4] = s[4] + amount
+end
 
-  --@ reserve extend
+--@ standing
+local ending = s[3] < NEVER and s[3] - now or -1
+reset = (s[4] > 0 or #s > HEAD) and ending or 0
+if wanted then
   -- Room may come from leases that run out before the window ends.
-  standing = function(s, l, wanted)
-    local whole = s[4] <= 0 and #s == HEAD
-    local ending = s[3] < NEVER and s[3] - now or -1
-    if not wanted then
-      return whole and 0 or ending, 0
+  local free, leases = room, {}
+  wait = ending
+  for j = HEAD + 1, #s, 2 do
+    leases[#leases + 1] = { s[j], s[j + 1] }
+  end
+  table.sort(leases, function(a, b)
+    return a[1] < b[1]
+  end)
+  for _, lease in ipairs(leases) do
+    free = free + lease[2]
+    if free >= wanted then
+      wait = max(1, min(lease[1] * LEASE_SLOT, s[3]) - now)
+      break
     end
-    local room, leases = l.room, {}
-    for i = HEAD + 1, #s, 2 do
-      leases[#leases + 1] = { s[i], s[i + 1] }
-    end
-    table.sort(leases, function(a, b)
-      return a[1] < b[1]
-    end)
-    for _, lease in ipairs(leases) do
-      room = room + lease[2]
-      if room >= wanted then
-        return whole and 0 or ending, max(1, min(lease[1] * LEASE_SLOT, s[3]) - now)
-      end
-    end
-    return whole and 0 or ending, ending > 0 and ending or -1
-  end,
-  --@ all
+  end
+end
 
-  -- A key expires with its window. Our own lifetime quotas are the only states that never do:
-  -- nobody else knows their use.
-  save = function(key, s, l)
-    local ttl = l.ttl
-    if s[3] == NEVER then
-      ttl = s[6] > 0 and KEEP or ttl
-    elseif ttl == nil then
-      ttl = s[3] - now + LEASE
-    end
-    put(key, doubles(s), ttl)
-  end,
-}
+--@ save
+-- A key expires with its window. Our own lifetime quotas are the only states that never do: nobody
+-- else knows their use.
+if s[3] == NEVER then
+  ttl = s[6] > 0 and KEEP or ttl
+elseif ttl == nil then
+  ttl = s[3] - now + LEASE
+end
+put(key, doubles(s), ttl)

@@ -44,9 +44,8 @@ _SHARED = "1"
 _EVERYBODY = "all"
 
 _LINE = struct.Struct("<8d")
-_KINDS = {Kind.BUCKET: 1, Kind.RING: 2, Kind.CALENDAR: 3}
 _PERIODS = {Period.DAY: 1, Period.WEEK: 2, Period.MONTH: 3, Period.LIFETIME: 4}
-"""As the scripts number them; ``common.lua`` says what a line is."""
+"""As the scripts number them; ``lines.lua`` says what a line is."""
 
 _SPARE_MS = 1_002
 """How much longer states are kept: rounding, and a second more."""
@@ -335,7 +334,7 @@ def _lines(lines: tuple[Line, ...]) -> list[bytes]:
         calendar = limit.kind is Kind.CALENDAR
         packed.append(
             _LINE.pack(
-                _KINDS[limit.kind],
+                scripts.NUMBERS[limit.kind],
                 line.amount,
                 limit.room,
                 _PERIODS[limit.period] if calendar else limit.period_ms,

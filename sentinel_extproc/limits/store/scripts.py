@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
@@ -12,7 +12,17 @@ from . import Line
 
 Kinds = frozenset[Kind]
 
+NUMBERS = {Kind.BUCKET: 1, Kind.RING: 2, Kind.CALENDAR: 3}
+"""How a line names its kind."""
+
 _MARK = "--@ "
+_LIBRARIES = {
+    "reserve": ("common", "lines"),
+    "extend": ("common", "lines", "holds"),
+    "settle": ("common", "lines", "holds"),
+    "bump": ("common",),
+    "beat": ("common",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +42,50 @@ def load(name: str, kinds: Kinds = frozenset()) -> Script:
     """The script of one command: ``reserve``, ``extend``, ``settle``, ``bump`` or ``beat``.
 
     Args:
-        kinds: what the command's lines are. A script defines its functions anew at every call,
-            which costs, so that it carries only those that it needs.
+        kinds: what the command's lines are. What a script defines is defined anew at every call,
+            which costs, so that it carries only what it needs.
     """
-    folder = resources.files("sentinel_extproc.limits") / "scripts"
-    files = ("common", *sorted(kind.value for kind in kinds), name)
+    parts = {kind: _sections(_read(kind.value)) for kind in sorted(kinds)}
     source = "\n".join(
-        _only_for(name, (folder / f"{file}.lua").read_text(encoding="utf-8")) for file in files
+        (
+            *(_read(file) for file in _LIBRARIES[name]),
+            *(sections[""] for sections in parts.values()),
+            *_with_steps(_read(name), parts),
+        )
     )
     digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, source, digest)
 
 
-def _only_for(command: str, source: str) -> str:
-    """Without the parts between ``--@ <other commands>`` and the next ``--@`` line."""
-    kept, wanted = [], True
+def _read(file: str) -> str:
+    folder = resources.files("sentinel_extproc.limits") / "scripts"
+    return (folder / f"{file}.lua").read_text(encoding="utf-8")
+
+
+def _sections(source: str) -> dict[str, str]:
+    """A kind's steps by name; under no name what stands before them."""
+    sections: dict[str, list[str]] = {"": []}
+    lines = sections[""]
     for line in source.splitlines():
-        if line.lstrip().startswith(_MARK):
-            names = line.split(_MARK, 1)[1].split()
-            wanted = command in names or "all" in names
-        elif wanted:
-            kept.append(line)
-    return "\n".join(kept)
+        if line.startswith(_MARK):
+            lines = sections.setdefault(line.removeprefix(_MARK), [])
+        else:
+            lines.append(line)
+    return {name: "\n".join(lines) for name, lines in sections.items()}
+
+
+def _with_steps(command: str, parts: Mapping[Kind, Mapping[str, str]]) -> Iterator[str]:
+    """The command's lines; for each mark the kinds' own steps, of which the line's kind chooses."""
+    for line in command.splitlines():
+        if not line.lstrip().startswith(_MARK):
+            yield line
+            continue
+        step = line.split(_MARK, 1)[1]
+        for number, (kind, sections) in enumerate(parts.items()):
+            yield f"{'elseif' if number else 'if'} kind == {NUMBERS[kind]} then"
+            yield sections[step]
+        if parts:
+            yield "end"
 
 
 class ByKinds:
