@@ -7,7 +7,7 @@ ARGS   ?=
 SOURCES := sentinel_extproc tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help docs examples setup run test soak lint fmt proto encodings accuracy lock wheel clean
+.PHONY: help docs examples setup run test browser soak lint fmt proto encodings accuracy lock wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ run: setup ## run the main job on embedded parts; ARGS=--once ends after the sce
 
 test: setup ## run every test, the real Envoy and Redis included
 	@$(BIN)/python -m pytest $(ARGS)
+
+browser: ## install Chromium with apt, for the live page's tests; they are skipped without
+	@command -v chromium chromium-browser google-chrome >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 soak: setup ## kill the sidecar 200 times under load and account for every token; prints its seed
 	@SENTINEL_SOAK_CYCLES=$${SENTINEL_SOAK_CYCLES:-200} $(BIN)/python -m pytest tests/faults/test_soak.py $(ARGS)

@@ -56,6 +56,7 @@ from sentinel_extproc.shadow.recorder import NoLedger, ShadowRecorder
 from sentinel_extproc.shadow.store import ShadowStore
 from sentinel_extproc.shadow.tally import Tally
 from sentinel_extproc.telemetry.facts import Emit, to_all
+from sentinel_extproc.telemetry.live import Live
 from sentinel_extproc.telemetry.logs import log_credential_fact, log_fact, log_limit_fact
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.tokens.encodings import preload
@@ -114,7 +115,7 @@ async def _start(
     settings: Settings, stack: AsyncExitStack, *, draining: Callable[[], bool]
 ) -> tuple[Server, Driver]:
     """Start every part; ``stack`` ends them in the reverse order."""
-    metrics = Metrics()
+    metrics, recent = Metrics(), Live()
     pool = ThreadPoolExecutor(settings.tokens.threads, thread_name_prefix="count")
     stack.callback(pool.shutdown, wait=False, cancel_futures=True)
     warm = asyncio.get_running_loop().run_in_executor(pool, preload)
@@ -201,7 +202,7 @@ async def _start(
         quotas=quotas,
         deferred=_deferred_usage(settings, stack) if bills else None,
         pool=pool,
-        emit=to_all(log_fact, metrics.emit, *await _shadow_report(settings, stack)),
+        emit=to_all(log_fact, metrics.emit, recent.emit, *await _shadow_report(settings, stack)),
         decision_timeout_s=settings.server.decision_timeout_seconds,
     )
     await _hear_revocations(settings, identity, forgetters, driver.end_streams, stack)
@@ -235,6 +236,8 @@ async def _start(
             live=lambda: driver.live,
             draining=draining,
             control=RevokerControl(revoker.revoke, end_streams=driver.end_streams),
+            recent=recent,
+            running=driver.running,
             prefix=settings.endpoints.prefix,
         ),
         stack,

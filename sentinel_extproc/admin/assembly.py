@@ -15,11 +15,13 @@ from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.hop_readings import hop_readings, orphan_readings
 from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.looking import SidecarLookUps
+from sentinel_extproc.admin.page.routes import Sources
 from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.admin.server import AdminServer, Tls
 from sentinel_extproc.config.admin import admin_token
 from sentinel_extproc.config.settings import AdminSettings, Requirement
+from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.identity.denylist import RedisDenyList
 from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.quotas import CachedQuotas
@@ -28,6 +30,7 @@ from sentinel_extproc.identity.shared import RedisSharedCache
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
+from sentinel_extproc.telemetry.live import Live
 from sentinel_extproc.telemetry.loop_lag import LoopLag
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Reading
@@ -41,8 +44,8 @@ from sentinel_extproc.zion.client import ZionClient
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the admin port looks at; ``live`` counts exchanges that have a stream,
-    ``prefix`` is of the paths that are served."""
+    """What the admin port looks at; ``live`` counts exchanges that have a stream, ``running`` tells
+    of the oldest ones; ``prefix`` is of the paths that are served."""
 
     metrics: Metrics
     outbox: Outbox
@@ -59,6 +62,8 @@ class Parts:
     live: Callable[[], int]
     draining: Callable[[], bool]
     control: Control
+    recent: Live
+    running: Callable[[int], list[Running]]
     prefix: str
 
 
@@ -86,10 +91,19 @@ async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitSta
     tls = None
     if settings.tls_cert_file is not None and settings.tls_key_file is not None:
         tls = Tls(settings.tls_cert_file, settings.tls_key_file, settings.client_ca_file)
+    status = _status(parts, backlog, ledger, started_s=time.monotonic())
+    look_ups = SidecarLookUps(
+        peek=parts.limiter.peek,
+        remembered=parts.authenticator.remembered,
+        shared=parts.shared,
+        denials=parts.denials,
+        quotas=parts.quotas,
+        prefix=parts.prefix,
+    )
     app = admin_app(
         exposition=parts.metrics.exposition,
         checks=_checks(parts, settings.ready_requires),
-        status=_status(parts, backlog, ledger, started_s=time.monotonic()),
+        status=status,
         access=Access(
             token=admin_token(settings),
             trusted_peers=on_socket or settings.client_ca_file is not None,
@@ -97,13 +111,14 @@ async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitSta
         hosts=None if on_socket else HostRule((host_of(settings.listen), *settings.allowed_hosts)),
         control=parts.control,
         replay=parts.outbox.replay,
-        look_ups=SidecarLookUps(
-            peek=parts.limiter.peek,
-            remembered=parts.authenticator.remembered,
-            shared=parts.shared,
-            denials=parts.denials,
-            quotas=parts.quotas,
-            prefix=parts.prefix,
+        look_ups=look_ups,
+        page=Sources(
+            live=parts.recent,
+            running=parts.running,
+            in_all=parts.live,
+            status=status,
+            look_ups=look_ups,
+            control=parts.control,
         ),
     )
     server = AdminServer(app, listen=settings.listen, socket_mode=settings.socket_mode, tls=tls)
@@ -203,11 +218,25 @@ def _status(
                 "set_aside": [kept.name for kept in parts.outbox.set_aside],
             }
             | _waiting(backlog.last),
+            "stream": _stream(parts.usage),
             "ledger": _ledger(parts.outbox, ledger.last),
             "reports": asdict(parts.usage.reporter.counters),
         }
 
     return status
+
+
+def _stream(usage: UsageParts) -> dict[str, Any] | None:
+    if usage.forwarder is None or usage.queue is None:
+        return None
+    state = usage.forwarder.state
+    return {
+        "away": usage.queue.away,
+        "entries": state.entries,
+        "pending": state.pending,
+        "in_hand": usage.queue.in_hand,
+        "oldest_seconds": int(state.oldest_s),
+    }
 
 
 def _ledger(outbox: Outbox, state: LedgerState | None) -> dict[str, Any]:

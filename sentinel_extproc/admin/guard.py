@@ -2,7 +2,8 @@
 
 A browser that somebody lured to a hostile page is the attacker to think of on a loopback port. It
 can't send our Authorization header without a preflight, which nothing here answers; and under a
-name that was rebound to this address it would send that name as Host, which is refused.
+name that was rebound to this address it would send that name as Host, which is refused. The live
+page's forms have guards of their own (``page.routes``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _HARDENING = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
+"""Unless an answer has its own: the live page must be allowed its script."""
 
 
 class HostRule:
@@ -64,6 +66,11 @@ class Access:
         # Digests have one length, so that comparing them doesn't tell the token's.
         self._digest = None if token is None else _digest(token.encode())
         self._trusted_peers = trusted_peers
+
+    @property
+    def without_token(self) -> bool:
+        """Whether whoever can connect may control."""
+        return self._digest is None and self._trusted_peers
 
     def check(self, values: Sequence[bytes]) -> None:
         """Check a call's Authorization headers.
@@ -113,7 +120,9 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), *_HARDENING]
+                given = list(message.get("headers", ()))
+                own = {name for name, _ in given}
+                message["headers"] = given + [one for one in _HARDENING if one[0] not in own]
             await send(message)
 
         hosts = [value for name, value in scope["headers"] if name == b"host"]

@@ -9,6 +9,7 @@ POST /v1/usage/replay  control
 POST /v1/limits        control: where a user's limits stand
 POST /v1/whoami        control: whose token it is
 GET  /v1/status        control
+GET  /                 the live page, and what belongs to it: see ``page.routes``
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from sentinel_extproc.admin.control import (
 )
 from sentinel_extproc.admin.guard import Access, Guard, HostRule
 from sentinel_extproc.admin.looking import Answer, LookUps, answers
+from sentinel_extproc.admin.page.routes import Page, Sources
 from sentinel_extproc.errors import (
     InvalidRequest,
     NotFound,
@@ -67,6 +69,7 @@ Replay = Callable[[Sequence[str]], Awaitable[int]]
 """Sends held usage items again; how many of the ids were held."""
 
 _JSON_TYPE = "application/json"
+_FORM_TYPE = "application/x-www-form-urlencoded"
 
 
 class _MethodNotAllowed(InvalidRequest):
@@ -172,6 +175,7 @@ def admin_app(
     control: Control | None = None,
     replay: Replay | None = None,
     look_ups: LookUps | None = None,
+    page: Sources | None = None,
 ) -> ASGIApp:
     """The application, ready to be served.
 
@@ -181,6 +185,7 @@ def admin_app(
         control: None when there is nothing to revoke, as with identities that are not cached.
         replay: None when there is no outbox.
         look_ups: answers ``/v1/limits`` and ``/v1/whoami``.
+        page: what the live page looks at; None for none.
     """
     routes = _Routes(
         exposition=exposition,
@@ -203,6 +208,7 @@ def admin_app(
                 Route(f"/v1/{name}", routes.answering(answer), methods=["POST"])
                 for name, answer in ({} if look_ups is None else answers(look_ups)).items()
             ),
+            *([] if page is None else Page(page, access=access, read_form=_form_body).routes()),
         ],
         exception_handlers={
             SentinelError: _refusal,
@@ -228,10 +234,18 @@ async def _reason(check: Check) -> str | None:
 
 
 async def _body(request: Request) -> bytes:
+    # HTML forms can't send this type, so that a foreign page can't either.
+    return await _read(request, _JSON_TYPE)
+
+
+async def _form_body(request: Request) -> bytes:
+    return await _read(request, _FORM_TYPE)
+
+
+async def _read(request: Request, media_type: str) -> bytes:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != _JSON_TYPE:
-        # HTML forms can't send this type, so that a foreign page can't either.
-        raise InvalidRequest(f"Send the body as {_JSON_TYPE}.", code="unsupported_media_type")
+    if content_type != media_type:
+        raise InvalidRequest(f"Send the body as {media_type}.", code="unsupported_media_type")
     body = bytearray()
     try:
         async for chunk in request.stream():

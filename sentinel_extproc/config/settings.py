@@ -474,7 +474,7 @@ class Requirement(StrEnum):
 
 
 class AdminSettings(Section):
-    """The operator's port: health, metrics, revocation. Never for clients."""
+    """The operator's port: health, metrics, revocation, the live page. Never for clients."""
 
     enabled: bool = True
     """Serve it."""
@@ -483,7 +483,8 @@ class AdminSettings(Section):
     socket_mode: FileMode = 0o600
     """Permissions of the Unix socket; without a token, whoever may open it may revoke."""
     token: Secret | None = None
-    """For revocation and status, which without it work only on a Unix socket or with mutual TLS."""
+    """For revocation, status and the live page, which without it work only on a Unix socket or with
+    mutual TLS."""
     token_file: Path | None = None
     """File with the token, instead of it."""
     cleartext_token: bool = False

@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
+from sentinel_extproc.safe_text import for_csv
 from sentinel_extproc.usage.item_queue import HeldItem
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
-from sentinel_extproc.usage_cli.safe import for_csv
 
 Cell = str | int | None
 

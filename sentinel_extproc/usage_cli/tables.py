@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sentinel_extproc.safe_text import for_terminal
 from sentinel_extproc.usage_cli.columns import Entry, iso, money
-from sentinel_extproc.usage_cli.safe import for_terminal
 
 BLOCK = 500
 """Rows of one table: its columns' widths need all of them in memory."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,3 +172,35 @@ def test_while_it_drains_it_lives_but_is_not_ready(run_stack: StartStack) -> Non
         assert admin(stack, "GET", "/healthz").status_code == 200
         assert value(stack, "sentinel_draining") == 1
     eventually(lambda: not admin_socket(stack).exists())
+
+
+def test_the_live_page_shows_the_calls_and_looking_at_limits_takes_nothing(stack: Stack) -> None:
+    eventually(lambda: admin_socket(stack).exists())
+    transport = httpx.HTTPTransport(uds=str(admin_socket(stack)))
+    with httpx.Client(transport=transport, base_url="http://admin", timeout=10) as client:
+        # Who may open the socket needs no token; the page begins a session for its forms.
+        page = client.get("/")
+        assert page.status_code == 200
+        assert "Top users" in page.text
+
+        def users() -> dict[str, int]:
+            rows = client.get("/live/data").json()["tables"]["users"]
+            return {row[0]["user"]: int(row[2]["text"].strip("≥ ")) for row in rows}
+
+        before = users()
+        assert chat(stack).status_code == 200
+        eventually(lambda: sum(users().values()) == sum(before.values()) + 1)
+        user = next(name for name, count in users().items() if count != before.get(name))
+        eventually(lambda: value(stack, "sentinel_limit_settlements_pending") == 0)
+
+        def left() -> list[int]:
+            answer = client.get("/", params={"user": user, "model": "gpt-4o-mini"}).text
+            table = answer.partition('id="rows-limits"')[2].partition("</tbody>")[0]
+            return [int(one.replace(",", "")) for one in re.findall(r"</meter>([\d,]+)<", table)]
+
+        looks = [left() for _ in range(5)]
+        assert looks[0]
+        # More may be left as time passes; less never.
+        for one, next_ in itertools.pairwise(looks):
+            assert all(before <= after for before, after in zip(one, next_, strict=True))
+        assert client.get("/", params={"user": "nobody-at-all"}).status_code == 200

@@ -12,7 +12,7 @@ NAME = "sentinel_extproc"
 
 # Bottom to top. A module may import from its own layer and from those below.
 LAYERS: list[set[str]] = [
-    {"errors", "frozen", "pauses", "yaml_file", "__init__"},
+    {"errors", "frozen", "pauses", "safe_text", "yaml_file", "__init__"},
     {"sse", "tokens.model", "identity.principal", "limits.model", "usage.record"},
     {"identity.bearer", "identity.claims", "identity.expiry", "limits.headers"},
     {"endpoints"},
@@ -47,6 +47,7 @@ PURE = {
     "credentials.rotation",
     "errors",
     "frozen",
+    "safe_text",
     "sse",
     "endpoints",
     "exchange",

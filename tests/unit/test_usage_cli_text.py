@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel_extproc.safe_text import for_csv, for_terminal
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 from sentinel_extproc.usage_cli.columns import (
     Delivery,
@@ -25,7 +26,6 @@ from sentinel_extproc.usage_cli.columns import (
     plain,
 )
 from sentinel_extproc.usage_cli.filters import moment_ms
-from sentinel_extproc.usage_cli.safe import for_csv, for_terminal
 
 RECORD = UsageRecord(
     id="r1",

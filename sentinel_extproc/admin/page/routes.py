@@ -1,0 +1,385 @@
+"""The HTTP of the live page.
+
+GET  /             the page; with ?user=… the limits of a user, too
+GET  /live/data    what it shows, as JSON for its script
+GET  /login        asks for the admin token; POST begins a session
+POST /logout       ends it
+POST /act          asks whether it is meant; then revokes or invalidates
+GET  /static/…     style, script and icon, under names with their hash
+
+What changes something needs the session, the form's own secret, and an Origin that is ours:
+cookies go to every port of a host, and a page of another port counts as the same site.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files as package_files
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from sentinel_extproc import __version__
+from sentinel_extproc.admin.control import (
+    Control,
+    Effect,
+    Target,
+    describe,
+    read_invalidate,
+    read_revoke,
+)
+from sentinel_extproc.admin.guard import Access
+from sentinel_extproc.admin.looking import DEFAULT_PATH, LookUps, Question
+from sentinel_extproc.admin.page import documents
+from sentinel_extproc.admin.page.cells import counted, name
+from sentinel_extproc.admin.page.session import LIFETIME_S, Session, Sessions, same_origin
+from sentinel_extproc.admin.page.tables import MAX_RUNNING, TOP, Picture, limit_rows, view
+from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated
+from sentinel_extproc.exchange.running import Running
+from sentinel_extproc.telemetry.live import Live
+
+log = logging.getLogger("sentinel.admin")
+
+MAX_FIELDS = 16
+MAX_FIELD_CHARS = 512
+
+Body = Callable[[Request], Awaitable[bytes]]
+"""Reads a bounded body."""
+
+_PAGE_HEADERS = {
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+    "x-frame-options": "DENY",
+    # Not no-referrer: with that, browsers say Origin: null with our own forms.
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+_FOR_EVER = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the page looks at.
+
+    Attributes:
+        running: the oldest exchanges, at most so many.
+        in_all: how many there are.
+        status: as ``/v1/status``.
+    """
+
+    live: Live
+    running: Callable[[int], list[Running]]
+    in_all: Callable[[], int]
+    status: Callable[[], Awaitable[Mapping[str, Any]]]
+    look_ups: LookUps
+    control: Control
+
+
+class Page:
+    """Routes of the live page.
+
+    Args:
+        access: who may log in.
+        read_form: reads a bounded body of a form.
+    """
+
+    def __init__(
+        self, sources: Sources, *, access: Access, read_form: Body, sessions: Sessions | None = None
+    ) -> None:
+        self._sources = sources
+        self._access = access
+        self._read_form = read_form
+        self._sessions = sessions or Sessions()
+        self._assets, self._files = _assets()
+
+    def routes(self) -> list[Route]:
+        """For Starlette."""
+        return [
+            Route("/", self._page),
+            Route("/live/data", self._data),
+            Route("/login", self._login, methods=["GET", "POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
+            Route("/act", self._act, methods=["POST"]),
+            Route("/static/{file}", self._static),
+        ]
+
+    async def _page(self, request: Request) -> Response:
+        session, cookie = self._enter(request)
+        if session is None:
+            return self._to_login()
+        shown = documents.dashboard(
+            view(await self._picture()),
+            await self._look_up(request),
+            csrf=self._sessions.csrf(session),
+            files=self._files,
+            logged_in=not self._access.without_token,
+            version=__version__,
+        )
+        answer = _html(shown)
+        if cookie is not None:
+            self._set_cookie(request, answer, cookie)
+        return answer
+
+    async def _data(self, request: Request) -> Response:
+        if self._session(request) is None:
+            raise Unauthenticated("Log in first.", code="not_logged_in")
+        body = json.dumps(view(await self._picture()).as_json(), separators=(",", ":"))
+        return Response(body, media_type="application/json")
+
+    async def _login(self, request: Request) -> Response:
+        if self._access.without_token:
+            return RedirectResponse("/", 303)
+        if request.method != "POST":
+            return _html(documents.login(self._files))
+        self._check_origin(request)
+        form = await self._form(request)
+        try:
+            self._access.check([b"Bearer " + form.get("token", "").encode()])
+        except Forbidden as error:
+            return _html(documents.login(self._files, problem=error.message), status=403)
+        except Unauthenticated:
+            log.warning("page_login_refused", extra={"client": _client(request)})
+            wrong = "That is not the admin token."
+            return _html(documents.login(self._files, problem=wrong), status=401)
+        log.warning("page_login", extra={"client": _client(request)})
+        answer = RedirectResponse("/", 303)
+        self._set_cookie(request, answer, self._sessions.begin())
+        return answer
+
+    async def _logout(self, request: Request) -> Response:
+        session, _ = await self._ours(request)
+        self._sessions.end(session)
+        answer = RedirectResponse("/login", 303)
+        answer.delete_cookie(_cookie_name(request), path="/", secure=_secure(request))
+        return answer
+
+    async def _act(self, request: Request) -> Response:
+        session, form = await self._ours(request)
+        try:
+            return await self._order(session, form)
+        except SentinelError as error:
+            log.log(
+                logging.ERROR if error.status >= 500 else logging.INFO,
+                "control_failed",
+                extra={"reason": error.message, "code": error.code},
+            )
+            page = documents.told("Not done", error.message, self._files, problem=True)
+            return _html(page, status=error.status)
+
+    async def _order(self, session: Session, form: Mapping[str, str]) -> Response:
+        revokes = form.get("action") == "revoke"
+        kind, reason = form.get("kind", ""), form.get("reason", "")
+        asked: dict[str, object] = {}
+        if kind == "everybody":
+            asked["everybody"] = True
+        elif kind in ("user", "token_sha256"):
+            asked[kind] = form.get("target", "").strip()
+        streams = revokes and form.get("streams") == "yes"
+        if revokes:
+            asked |= {"streams": streams, "reason": reason}
+            target = read_revoke(json.dumps(asked).encode()).target
+        else:
+            target = read_invalidate(json.dumps(asked).encode()).target
+        everybody = kind == "everybody"
+        if form.get("confirmed") != "yes" or (everybody and form.get("typed") != "everybody"):
+            kept = ("action", "kind", "target", "reason", "streams")
+            return _html(
+                documents.confirmation(
+                    f"{'Revoke' if revokes else 'Invalidate'} {_whom(target)}?",
+                    effect=_effect(revokes=revokes, kind=kind, streams=streams),
+                    fields={field: form[field] for field in kept if field in form},
+                    csrf=self._sessions.csrf(session),
+                    files=self._files,
+                    typed=everybody,
+                )
+            )
+        control = self._sources.control
+        if revokes:
+            effect = await control.revoke(target, streams=streams)
+        else:
+            effect = await control.invalidate(target)
+        action = "revoked" if revokes else "invalidated"
+        log.warning(action, extra=describe(target) | asdict(effect) | {"reason": reason})
+        told = f"{action.capitalize()}: {_whom(target)}. {_said(effect, streams=streams)}"
+        return _html(documents.told("Done", told, self._files))
+
+    async def _static(self, request: Request) -> Response:
+        found = self._assets.get(request.path_params["file"])
+        if found is None:
+            return Response(status_code=404)
+        content, media_type = found
+        return Response(content, media_type=media_type, headers={"cache-control": _FOR_EVER})
+
+    async def _picture(self) -> Picture:
+        sources = self._sources
+        live = sources.live
+        return Picture(
+            at_s=time.time(),
+            samples=live.samples(),
+            users=live.users(TOP),
+            models=live.models(TOP),
+            reasons=live.reasons(TOP),
+            running=sources.running(MAX_RUNNING),
+            running_in_all=sources.in_all(),
+            status=await sources.status(),
+            not_stored=live.not_stored,
+            faults=live.faults,
+        )
+
+    async def _look_up(self, request: Request) -> documents.LookUp:
+        given = {key: value[:MAX_FIELD_CHARS] for key, value in request.query_params.items()}
+        user = given.get("user", "").strip()
+        asked = documents.LookUp(
+            user=user,
+            model=given.get("model", "").strip(),
+            path=given.get("path", "").strip() or DEFAULT_PATH,
+            plan=given.get("plan", "").strip(),
+        )
+        if not user:
+            return asked
+        try:
+            told = await self._sources.look_ups.limits(
+                Question(user, asked.path, asked.model, asked.plan or None)
+            )
+        except SentinelError as error:
+            return replace(asked, problem=error.message)
+        return replace(asked, rows=limit_rows(told["limits"]))
+
+    # Who asks
+
+    def _session(self, request: Request) -> Session | None:
+        return self._sessions.read(request.cookies.get(_cookie_name(request)))
+
+    def _enter(self, request: Request) -> tuple[Session | None, str | None]:
+        """The session; where no token is needed a new one with its cookie, for the forms' sake."""
+        session = self._session(request)
+        if session is not None or not self._access.without_token:
+            return session, None
+        cookie = self._sessions.begin()
+        return self._sessions.read(cookie), cookie
+
+    async def _ours(self, request: Request) -> tuple[Session, Mapping[str, str]]:
+        """The session and the form, if it is one of this session's pages that sends it.
+
+        Raises:
+            Unauthenticated: nobody is logged in.
+            Forbidden: another page sends it.
+        """
+        self._check_origin(request)
+        session = self._session(request)
+        if session is None:
+            raise Unauthenticated("Log in first.", code="not_logged_in")
+        form = await self._form(request)
+        if not self._sessions.csrf_matches(session, form.get("csrf", "")):
+            raise Forbidden("This form is not of this session; load the page again.", code="csrf")
+        return session, form
+
+    def _check_origin(self, request: Request) -> None:
+        headers = request.headers
+        if not same_origin(origin=headers.get("origin"), host=headers.get("host")):
+            raise Forbidden("Forms are taken from this page only.", code="foreign_origin")
+
+    async def _form(self, request: Request) -> Mapping[str, str]:
+        body = await self._read_form(request)
+        pairs = parse_qsl(
+            body.decode("latin-1"), keep_blank_values=True, errors="replace", max_num_fields=None
+        )
+        return {key: value[:MAX_FIELD_CHARS] for key, value in pairs[:MAX_FIELDS]}
+
+    def _set_cookie(self, request: Request, answer: Response, cookie: str) -> None:
+        answer.set_cookie(
+            _cookie_name(request),
+            cookie,
+            max_age=LIFETIME_S,
+            path="/",
+            secure=_secure(request),
+            httponly=True,
+            samesite="strict",
+        )
+
+    def _to_login(self) -> Response:
+        answer = RedirectResponse("/login", 303)
+        answer.headers["content-security-policy"] = _PAGE_HEADERS["content-security-policy"]
+        return answer
+
+
+def _secure(request: Request) -> bool:
+    return request.url.scheme == "https"
+
+
+def _cookie_name(request: Request) -> str:
+    # The prefix has browsers refuse it from a neighbour under the same domain.
+    return "__Host-sentinel" if _secure(request) else "sentinel_session"
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client is not None else "local"
+
+
+def _html(page: bytes, *, status: int = 200) -> Response:
+    return Response(page, status, headers=_PAGE_HEADERS)
+
+
+def _assets() -> tuple[dict[str, tuple[bytes, str]], documents.Files]:
+    """Files by the names that they are served under, and where pages find them."""
+    found: dict[str, tuple[bytes, str]] = {}
+    where: dict[str, tuple[str, str]] = {}
+    for file, media_type in (
+        ("page.css", "text/css"),
+        ("page.js", "text/javascript"),
+        ("icon.svg", "image/svg+xml"),
+    ):
+        content = package_files(__package__).joinpath("static", file).read_bytes()
+        digest = hashlib.sha256(content)
+        stem, _, ending = file.partition(".")
+        served = f"{stem}-{digest.hexdigest()[:16]}.{ending}"
+        found[served] = content, media_type
+        integrity = f"sha256-{base64.b64encode(digest.digest()).decode()}"
+        where[file] = f"/static/{served}", integrity
+    return found, documents.Files(where["page.css"], where["page.js"], where["icon.svg"][0])
+
+
+def _whom(target: Target) -> str:
+    described = describe(target)
+    match described["kind"]:
+        case "user":
+            return f"user “{name(described['user']).text}”"
+        case "token":
+            return f"the token {described['token_sha256']}"
+    return "everybody"
+
+
+def _effect(*, revokes: bool, kind: str, streams: bool) -> str:
+    if not revokes:
+        return "What is cached is forgotten everywhere; the identity source is asked again."
+    if kind == "token_sha256":
+        return "The token is refused from the next request on, at every replica."
+    ended = " Running answers are ended." if streams else " Running answers go on."
+    return "Nothing that was cached is believed any more; the identity source decides." + ended
+
+
+def _said(effect: Effect, *, streams: bool) -> str:
+    where = (
+        "It holds at every replica."
+        if effect.everywhere
+        else "It is not certain at every replica yet."
+    )
+    told = (
+        "" if effect.replicas is None else f" Told at once: {counted(effect.replicas, 'replica')}."
+    )
+    return (
+        where + told + (f" Ended: {counted(effect.streams, 'running answer')}." if streams else "")
+    )
