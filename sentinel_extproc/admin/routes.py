@@ -208,7 +208,7 @@ def admin_app(
                 Route(f"/v1/{name}", routes.answering(answer), methods=["POST"])
                 for name, answer in ({} if look_ups is None else answers(look_ups)).items()
             ),
-            *([] if page is None else Page(page, access=access, read_form=_form_body).routes()),
+            *([] if page is None else _page(page, access, hosts or HostRule())),
         ],
         exception_handlers={
             SentinelError: _refusal,
@@ -218,6 +218,10 @@ def admin_app(
     )
     app.router.redirect_slashes = False
     return Guard(app, hosts=hosts)
+
+
+def _page(sources: Sources, access: Access, hosts: HostRule) -> list[Route]:
+    return Page(sources, access=access, hosts=hosts, read_form=_form_body).routes()
 
 
 async def _reason(check: Check) -> str | None:

@@ -133,7 +133,7 @@ def _view(address: str, rates: Rates, status: Mapping[str, Any]) -> RenderableTy
 
 
 def _table(title: str, rates: Mapping[str, float]) -> Table:
-    from sentinel_extproc.usage_cli.safe import for_terminal
+    from sentinel_extproc.safe_text import for_terminal
 
     table = Table(title=title, show_header=False, min_width=40)
     table.add_column(overflow="fold")

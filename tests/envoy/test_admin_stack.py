@@ -177,7 +177,7 @@ def test_while_it_drains_it_lives_but_is_not_ready(run_stack: StartStack) -> Non
 def test_the_live_page_shows_the_calls_and_looking_at_limits_takes_nothing(stack: Stack) -> None:
     eventually(lambda: admin_socket(stack).exists())
     transport = httpx.HTTPTransport(uds=str(admin_socket(stack)))
-    with httpx.Client(transport=transport, base_url="http://admin", timeout=10) as client:
+    with httpx.Client(transport=transport, base_url="http://localhost", timeout=10) as client:
         # Who may open the socket needs no token; the page begins a session for its forms.
         page = client.get("/")
         assert page.status_code == 200

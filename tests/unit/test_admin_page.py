@@ -59,7 +59,12 @@ class Browser:
     """The admin port and a client that keeps cookies, as a browser does."""
 
     def __init__(
-        self, *, token: str | None = TOKEN, trusted_peers: bool = False, scheme: str = "http"
+        self,
+        *,
+        token: str | None = TOKEN,
+        trusted_peers: bool = False,
+        scheme: str = "http",
+        on_socket: bool = False,
     ) -> None:
         self.now = 10_000.0
         self.live = Live(lambda: self.now)
@@ -81,7 +86,7 @@ class Browser:
             checks={},
             status=self.status,
             access=Access(token=token, trusted_peers=trusted_peers),
-            hosts=HostRule(),
+            hosts=None if on_socket else HostRule(),
             control=self,
             page=self.sources,
         )
@@ -380,6 +385,20 @@ async def test_foreign_pages_can_do_nothing(origin: str | None) -> None:
     assert answer.status_code == 400
     assert browser.calls == []
     assert (await browser.client.get("/act")).status_code == 405
+
+
+async def test_a_name_that_was_rebound_to_a_tunnel_gets_nothing() -> None:
+    """A tunnel ends at the Unix socket, where nobody needs a token."""
+    browser = Browser(token=None, trusted_peers=True, on_socket=True)
+    csrf = await browser.csrf()
+    evil = {"host": "evil.example:9180", "origin": "http://evil.example:9180"}
+    for path in ("/", "/live/data", "/login"):
+        answer = await browser.client.get(path, headers=evil)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "unknown_host")
+    order = {"action": "invalidate", "kind": "user", "target": "ada", "confirmed": "yes"}
+    answer = await browser.client.post("/act", data=order | {"csrf": csrf}, headers=evil)
+    assert answer.status_code == 403
+    assert browser.calls == []
 
 
 async def test_the_page_can_not_be_framed_nor_run_what_is_not_ours() -> None:

@@ -37,7 +37,7 @@ from sentinel_extproc.admin.control import (
     read_invalidate,
     read_revoke,
 )
-from sentinel_extproc.admin.guard import Access
+from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.looking import DEFAULT_PATH, LookUps, Question
 from sentinel_extproc.admin.page import documents
 from sentinel_extproc.admin.page.cells import counted, name
@@ -54,6 +54,8 @@ MAX_FIELD_CHARS = 512
 
 Body = Callable[[Request], Awaitable[bytes]]
 """Reads a bounded body."""
+
+Answer = Callable[[Request], Awaitable[Response]]
 
 _PAGE_HEADERS = {
     "content-type": "text/html; charset=utf-8",
@@ -93,28 +95,41 @@ class Page:
 
     Args:
         access: who may log in.
+        hosts: names that browsers may call it by, on a Unix socket too: a tunnel leads there.
         read_form: reads a bounded body of a form.
     """
 
     def __init__(
-        self, sources: Sources, *, access: Access, read_form: Body, sessions: Sessions | None = None
+        self, sources: Sources, *, access: Access, hosts: HostRule, read_form: Body
     ) -> None:
         self._sources = sources
         self._access = access
+        self._hosts = hosts
         self._read_form = read_form
-        self._sessions = sessions or Sessions()
+        self._sessions = Sessions()
         self._assets, self._files = _assets()
 
     def routes(self) -> list[Route]:
         """For Starlette."""
         return [
-            Route("/", self._page),
-            Route("/live/data", self._data),
-            Route("/login", self._login, methods=["GET", "POST"]),
-            Route("/logout", self._logout, methods=["POST"]),
-            Route("/act", self._act, methods=["POST"]),
+            Route("/", self._named(self._page)),
+            Route("/live/data", self._named(self._data)),
+            Route("/login", self._named(self._login), methods=["GET", "POST"]),
+            Route("/logout", self._named(self._logout), methods=["POST"]),
+            Route("/act", self._named(self._act), methods=["POST"]),
             Route("/static/{file}", self._static),
         ]
+
+    def _named(self, answer: Answer) -> Answer:
+        """Only under a name of ours: a foreign one was rebound to where this can be reached."""
+
+        async def answer_if_ours(request: Request) -> Response:
+            hosts = [value.encode("latin-1") for value in request.headers.getlist("host")]
+            if not self._hosts.allows(hosts):
+                raise Forbidden("This is not a name of ours.", code="unknown_host")
+            return await answer(request)
+
+        return answer_if_ours
 
     async def _page(self, request: Request) -> Response:
         session, cookie = self._enter(request)
