@@ -13,6 +13,7 @@ WAIT_S = 5.0
 bill up for long."""
 
 _MAX_FINISHED = 2000
+_MAX_EARLY = 1000
 
 
 class LogWaits:
@@ -26,10 +27,13 @@ class LogWaits:
         self._learns = learns
         self._waiting: dict[str, asyncio.Future[int | None]] = {}
         self._finished: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._early: OrderedDict[str, int] = OrderedDict()
         self._given_up = False
 
     async def wait(self, exchange_id: str) -> int | None:
         """Bytes of the answer's body that the client got; None when nobody tells in time."""
+        if exchange_id in self._early:
+            return self._early.pop(exchange_id)
         if self._given_up:
             return None
         told: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
@@ -58,6 +62,11 @@ class LogWaits:
         elif self._learns is not None and exchange_id in self._finished:
             model, tokens = self._finished.pop(exchange_id)
             self._learns.learn(model, body_bytes, tokens)
+        elif told is None:
+            # A full buffer sends Envoy's log before the end of the exchange that it is about.
+            self._early[exchange_id] = body_bytes
+            if len(self._early) > _MAX_EARLY:
+                self._early.popitem(last=False)
 
     def give_up(self) -> None:
         """We are stopping: who waits is to go on with what is known."""

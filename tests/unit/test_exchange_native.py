@@ -167,6 +167,14 @@ async def test_who_waits_is_told_and_who_is_done_teaches() -> None:
     assert known.of("m") == 100, "once"
 
 
+async def test_a_log_that_comes_first_is_kept() -> None:
+    waits = LogWaits(BytesPerToken())
+    for n in range(5000):
+        waits.tell(str(n), n)
+    assert await waits.wait("4999") == 4999
+    assert len(waits._early) <= access_logs._MAX_EARLY
+
+
 async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_logs, "WAIT_S", 0.01)
     waits = LogWaits(None)

@@ -131,6 +131,24 @@ async def test_a_lost_connection_ends_the_tasks_on_it(path: str) -> None:
             await ended.wait()
 
 
+async def test_a_task_that_swallows_its_cancellation_ends_all_the_same(path: str) -> None:
+    """As some libraries do, when their answer comes at the same moment."""
+    read: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+    async def stubborn(served: ServedCall) -> None:
+        await served.write(b"here")
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        read.set_result(await served.read())
+
+    async with serving(path, stubborn):
+        async with call(path, "stubborn") as client:
+            assert await client.read() == b"here"
+            client.cancel()
+            async with asyncio.timeout(10):
+                assert await read is None
+
+
 async def test_a_peer_that_leaves_is_let_go_after_its_last_call(path: str) -> None:
     async with serving(path, echo):
         async with call(path, "echo") as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import stat
 import tempfile
@@ -15,11 +16,14 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hpack import Encoder
 
 from sentinel_extproc.demo.certificates import Authority
 from sentinel_extproc.transport.codec import METHOD
 from sentinel_extproc.transport.driver import Driver, Stream
 from sentinel_extproc.transport.grpcio_server import GrpcioServer
+from sentinel_extproc.transport.http2 import frames as h2
+from sentinel_extproc.transport.http2 import server as http2_server
 from sentinel_extproc.transport.http2.server import Http2Server
 from sentinel_extproc.transport.server import Server, ServerError, ServerTls
 
@@ -47,6 +51,13 @@ class Echo:
 
     def hand_back(self) -> None:
         self.handed_back.set()
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[int, int, int, bytes]:
+    """Kind, flags, stream and payload of what the server says next."""
+    top = await reader.readexactly(h2.FRAME_HEAD_BYTES)
+    payload = await reader.readexactly(int.from_bytes(top[:3]))
+    return top[3], top[4], int.from_bytes(top[5:]), payload
 
 
 Servers = type[GrpcioServer] | type[Http2Server]
@@ -160,6 +171,44 @@ async def test_draining_hands_back_what_does_not_end(kind: Servers, folder: Path
         assert await call.read() is grpc.aio.EOF
         assert await call.code() is grpc.StatusCode.OK, "so that the rest flows"
         await draining
+
+
+async def test_what_was_on_its_way_when_draining_began_is_served(folder: Path) -> None:
+    head = Encoder().encode(
+        [(":method", "POST"), (":path", PATH), ("content-type", "application/grpc")]
+    )
+    late = h2.frame(h2.HEADERS, h2.END_HEADERS, 1, head)
+    late += h2.frame(h2.DATA, h2.END_STREAM, 1, b"\0\0\0\0\4late")
+    async with serving(Http2Server, f"unix:{folder / 's.sock'}", Echo()) as server:
+        reader, writer = await asyncio.open_unix_connection(str(folder / "s.sock"))
+        writer.write(h2.PREFACE + h2.settings({}))
+        while (await read_frame(reader))[:2] != (h2.SETTINGS, h2.ACK):
+            pass
+        writer.write(late)  # sent, but the server has yet to read it
+        draining = asyncio.create_task(server.drain(grace_s=20, hand_back_s=0))
+        said = []
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                said.append(await read_frame(reader))
+                kind, flags, _, payload = said[-1]
+                if kind == h2.PING and not flags & h2.ACK:
+                    writer.write(h2.ping(payload, ack=True))
+        await draining
+        writer.close()
+    echoed = [payload for kind, _, stream, payload in said if (kind, stream) == (h2.DATA, 1)]
+    assert echoed == [b"\0\0\0\0\4late"], "neither reset nor refused"
+
+
+async def test_a_peer_that_answers_nothing_does_not_hold_up_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http2_server, "_PARTING_S", 0.01)
+    async with serving(Http2Server, f"unix:{folder / 's.sock'}", Echo()) as server:
+        reader, writer = await asyncio.open_unix_connection(str(folder / "s.sock"))
+        await reader.read(1)  # it is known to the server
+        async with asyncio.timeout(10):
+            await server.drain(grace_s=600, hand_back_s=600)
+        writer.close()
 
 
 async def test_a_socket_left_behind_is_replaced_but_not_a_living_one(

@@ -71,7 +71,11 @@ class PeerLeaves(NamedTuple):
     """The peer will open no more calls here."""
 
 
-Event = CallOpened | MessageReceived | CallEnded | CallLost | Alive | PeerLeaves
+class PeerKnows(NamedTuple):
+    """The peer has heard that we leave: no more calls will come."""
+
+
+Event = CallOpened | MessageReceived | CallEnded | CallLost | Alive | PeerLeaves | PeerKnows
 
 
 class Connection:
@@ -337,6 +341,7 @@ class Connection:
             # What was on its way when we said that we leave has arrived.
             self._closing = True
             self._out.append(h2.goaway(self._last, ErrorCode.NO_ERROR))
+            events.append(PeerKnows())
 
     def _more_room(self, stream: int, room: int, events: list[Event]) -> None:
         if stream == 0:

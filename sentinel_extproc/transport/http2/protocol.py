@@ -80,6 +80,14 @@ class ServedCall:
         self._ended = True
         self._wake()
 
+    def cancel(self) -> None:
+        """The call is gone."""
+        # For a task that swallows the cancellation, as libraries' races have done: it would wait
+        # for ever for a message that can't come, with all that it holds.
+        self._ended = True
+        if self.task is not None:
+            self.task.cancel()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -133,6 +141,8 @@ class Http2Protocol(asyncio.Protocol):
         self._greeted = False
         self._leaving = False
         self._timer: asyncio.TimerHandle | None = None
+        self.parted = asyncio.Event()
+        """Set once no more calls can come."""
 
     # asyncio calls these
 
@@ -181,9 +191,9 @@ class Http2Protocol(asyncio.Protocol):
         self._connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
+        self.parted.set()
         for call in list(self._calls.values()):
-            if call.task is not None:
-                call.task.cancel()
+            call.cancel()
         self._calls.clear()
         self._wake_writers()
 
@@ -233,13 +243,16 @@ class Http2Protocol(asyncio.Protocol):
                 if (call := self._calls.get(stream)) is not None:
                     call.feed_end()
             case h2.CallLost(stream):
-                if (call := self._calls.pop(stream, None)) is not None and call.task is not None:
-                    call.task.cancel()
+                if (call := self._calls.pop(stream, None)) is not None:
+                    call.cancel()
             case h2.Alive():
                 self._ask_later()
             case h2.PeerLeaves():
                 self._leaving = True
+                self.parted.set()
                 self._close_if_left()
+            case h2.PeerKnows():
+                self.parted.set()
 
     def _open(self, stream: int, path: bytes) -> None:
         method = self._methods.get(path)

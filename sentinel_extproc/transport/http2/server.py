@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from pathlib import Path
@@ -34,6 +35,9 @@ _SPARE_STREAMS = 100
 """Above our own bound, for health checks on the same connection."""
 
 _BACKLOG = 1024
+_PARTING_S = 1.0
+"""For peers to hear that we leave, and for what they sent before that to come."""
+
 _END_S = 1.0
 """For cancelled calls to account for themselves before their connection closes."""
 
@@ -114,6 +118,7 @@ class Http2Server:
         listener.close()
         for connection in tuple(self._connections):
             connection.shut_down()
+        await self._parted(min(grace_s, _PARTING_S))
         if not await self._idle(grace_s):
             log.warning("handing_back", extra={"streams": self._driver.live})
             self._driver.hand_back()
@@ -125,6 +130,13 @@ class Http2Server:
         await self._idle(_END_S)
         if (path := socket_path(self._listen)) is not None:
             path.unlink(missing_ok=True)
+
+    async def _parted(self, deadline_s: float) -> None:
+        """Wait until no peer can open a call any more, for ``deadline_s`` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                for connection in tuple(self._connections):
+                    await connection.parted.wait()
 
     async def _idle(self, deadline_s: float) -> bool:
         """Wait until no stream runs, for ``deadline_s`` at most."""
