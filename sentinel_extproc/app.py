@@ -418,6 +418,7 @@ def _exchanges(
             credential=credential,
             price=price,
             native=native,
+            native_path=f"{settings.endpoints.prefix}chat/completions",
             max_body_bytes=settings.endpoints.max_body_bytes,
         )
 

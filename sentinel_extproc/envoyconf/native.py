@@ -54,7 +54,8 @@ def with_native_metering(
                 forwarded["typed"] = [*forwarded.get("typed", []), USAGE_NAMESPACE]
                 filters.insert(place + 1, _reader())
                 _read_chats(manager, path)
-                manager.setdefault("access_log", []).append(_access_log(cluster))
+                logs = manager.setdefault("access_log", [])
+                logs += [_access_log(one) for one in _hearers(changed, cluster)]
                 found = True
                 break
     if not found:
@@ -88,11 +89,45 @@ def _read_chats(manager: dict[str, Any], path: str) -> None:
                 chats = copy.deepcopy(route)
                 chats["match"] = {**chats["match"], "path": path}
                 del chats["match"]["prefix"]
+                if instead := chats["route"].get("prefix_rewrite"):
+                    # It stands for all that was matched, which is the whole path now.
+                    chats["route"]["prefix_rewrite"] = instead + path[len(prefix) :]
                 chats.setdefault("typed_per_filter_config", {})[READER] = {
                     "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
                     "config": {},
                 }
                 routes.insert(place, chats)
+
+
+def _hearers(config: dict[str, Any], cluster: str) -> list[str]:
+    """Clusters with one worker each, made where ``cluster`` has several.
+
+    Envoy sends a log to one endpoint of a cluster, and only the worker that had the exchange can do
+    anything with it: so each is told everything.
+    """
+    clusters = config["static_resources"]["clusters"]
+    ours = next(one for one in clusters if one["name"] == cluster)
+    made = [
+        {
+            **copy.deepcopy(ours),
+            "name": f"{cluster}-{n}",
+            "load_assignment": {
+                "cluster_name": f"{cluster}-{n}",
+                "endpoints": [{"lb_endpoints": [worker]}],
+            },
+        }
+        for n, worker in enumerate(
+            worker
+            for place in ours["load_assignment"]["endpoints"]
+            for worker in place["lb_endpoints"]
+        )
+    ]
+    names = [one["name"] for one in made]
+    if len(made) == 1:
+        return [cluster]
+    if not {one["name"] for one in clusters} & set(names):  # one manager made them for all
+        clusters += made
+    return names
 
 
 def _reader() -> dict[str, Any]:

@@ -96,6 +96,7 @@ class Exchange:
         max_body_bytes: longest body that Envoy can buffer for us; None: it says so itself.
         native: how long event streams are for each token, where Envoy meters them itself; None:
             all pass through here.
+        native_path: where it does.
     """
 
     enforces = True
@@ -112,6 +113,7 @@ class Exchange:
         credential: Credential = bearer,
         price: Pricer = unpriced,
         native: BytesPerToken | None = None,
+        native_path: str = native.CHAT_PATH,
         max_body_bytes: int | None = None,
     ) -> None:
         self.exchange_id = exchange_id
@@ -123,6 +125,8 @@ class Exchange:
         self._credential = credential
         self._price = price
         self._native = native
+        self._native_path = native_path
+        self._unseen = False
         self._max_body = max_body_bytes
         self._cut_short = False
         # Each is set by the step that learns it, and read only in states that come after.
@@ -190,6 +194,11 @@ class Exchange:
     def metering_faults(self) -> int:
         """Bugs of a meter that were kept from the client."""
         return self._answer.faults + (self._upload.faults if self._upload else 0)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether its answer never passed here, because Envoy meters it."""
+        return self._unseen
 
     @property
     def digest(self) -> Callable[[], object] | None:
@@ -416,7 +425,7 @@ class Exchange:
         if self._handing_back:
             return self._finish(Outcome.DRAINED, replace(reply, mode=do.Mode.NOTHING), close=True)
         if self._meters_natively:
-            self.state = State.UNSEEN
+            self.state, self._unseen = State.UNSEEN, True
             # For the access log, by which we find out about a cut answer.
             known = {"exchange_id": self.exchange_id}
             return (replace(reply, mode=do.Mode.TRAILERS_ONLY, metadata=known),)
@@ -432,6 +441,8 @@ class Exchange:
             and self._answer.streamed
             and not self._plan.endless
             and self._match.endpoint.name in native.ENDPOINTS
+            # The same call elsewhere, be it at another provider, is none that Envoy reads.
+            and read_head(self._request.headers).target.partition("?")[0] == self._native_path
         )
 
     def told(self, event: on.Trailers) -> Commands:

@@ -17,6 +17,9 @@ from sentinel_extproc.usage.record import TokenUsage
 ENDPOINTS = frozenset({"chat.completions"})
 """What Envoy 1.40 can read of what we serve."""
 
+CHAT_PATH = "/v1/chat/completions"
+"""The one path on which it is told to, unless ours begin with something else."""
+
 TYPICAL_BYTES = 240.0
 """Of an event stream for each token: OpenAI's envelope around one, until a model's own is known."""
 

@@ -46,9 +46,13 @@ class LogWaits:
         finally:
             self._waiting.pop(exchange_id, None)
 
-    def finished(self, record: UsageRecord) -> None:
-        """An exchange has its record; its log entry will come, and can teach something."""
-        if self._learns is None or record.provenance is not Provenance.PROVIDER:
+    def finished(self, record: UsageRecord, *, unseen: bool) -> None:
+        """An exchange has its record; its log entry will come, and can teach something.
+
+        Args:
+            unseen: Envoy metered it. Other answers may be far shorter for as many tokens.
+        """
+        if self._learns is None or not unseen or record.provenance is not Provenance.PROVIDER:
             return
         self._finished[record.id] = (record.model_requested, record.usage.output_tokens)
         if len(self._finished) > _MAX_FINISHED:

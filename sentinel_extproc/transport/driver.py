@@ -219,7 +219,7 @@ class Driver:
                 case do.Note() as note:
                     self._emit(_noted(exchange, note))
                 case do.Record(record):
-                    self._logs.finished(record)
+                    self._logs.finished(record, unseen=exchange.unseen)
                     # Told first: the client may leave while we wait, and the record is kept then.
                     self._emit(_finished(exchange, record))
                     await self._store(record)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from sentinel_extproc.envoyconf.attachment import Attachment
 from sentinel_extproc.envoyconf.names import FILTER_NAME, USAGE_NAMESPACE
 from sentinel_extproc.envoyconf.native import READER, with_native_metering
+from sentinel_extproc.envoyconf.provider_way import ProviderWay
 from sentinel_extproc.envoyconf.render import to_dict
-from sentinel_extproc.envoyconf.static import static_bootstrap
+from sentinel_extproc.envoyconf.static import gateway_bootstrap, static_bootstrap
 
 
 def bootstrap(**options: Any) -> dict[str, Any]:
@@ -48,3 +50,35 @@ def test_older_envoys_and_foreign_configurations_are_refused() -> None:
         with_native_metering(bootstrap(), envoy_version=(1, 39))
     with pytest.raises(ValueError, match="no envoy"):
         with_native_metering({"static_resources": {}}, envoy_version=(1, 40))
+
+
+def test_a_rewritten_prefix_stays_what_it_was() -> None:
+    way = ProviderWay("c", "llm.example.com", 443, base_path="/compat")
+    config = to_dict(gateway_bootstrap(Attachment(processors=("unix:/s",), providers=(way,))))
+    after = with_native_metering(config, envoy_version=(1, 40))
+    chats, rest = manager(after)["route_config"]["virtual_hosts"][0]["routes"]
+    assert chats["match"] == {"path": "/v1/chat/completions"}
+    assert chats["route"]["prefix_rewrite"] == "/compat/v1/chat/completions"
+    assert rest["route"]["prefix_rewrite"] == "/compat/"
+
+
+def test_every_worker_hears_of_every_answer() -> None:
+    workers = [f"unix:/run/{n}.sock" for n in range(3)]
+    config = to_dict(static_bootstrap(processors=workers))
+    after = with_native_metering(config, envoy_version=(1, 40))
+    told = [
+        one["typed_config"]["common_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
+        for one in manager(after)["access_log"]
+        if "http_grpc" in one["name"]
+    ]
+    assert len(told) == len(workers), "one worker only would hear a log of all of them"
+    clusters = {one["name"]: one for one in after["static_resources"]["clusters"]}
+    assert len(clusters) == len(after["static_resources"]["clusters"])
+    heard = [clusters[name]["load_assignment"] for name in told]
+    assert [one["cluster_name"] for one in heard] == told
+    assert [
+        f"unix:{worker['endpoint']['address']['pipe']['path']}"
+        for one in heard
+        for place in one["endpoints"]
+        for worker in place["lb_endpoints"]
+    ] == workers

@@ -53,11 +53,14 @@ def exchange(
     tell_identity: bool = False,
     max_body_bytes: int | None = None,
     native: BytesPerToken | None = None,
+    prefix: str = "/v1/",
 ) -> Exchange:
     return Exchange(
         exchange_id="x-1",
         started_at_ms=1_000,
-        choose=only(Upstream((("authorization", b"Bearer sk-provider"),), tell_identity)),
+        choose=only(
+            Upstream((("authorization", b"Bearer sk-provider"),), tell_identity), prefix=prefix
+        ),
         counters=lambda _model: WordCounter(),
         expected_output=expected_output,
         max_body_bytes=max_body_bytes,
@@ -783,10 +786,15 @@ def test_native_metering_lets_go_when_draining() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "kind"), [(b"/v1/chat/completions", b"application/json"), (b"/v1/completions", STREAM)]
+    ("path", "kind", "prefix"),
+    [
+        (b"/v1/chat/completions", b"application/json", "/v1/"),
+        (b"/v1/completions", STREAM, "/v1/"),
+        (b"/mistral/v1/chat/completions", STREAM, "/mistral/v1/"),
+    ],
 )
-def test_native_metering_is_for_streamed_chats(path: bytes, kind: bytes) -> None:
-    machine = exchange(native=BytesPerToken())
+def test_native_metering_is_for_streamed_chats(path: bytes, kind: bytes, prefix: str) -> None:
+    machine = exchange(native=BytesPerToken(), prefix=prefix)
     machine.handle(request_headers(path=path))
     machine.handle(on.Authenticated(ADA))
     read(machine, on.RequestBody(json.dumps(CHAT | {"prompt": "x", "stream": True}).encode()))
@@ -798,3 +806,4 @@ def test_native_metering_is_for_streamed_chats(path: bytes, kind: bytes) -> None
     assert isinstance(reply, do.Reply)
     assert reply.mode is None
     assert machine.state is State.ANSWERING
+    assert not machine.unseen, "so its length teaches nothing of those that are"

@@ -160,7 +160,7 @@ async def test_who_waits_is_told_and_who_is_done_teaches() -> None:
     waits.tell("a", 8)
     waits.tell("nobody", 9)
     assert await waiting == 7
-    waits.finished(record())
+    waits.finished(record(), unseen=True)
     waits.tell("x", 10_000)
     assert known.of("m") == 100
     waits.tell("x", 50_000)
@@ -189,8 +189,8 @@ async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_remembered_to_learn_from_is_bounded() -> None:
     waits = LogWaits(BytesPerToken())
     for n in range(5000):
-        waits.finished(record(id=str(n)))
+        waits.finished(record(id=str(n)), unseen=True)
     assert len(waits._finished) == access_logs._MAX_FINISHED
     counted = LogWaits(BytesPerToken())
-    counted.finished(record(provenance=Provenance.COUNTED))
+    counted.finished(record(provenance=Provenance.COUNTED), unseen=True)
     assert not counted._finished, "our own count is no lesson"

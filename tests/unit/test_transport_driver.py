@@ -15,6 +15,7 @@ import pytest
 from sentinel_extproc.errors import CredentialRevoked, LimitExceeded, Unauthenticated, Unavailable
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
+from sentinel_extproc.exchange.native import TYPICAL_BYTES, BytesPerToken
 from sentinel_extproc.exchange.providers import only
 from sentinel_extproc.exchange.states import ProtocolViolation
 from sentinel_extproc.identity.principal import Entitlement, EntitlementSource, Principal
@@ -69,7 +70,7 @@ RESPONSE_BODY = pb.ProcessingRequest(response_body=pb.HttpBody(body=ANSWER, end_
 class Stream:
     """Scripted messages; None is Envoy's end of the stream."""
 
-    def __init__(self, *messages: pb.ProcessingRequest | bytes) -> None:
+    def __init__(self, *messages: pb.ProcessingRequest | bytes | None) -> None:
         self.incoming: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.replies: list[pb.ProcessingResponse] = []
         self.wrote = asyncio.Event()
@@ -179,16 +180,24 @@ class Parts:
     def output_counter(self, model: str) -> OutputCounter:
         return self.estimator.output_counter(model)
 
-    def driver(self, *, timeout_s: float = 30.0, quotas: EntitlementSource | None = None) -> Driver:
+    def driver(
+        self,
+        *,
+        timeout_s: float = 30.0,
+        quotas: EntitlementSource | None = None,
+        native: BytesPerToken | None = None,
+    ) -> Driver:
         def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
             return Exchange(
                 exchange_id=exchange_id,
                 started_at_ms=started_at_ms,
                 choose=only(Upstream((("authorization", b"Bearer sk"),))),
                 counters=self.output_counter,
+                native=native,
             )
 
         return Driver(
+            bytes_per_token=native,
             new_exchange=new_exchange,
             authenticator=self,
             estimator=self,
@@ -617,3 +626,14 @@ async def test_running_exchanges_are_told_of_oldest_first(parts: Parts) -> None:
         stream.send(None)
     await asyncio.gather(*tasks)
     assert driver.running(10) == []
+
+
+async def test_only_answers_that_envoy_metered_teach_what_those_are_long() -> None:
+    parts, known = Parts(), BytesPerToken()
+    driver = parts.driver(native=known)
+    plain = json.dumps({"usage": {"prompt_tokens": 9, "completion_tokens": 100}}).encode()
+    whole = pb.ProcessingRequest(response_body=pb.HttpBody(body=plain, end_of_stream=True))
+    await driver.run(Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, whole, None))
+    (record,) = parts.stored
+    driver.logged(record.id, 400)
+    assert known.of("gpt-4o") == TYPICAL_BYTES, "a token in JSON is far shorter than in a stream"

@@ -141,12 +141,11 @@ async def test_a_task_that_swallows_its_cancellation_ends_all_the_same(path: str
             await asyncio.Event().wait()
         read.set_result(await served.read())
 
-    async with serving(path, stubborn):
-        async with call(path, "stubborn") as client:
-            assert await client.read() == b"here"
-            client.cancel()
-            async with asyncio.timeout(10):
-                assert await read is None
+    async with serving(path, stubborn), call(path, "stubborn") as client:
+        assert await client.read() == b"here"
+        client.cancel()
+        async with asyncio.timeout(10):
+            assert await read is None
 
 
 async def test_a_peer_that_leaves_is_let_go_after_its_last_call(path: str) -> None:
