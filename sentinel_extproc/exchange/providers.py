@@ -22,6 +22,8 @@ from sentinel_extproc.exchange.events import RequestHeaders
 from sentinel_extproc.exchange.headers import Upstream, first
 from sentinel_extproc.frozen import value
 
+_PORT_OR_DOT = re.compile(r"\.?(?::\d*)?\Z")
+
 ANTHROPIC_VERSION = b"2023-06-01"
 """For clients that don't say; the API answers 400 without one."""
 
@@ -205,6 +207,11 @@ class ProviderTable:
         if event.route is not None and event.route in self._by_name:
             return self._by_name[event.route]
         host = first(event.headers, ":authority").decode("latin-1").lower()
+        bare = _PORT_OR_DOT.sub("", host)
+        if host not in self._by_host and bare in self._by_host:
+            # Some gateways leave a port out of account and some don't: a guess could send one
+            # provider's key to another.
+            raise _no_provider()
         # As Envoy does: a host that is listed anywhere has these routes and no others.
         for provider in self._by_host.get(host) or self._by_host.get("", []):
             if target.startswith(provider.path_prefix):

@@ -72,8 +72,14 @@ def test_host_and_longest_prefix_choose(path: str, host: str, name: str) -> None
     assert chosen.upstream.credentials[0][1].endswith(f"key-of-{name}".encode())
 
 
-def test_a_port_that_isnt_listed_is_another_host_as_it_is_to_envoy() -> None:
-    assert TABLE(asked("/v1/models", host="llm.example:9")).name == "openai"
+@pytest.mark.parametrize(
+    "host", ["llm.example:9", "llm.example:", "LLM.example.", "llm.example.:9"]
+)
+def test_where_gateways_differ_about_a_host_only_the_route_decides(host: str) -> None:
+    with pytest.raises(NotFound):
+        TABLE(asked("/v1/models", host=host))
+    assert TABLE(asked("/v1/models", host=host, route="openai")).name == "openai"
+    assert TABLE(asked("/v1/models", host="gw.example:9")).name == "openai", "no doubt here"
 
 
 def test_a_listed_host_has_its_own_providers_and_no_others() -> None:
