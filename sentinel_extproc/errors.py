@@ -146,6 +146,11 @@ class Unavailable(SentinelError):
     default_code = "service_unavailable"
 
     def __init__(
-        self, message: str, *, retry_after_s: float = 1.0, code: str | None = None
+        self,
+        message: str,
+        *,
+        retry_after_s: float = 1.0,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        super().__init__(message, code=code, retry_after_s=retry_after_s, headers=headers)

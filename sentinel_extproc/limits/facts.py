@@ -14,7 +14,7 @@ class LimitsDecided:
     Attributes:
         outcome: ``admitted``, ``denied``, ``revoked``, ``too_large``, ``invalid``, ``unavailable``.
         limit: the limit that denied, None otherwise.
-        rung: None in normal service, else ``local`` or ``allow``.
+        rung: None in normal service, else ``local``, ``deny`` or ``allow``.
         shadowed: names of shadow limits that had no room.
     """
 

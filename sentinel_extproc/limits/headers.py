@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from .model import LimitState, Unit
 
+DEGRADED = "x-sentinel-degraded"
+"""Names the rung of the ladder that decided."""
+
 _TOKENS = frozenset({Unit.INPUT, Unit.OUTPUT, Unit.TOTAL})
 
 
@@ -35,7 +38,7 @@ def limit_headers(states: Sequence[LimitState], *, degraded: str | None = None) 
             if math.isfinite(state.reset_s):
                 headers[f"x-ratelimit-reset-{suffix}"] = duration(state.reset_s)
     if degraded is not None:
-        headers["x-sentinel-degraded"] = degraded
+        headers[DEGRADED] = degraded
     return headers
 
 

@@ -29,6 +29,7 @@ from .claims import (
     seeded,
 )
 from .facts import EmitLimitFact, HoldExhausted, LimitsDecided, emit_nothing
+from .headers import DEGRADED
 from .limit import Limit, OnExhausted, OnOutage
 from .model import (
     NOTHING,
@@ -151,7 +152,7 @@ class StoreLimiter:
         except SentinelError as error:
             limit = error.details.get("limit_name")
             outcome = _OUTCOMES.get(type(error), "unavailable")
-            rung = error.extra_headers.get("x-sentinel-degraded")
+            rung = error.extra_headers.get(DEGRADED)
             self._emit(LimitsDecided(outcome, None if limit is None else str(limit), rung))
             raise
         shadowed = tuple(state.name for state in reservation.states if state.exceeded)
@@ -267,11 +268,11 @@ class StoreLimiter:
     async def _ask(self, claim: Claim) -> Verdict:
         try:
             verdict = await self._store.reserve(claim)
-        except StoreUntriedError as error:
-            raise Unavailable("Limits can't be checked at the moment.") from error
         except StoreError as error:
-            self._hand_back(claim)
-            raise Unavailable("Limits can't be checked at the moment.") from error
+            if not isinstance(error, StoreUntriedError):
+                self._hand_back(claim)
+            told = {} if error.rung is None else {DEGRADED: error.rung}
+            raise Unavailable("Limits can't be checked at the moment.", headers=told) from error
         except BaseException:
             # Cancelled while the store may be taking it, or a fault of ours: nobody would settle.
             self._hand_back(claim)

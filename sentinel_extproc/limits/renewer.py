@@ -17,7 +17,7 @@ from .store import Claim, Decision, Store, StoreError
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
-"""Half of the commands that the store runs at once: requests come first."""
+"""Few of the commands that the store may run at once: requests come first."""
 _PER_TICK = 4096
 """Of each queue: a second's work for a Redis on the same network; the rest is next tick's."""
 

@@ -77,6 +77,7 @@ def test_deny_answers_503_with_retry_after(run_stack: Callable[..., Stack], work
     stack.redis.process.signal(signal.SIGKILL)
     answers = many(stack, 20)
     assert {answer.status_code for answer in answers} == {503}
+    assert {answer.headers["x-sentinel-degraded"] for answer in answers} == {"deny"}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
     assert stack.openai is not None
     assert len(stack.openai.requests()) == 1

@@ -14,6 +14,7 @@ from sentinel_extproc.errors import (
     LimitExceeded,
     NotFound,
     PayloadTooLarge,
+    PromptTooLarge,
     SentinelError,
     Unauthenticated,
     Unavailable,
@@ -29,6 +30,7 @@ from sentinel_extproc.exchange.providers import only
     ("error", "kind"),
     [
         (InvalidRequest("no"), "invalid_request_error"),
+        (PromptTooLarge("no"), "invalid_request_error"),
         (Unauthenticated("no"), "authentication_error"),
         (Forbidden("no"), "permission_error"),
         (NotFound("no"), "not_found_error"),

@@ -176,15 +176,17 @@ async def test_each_limit_has_its_own_rung(bench: Bench) -> None:
     verdict = await bench.reserve((waived, 90), (RING, 10))
     assert (verdict.decision, verdict.degraded) == (Decision.ADMITTED, "local")
     assert [line.remaining for line in verdict.lines] == [100, 40]
-    with pytest.raises(StoreUntriedError, match="strict"):
+    with pytest.raises(StoreUntriedError, match="strict") as caught:
         await bench.reserve((waived, 1), (strict, 1))
+    assert caught.value.rung == "deny"
 
 
 async def test_a_share_of_nothing_denies(bench: Bench) -> None:
     await bench.go_away()
     one = replace(RING, name="one", capacity=1)
-    with pytest.raises(StoreUntriedError, match="no share"):
+    with pytest.raises(StoreUntriedError, match="no share") as caught:
         await bench.reserve((one, 1))
+    assert caught.value.rung == "local"
     assert (await bench.reserve((one, 0))).decision is Decision.ADMITTED
 
 

@@ -17,7 +17,15 @@ from ..model import Epoch
 
 
 class StoreError(Exception):
-    """The store did not answer in time, or answered with a fault that is not about the claim."""
+    """The store did not answer in time, or answered with a fault that is not about the claim.
+
+    Args:
+        rung: what refused the claim meanwhile, ``deny`` or ``local``; None when nothing did.
+    """
+
+    def __init__(self, message: str, *, rung: str | None = None) -> None:
+        super().__init__(message)
+        self.rung = rung
 
 
 class StoreUntriedError(StoreError):

@@ -302,11 +302,11 @@ class Ladder:
             if line.limit.shadow or line.limit.on_outage is OnOutage.ALLOW:
                 continue
             if line.limit.on_outage is OnOutage.DENY:
-                raise error(f"limit {line.limit.name} can't be checked")
+                raise error(f"limit {line.limit.name} can't be checked", rung="deny")
             places.append(index)
             lines.append(self._local_line(claim.owner, line, error))
         if len(self._open) >= self._max_open:
-            raise error("too many exchanges were admitted without the store")
+            raise error("too many exchanges were admitted without the store", rung="local")
         now_ms = wall_clock_ms()
         local = Claim(claim.id, claim.owner, tuple(lines), at_ms=now_ms)
         admitted = _Admitted(replace(claim, at_ms=now_ms), local, tuple(places))
@@ -324,7 +324,7 @@ class Ladder:
         share = local_share(line.limit, replicas, left)
         if share is None:
             if line.amount > 0:
-                raise error(f"limit {line.limit.name} leaves this replica no share")
+                raise error(f"limit {line.limit.name} leaves this replica no share", rung="local")
             share = line.limit
         # What is left of a quota is known anew in every outage; rates are counted through them all.
         key = line.key if share.kind is not Kind.CALENDAR else f"{line.key}@{self._outages}"
