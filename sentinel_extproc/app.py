@@ -10,11 +10,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 from sentinel_extproc import __version__
 from sentinel_extproc.admin.assembly import Parts, start_admin
 from sentinel_extproc.admin.revoking import AllForgetters, RevokerControl
-from sentinel_extproc.config.policy import configured_policy
 from sentinel_extproc.config.settings import (
     Durability,
     LimitSettings,
@@ -45,6 +45,7 @@ from sentinel_extproc.identity.revocation import (
 from sentinel_extproc.identity_parts import IdentityParts, credential_of, identity_parts
 from sentinel_extproc.limits.facts import EmitLimitFact
 from sentinel_extproc.limits.limiter import StoreLimiter
+from sentinel_extproc.limits.policy import Policy
 from sentinel_extproc.limits.store import StoreError
 from sentinel_extproc.limits.store.connect import TlsFiles, build_client
 from sentinel_extproc.limits.store.ladder import Ladder
@@ -52,6 +53,8 @@ from sentinel_extproc.limits.store.redis import Client, RedisStore
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
 from sentinel_extproc.pauses import keep_pauses_short
 from sentinel_extproc.provider_parts import provider_parts
+from sentinel_extproc.reloading.reading import CurrentPrice, Swappable, read_again, swappable
+from sentinel_extproc.reloading.reloader import Reloader
 from sentinel_extproc.shadow.recorder import NoLedger, ShadowRecorder
 from sentinel_extproc.shadow.store import ShadowStore
 from sentinel_extproc.shadow.tally import Tally
@@ -62,14 +65,12 @@ from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.tokens.encodings import preload
 from sentinel_extproc.tokens.estimator import TokenEstimator
 from sentinel_extproc.tokens.model import RequestEstimator
-from sentinel_extproc.tokens.models import ModelTable
 from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.http2.server import Http2Server
 from sentinel_extproc.transport.server import Keepalive, Server, ServerTls
 from sentinel_extproc.usage.deferred import RedisDeferredUsage
 from sentinel_extproc.usage.outbox import Outbox
-from sentinel_extproc.usage.prices_file import load_prices
-from sentinel_extproc.usage.record import Pricer, unpriced
+from sentinel_extproc.usage.record import Pricer
 from sentinel_extproc.usage_parts import usage_parts
 from sentinel_extproc.zion.breaker_board import RedisBoard
 from sentinel_extproc.zion.client import ZionClient
@@ -84,8 +85,11 @@ class StartError(Exception):
     """It can't start as things are; the message says why and what to do."""
 
 
-async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT, then drain.
+async def serve(settings: Settings, config_file: Path | None = None) -> None:
+    """Run until SIGTERM or SIGINT, then drain; SIGHUP reloads.
+
+    Args:
+        config_file: where the settings are from, to be read again.
 
     Raises:
         StartError, ServerError, OutboxError, ValueError: it can't start as configured.
@@ -94,8 +98,12 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    reload = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
     async with AsyncExitStack() as stack:
-        server, driver = await _start(settings, stack, draining=stop.is_set)
+        server, driver = await _start(
+            settings, stack, config_file=config_file, reload=reload, draining=stop.is_set
+        )
         keep_pauses_short()
         log.info("serving", extra={"listen": settings.server.listen, "version": __version__})
         await stop.wait()
@@ -112,7 +120,12 @@ async def serve(settings: Settings) -> None:
 
 
 async def _start(
-    settings: Settings, stack: AsyncExitStack, *, draining: Callable[[], bool]
+    settings: Settings,
+    stack: AsyncExitStack,
+    *,
+    config_file: Path | None,
+    reload: asyncio.Event,
+    draining: Callable[[], bool],
 ) -> tuple[Server, Driver]:
     """Start every part; ``stack`` ends them in the reverse order."""
     metrics, recent = Metrics(), Live()
@@ -177,7 +190,8 @@ async def _start(
     emit_limits = to_all(log_limit_fact, metrics.emit_limits)
     replicas = ReplicaCounter(store, at_least=settings.limits.replicas_at_least)
     ladder = Ladder(store, replicas=replicas, emit=emit_limits)
-    limiter = _limiter(settings, ladder, emit_limits)
+    current = swappable(settings)
+    limiter = _limiter(settings, ladder, current.policy, emit_limits)
     stack.push_async_callback(limiter.close)
     await limiter.start()
     await _check_redis(store, fatal=settings.redis.require_noeviction)
@@ -187,13 +201,13 @@ async def _start(
     watch = KeyWatch(key_files, emit=emit_credentials)
     stack.push_async_callback(watch.aclose)
     watch.start()
-    models = ModelTable(aliases=settings.tokens.aliases, overrides=settings.tokens.overrides)
-    estimator = TokenEstimator(models)
+    estimator = TokenEstimator(current.models)
+    price = CurrentPrice(current.price)
     await warm
     native = BytesPerToken() if settings.server.metering is Metering.NATIVE else None
     bills = settings.server.mode is Mode.ENFORCE or settings.shadow.bill
     driver = Driver(
-        new_exchange=_exchanges(settings, choose, estimator, _pricer(settings, models), native),
+        new_exchange=_exchanges(settings, choose, estimator, price, native),
         bytes_per_token=native,
         authenticator=identity.authenticator,
         estimator=estimator,
@@ -217,6 +231,20 @@ async def _start(
         denials=identity.denials,
         channel=_revocations(settings),
     )
+
+    def swap(new: Swappable) -> None:
+        limiter.policy, price.price = new.policy, new.price
+        estimator.replace(new.models)
+
+    reloader = Reloader(
+        current,
+        read=lambda: read_again(config_file),
+        swap=swap,
+        config_file=config_file,
+        asked=reload,
+    )
+    stack.push_async_callback(reloader.aclose)
+    reloader.start()
     # Last to start and first to end, so that it never looks at a part that isn't there.
     await start_admin(
         settings.admin,
@@ -239,6 +267,7 @@ async def _start(
             recent=recent,
             running=driver.running,
             prefix=settings.endpoints.prefix,
+            reloads=lambda: reloader.state,
         ),
         stack,
     )
@@ -369,11 +398,13 @@ async def _check_redis(store: RedisStore, *, fatal: bool) -> None:
         log.error("redis_unsafe", extra={"reason": complaint})
 
 
-def _limiter(settings: Settings, ladder: Ladder, emit: EmitLimitFact) -> StoreLimiter:
+def _limiter(
+    settings: Settings, ladder: Ladder, policy: Policy, emit: EmitLimitFact
+) -> StoreLimiter:
     limits = settings.limits
     return StoreLimiter(
         ladder,
-        configured_policy(limits),
+        policy,
         quota_on_outage=limits.quota_on_outage,
         quota_on_exhausted=limits.quota_on_exhausted,
         quota_right_size=limits.quota_right_size,
@@ -387,11 +418,6 @@ def _redis_tls(redis: RedisSettings) -> TlsFiles | None:
         return None
     ca, certificate, key = (None if file is None else str(file) for file in files)
     return TlsFiles(ca=ca, certificate=certificate, key=key)
-
-
-def _pricer(settings: Settings, models: ModelTable) -> Pricer:
-    file = settings.usage.prices_file
-    return unpriced if file is None else load_prices(file, models.canonical)
 
 
 def _exchanges(

@@ -43,25 +43,30 @@ def main() -> None:
 def serve(config_file: Path | None) -> None:
     """Serve Envoy's external processing protocol until SIGTERM.
 
+    On SIGHUP, and when one of their files changes, settings are read again: the policy, prices and
+    constants of counting are swapped at once, or all refused with the reason in the log, the
+    metrics and `status`. Other settings hold from the next start on.
+
     Settings come from the environment (SENTINEL_<SECTION>__<NAME>) and a YAML file; see
     check-config. Exit code 2: the configuration is faulty; 1: it can't start.
     """
     import uvloop
 
     from sentinel_extproc import app
-    from sentinel_extproc.config.load import ConfigError, load
+    from sentinel_extproc.config.load import ConfigError, load, named_file
     from sentinel_extproc.telemetry import logs
     from sentinel_extproc.transport.server import ServerError
     from sentinel_extproc.usage.outbox import OutboxError
 
+    file = named_file(config_file)
     try:
-        settings = load(config_file)
+        settings = load(file)
     except ConfigError as error:
         _refuse(error.faults)
     logs.configure(level=settings.logs.level, json_lines=settings.logs.format == "json")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(app.serve(settings))
+            runner.run(app.serve(settings, file))
     except (app.StartError, ServerError, OutboxError, ValueError) as error:
         click.echo(f"sentinel-extproc can't start: {error}", err=True)
         sys.exit(EXIT_START)

@@ -30,6 +30,7 @@ from sentinel_extproc.identity.shared import RedisSharedCache
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
+from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.live import Live
 from sentinel_extproc.telemetry.loop_lag import LoopLag
 from sentinel_extproc.telemetry.prometheus import Metrics
@@ -65,6 +66,7 @@ class Parts:
     recent: Live
     running: Callable[[int], list[Running]]
     prefix: str
+    reloads: Callable[[], ReloadState]
 
 
 async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitStack) -> None:
@@ -131,6 +133,7 @@ def _readings(
 ) -> list[Reading]:
     quotas = parts.quotas
     return [
+        *readings.reload_readings(parts.reloads),
         *readings.serving_readings(live=parts.live, draining=parts.draining),
         *readings.identity_readings(lambda: parts.authenticator.counters),
         *readings.shared_cache_readings(lambda: parts.shared.counters),
@@ -200,6 +203,7 @@ def _status(
         return {
             "version": __version__,
             "uptime_seconds": int(time.monotonic() - started_s),
+            "configuration": _configuration(parts.reloads()),
             "exchanges": {"live": parts.live(), "draining": parts.draining()},
             "limits": {
                 "store": "away" if parts.ladder.down else "up",
@@ -236,6 +240,16 @@ def _stream(usage: UsageParts) -> dict[str, Any] | None:
         "pending": state.pending,
         "in_hand": usage.queue.in_hand,
         "oldest_seconds": int(state.oldest_s),
+    }
+
+
+def _configuration(state: ReloadState) -> dict[str, Any]:
+    return {
+        "reloads": state.taken,
+        "refused_reloads": state.refused,
+        "last_reload": None if state.at_ms is None else state.at_ms // 1000,
+        "faults": list(state.faults),
+        "needs_restart": list(state.needs_restart),
     }
 
 

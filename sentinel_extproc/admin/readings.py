@@ -14,6 +14,7 @@ from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.refreshing import CacheCounters
 from sentinel_extproc.identity.service import IdentityCounters
 from sentinel_extproc.identity.shared import SharedCounters
+from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.usage.item_queue import Backlog, ItemState
 from sentinel_extproc.usage.outbox import Outbox
@@ -346,6 +347,25 @@ def limit_readings(
             "sentinel_limit_replicas",
             "Replicas that share the limits, as this one last heard.",
             replicas,
+        ),
+    ]
+
+
+def reload_readings(state: Callable[[], ReloadState]) -> list[Reading]:
+    """Of settings that are read while it runs."""
+    return [
+        Reading(
+            "sentinel_reloads_total",
+            "Times that settings were read again, by what became of it.",
+            Kind.COUNTER,
+            lambda: {"taken": state().taken, "refused": state().refused},
+            label="result",
+        ),
+        Reading(
+            "sentinel_configuration_refused",
+            "1 when the settings as they are now were refused, so that older ones hold.",
+            Kind.GAUGE,
+            lambda: float(bool(state().faults)),
         ),
     ]
 

@@ -77,6 +77,13 @@ class ConfigError(Exception):
         self.faults = faults
 
 
+def named_file(file: Path | None = None) -> Path | None:
+    """``file``, else the one that ``SENTINEL_CONFIG`` names, if any."""
+    if file is None and (named := os.environ.get(FILE_VARIABLE)):
+        return Path(named)
+    return file
+
+
 def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
     """Read and check all settings.
 
@@ -89,8 +96,7 @@ def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
         ConfigError: with every fault that was found.
     """
     faults = _unknown_names()
-    if file is None and (named := os.environ.get(FILE_VARIABLE)):
-        file = Path(named)
+    file = named_file(file)
     from_file: dict[str, Any] = {}
     if file is not None:
         try:

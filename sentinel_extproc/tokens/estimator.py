@@ -36,6 +36,10 @@ class TokenEstimator:
     def __init__(self, table: ModelTable | None = None) -> None:
         self._table = table if table is not None else ModelTable()
 
+    def replace(self, table: ModelTable) -> None:
+        """Resolve model names by another table from the next count on."""
+        self._table = table
+
     def estimate(self, kind: str, body: JsonObject) -> Estimate:
         """Count a request body; whatever JSON values it holds, only ``kind`` can be refused.
 

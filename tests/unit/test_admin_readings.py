@@ -18,6 +18,7 @@ from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.refreshing import CacheCounters
 from sentinel_extproc.identity.service import IdentityCounters
 from sentinel_extproc.identity.shared import SharedCounters
+from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.usage.forwarder import ForwarderCounters, StreamState
@@ -210,6 +211,12 @@ async def test_a_backlog_that_cannot_be_counted_is_unknown() -> None:
     assert not faults
 
 
+def test_reloads_are_told_and_whether_the_last_one_was_refused() -> None:
+    found = values(named.reload_readings(lambda: ReloadState(taken=2, refused=1, faults=("x",))))
+    assert found["sentinel_reloads_total"] == {"taken": 2, "refused": 1}
+    assert found["sentinel_configuration_refused"] == 1.0
+
+
 def test_all_of_them_fit_into_one_exposition() -> None:
     metrics = Metrics()
     backlog: Sampler[Backlog] = Sampler(lambda: None)  # type: ignore[arg-type,return-value]
@@ -226,6 +233,7 @@ def test_all_of_them_fit_into_one_exposition() -> None:
         *named.breaker_readings({"zion_lookup": lambda: State.CLOSED}),
         *named.limit_readings(down=lambda: False, pending=lambda: 0, replicas=lambda: 1),
         *named.serving_readings(live=lambda: 0, draining=lambda: False),
+        *named.reload_readings(ReloadState),
     ]
     metrics.add_readings(readings)
     text = metrics.exposition()[0].decode()

@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
         "usage.sealing",
     },
     {"config"},
+    {"reloading"},
     {"transport", "shadow"},
     {"usage_parts"},
     {"admin"},
