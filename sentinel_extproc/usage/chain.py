@@ -117,6 +117,7 @@ def verify(
     *,
     sidecar: str,
     noted: Sequence[Head] = (),
+    least: int = 0,
 ) -> list[Finding]:
     """Walk a chain, one record at a time, so that millions need no memory.
 
@@ -126,6 +127,7 @@ def verify(
         links: the records that are there, by number.
         gaps: by number.
         noted: heads that this chain is known to have had.
+        least: number of the last record that is known to have been here, whatever its hash was.
 
     Returns:
         What is wrong, at most ``MAX_FINDINGS``; empty if nothing is.
@@ -142,7 +144,7 @@ def verify(
             return walk.findings
     for gap in rest[place:]:
         walk.gap(gap)
-    walk.end()
+    walk.end(least)
     return walk.findings[:MAX_FINDINGS]
 
 
@@ -168,11 +170,13 @@ class _Walk:
         self._reach(gap.first)
         self._go(Head(gap.last, gap.hash))
 
-    def end(self) -> None:
+    def end(self, least: int) -> None:
         beyond = [seq for seq in self._noted if seq > self.head.seq]
         if beyond:
             last = max(beyond)
             self._find(Kind.MISSING, self.head.seq + 1, last, "the end that was noted isn't there")
+        elif least > self.head.seq:
+            self._find(Kind.MISSING, self.head.seq + 1, least, "they were sealed, and aren't there")
 
     def _reach(self, seq: int) -> bool:
         """Whether what stands directly before ``seq`` is known."""

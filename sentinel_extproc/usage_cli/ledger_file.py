@@ -138,11 +138,11 @@ class LedgerFile:
     def verify_chain(self, noted: Sequence[Head] = ()) -> list[Finding]:
         """Walk the chain; see ``chain.verify``. One long read, so that it sees one moment."""
         with self._opened() as connection, _one_moment(connection):
-            sidecar = connection.execute(sql.LEDGER).fetchone()[0]
+            sidecar, _, sealed = connection.execute(sql.LEDGER).fetchone()
             gaps = [Gap(*row) for row in connection.execute(sql.GAPS)]
             rows = connection.execute(_LINKS)
             links = (Link(row[0], text(row[0], row[1:-1]), row[-1]) for row in rows)
-            return verify(links, gaps, sidecar=sidecar, noted=noted)
+            return verify(links, gaps, sidecar=sidecar, noted=noted, least=sealed)
 
     def verify_sums(self) -> list[tuple[str, str]]:
         """Seal every chunk of records again; what of its items isn't as it should be.

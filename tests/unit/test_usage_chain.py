@@ -56,6 +56,12 @@ def test_a_whole_chain() -> None:
     assert verify(whole, sidecar=SIDECAR, noted=[Head(20, whole[-1].hash)]) == []
 
 
+def test_an_end_that_was_cut_off_shows_by_what_was_sealed() -> None:
+    assert verify(links(3), sidecar=SIDECAR, least=3) == []
+    assert kinds(verify(links(3), sidecar=SIDECAR, least=5)) == [(Kind.MISSING, 4, 5)]
+    assert kinds(verify([], sidecar=SIDECAR, least=5)) == [(Kind.MISSING, 1, 5)]
+
+
 def test_another_sidecars_chain() -> None:
     assert kinds(verify(links(3), sidecar="another")) == [(Kind.ALTERED, 1, 1)]
 

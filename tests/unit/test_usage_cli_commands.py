@@ -232,6 +232,8 @@ async def test_verify(filled: Path) -> None:
     [
         ("UPDATE records SET output_tokens = 0 WHERE seq = 3", "chain", "altered"),
         ("DELETE FROM records WHERE seq = 2", "chain", "missing"),
+        ("DELETE FROM records WHERE seq >= 6", "chain", "missing"),
+        ("DELETE FROM records", "chain", "missing"),
         ("UPDATE items SET output_tokens = 1 WHERE n = 1", "items", "wrong sums"),
         ("UPDATE items SET input_tokens = 0 WHERE n = 1", "items", "wrong sums"),
         ("DELETE FROM items WHERE n = 1", "items", "wrong sums"),
