@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.exceptions import RedisError
 
 from sentinel_extproc.limits.store.connect import TlsFiles, build_client
 
@@ -112,3 +114,35 @@ def test_a_url_that_names_no_safe_redis_is_refused_without_showing_its_password(
 def test_tls_files_that_make_no_sense_are_refused(url: str, tls: TlsFiles) -> None:
     with pytest.raises(ValueError, match=r"rediss|key"):
         build_client(url, tls=tls)
+
+
+async def test_a_sentinel_that_hangs_does_not_keep_the_next_one_from_being_asked() -> None:
+    asked = asyncio.Event()
+    held: list[asyncio.StreamWriter] = []
+
+    async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(hang, "127.0.0.1", 0) as first,
+        await asyncio.start_server(refuse, "127.0.0.1", 0) as second,
+    ):
+        ports = [server.sockets[0].getsockname()[1] for server in (first, second)]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        client = build_client(f"redis+sentinel://{hosts}/main")
+        assert isinstance(client, Redis)
+        async with asyncio.timeout(20):
+            with pytest.raises(RedisError):
+                await client.ping()
+        assert asked.is_set()
+        await client.aclose()
+        pool = client.connection_pool
+        assert isinstance(pool, SentinelConnectionPool)
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+        for writer in held:
+            writer.close()

@@ -36,6 +36,10 @@ _MANY = {
 _CONNECT_TIMEOUT_S = 1.0
 """Off the path of requests; a request's own budget ends waiting earlier."""
 
+_SENTINEL_TIMEOUT_S = 0.5
+"""Per read of a sentinel: they are asked one after the other, the first one first, so that one that
+hangs would keep the others from being asked at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
@@ -61,7 +65,8 @@ def build_client(
         url: see the module's table; user and password percent-encoded.
         timeout_s: of connecting, when longer than a second. Reads and writes have none: redis-py
             bounds them with ``asyncio.wait_for``, which before Python 3.12 swallows a cancellation
-            that comes as it completes. Bound whole commands with ``asyncio.timeout`` instead.
+            that comes as it completes. Bound whole commands with ``asyncio.timeout`` instead. Only
+            of sentinels they have one.
         tls: for ``rediss`` URLs only.
         sentinel_username, sentinel_password: of the sentinels themselves, when they ask.
 
@@ -101,6 +106,7 @@ def build_client(
         raise ValueError("a Sentinel URL must end in /service or /service/db")
     sentinel_options = {
         **{key: value for key, value in options.items() if key != "max_connections"},
+        "socket_timeout": _SENTINEL_TIMEOUT_S,
         "username": sentinel_username,
         "password": sentinel_password,
     }

@@ -107,6 +107,8 @@ class Lane:
         try:
             async with asyncio.timeout(self._connect_s):
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            if self._task is not asyncio.current_task():
+                return  # dropped meanwhile, and redis-py swallowed it
             reading = asyncio.get_running_loop().create_task(self._read(connection, self._sent))
             while True:
                 await self._wake.wait()
