@@ -181,6 +181,11 @@ class Exchange:
         )
 
     @property
+    def reservation(self) -> Reservation | None:
+        """What was taken for it, settled or not."""
+        return getattr(self, "_reservation", None)
+
+    @property
     def counted_input(self) -> int | None:
         """Our count of an admitted request's input; None when it was only estimated by size."""
         return None if self._plan.count is None else self._predicted.input_tokens

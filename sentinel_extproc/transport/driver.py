@@ -32,7 +32,13 @@ from sentinel_extproc.exchange.shadow import ShadowExchange
 from sentinel_extproc.exchange.states import State
 from sentinel_extproc.identity.principal import Authenticator, EntitlementSource
 from sentinel_extproc.limits.headers import limit_headers
-from sentinel_extproc.limits.model import NOTHING, GrowingLimiter, Reservation, ReserveRequest
+from sentinel_extproc.limits.model import (
+    NOTHING,
+    GrowingLimiter,
+    Quantities,
+    Reservation,
+    ReserveRequest,
+)
 from sentinel_extproc.telemetry.facts import (
     Emit,
     ExchangeFinished,
@@ -193,6 +199,8 @@ class Driver:
         except Exception as fault:
             admitted = exchange.decided
             self._emit(InternalFault(exchange.exchange_id, "exchange", fault, admitted))
+            if not admitted:
+                self._give_up(exchange, NOTHING)
             if isinstance(exchange, ShadowExchange):
                 self._end(exchange)
                 return await self._perform(exchange, stream, exchange.give_up())
@@ -373,6 +381,15 @@ class Driver:
                         self._do_behind(exchange, behind)
         except Exception as fault:  # noqa: BLE001 - runs in a finally clause
             self._emit(InternalFault(exchange.exchange_id, "end of exchange", fault, True))
+            self._give_up(exchange, None)
+
+    def _give_up(self, exchange: Exchange, actual: Quantities | None) -> None:
+        """A bug keeps it from its end: settle what it holds, as ``actual`` or else as reserved,
+        and leave it unknown. What is settled already stays as it is."""
+        reservation = exchange.reservation
+        if reservation is not None:
+            actual = reservation.held if actual is None else actual
+            self._background.start(self._limiter.settle(reservation, actual))
             self._background.start(self._abandon_record(exchange.exchange_id))
 
     async def _abandon_record(self, exchange_id: str) -> None:

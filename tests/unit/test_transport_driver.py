@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sentinel_extproc.errors import CredentialRevoked, LimitExceeded, Unauthenticated, Unavailable
+from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.native import TYPICAL_BYTES, BytesPerToken
@@ -265,8 +266,35 @@ async def test_an_exchange_that_a_bug_keeps_from_its_record_is_abandoned(
     assert stream.kinds()[-1] == "response_body"  # the client's bytes flow all the same
     assert parts.stored == []
     assert set(parts.abandoned) == {parts.begun[0].id}
+    held = parts.reserved[0].predicted
+    assert parts.settled, "its hold would be renewed for hours"
+    assert all(actual == held for actual in parts.settled)
     where = [fact.where for fact in parts.facts if isinstance(fact, InternalFault)]
     assert ("unknown record" in where) is stuck
+
+
+async def test_a_bug_between_the_reservation_and_the_decision_hands_everything_back(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    def reserved(exchange: Exchange, event: on.Reserved) -> None:
+        exchange._reservation = event.reservation
+        broken()
+
+    monkeypatch.setitem(
+        Exchange.handle.__globals__["_STEPS"],
+        (Exchange.handle.__globals__["State"].RESERVING, on.Reserved),
+        reserved,
+    )
+    driver, stream = parts.driver(), Stream(REQUEST_HEADERS, REQUEST_BODY)
+    with pytest.raises(ZeroDivisionError):
+        await run_to_end(driver, stream)
+    assert await driver.join(5) == 0
+    assert "request_body" not in stream.kinds()
+    assert parts.settled == [NOTHING]
+    assert parts.abandoned == [parts.begun[0].id]
 
 
 async def test_a_refused_request_leaves_no_intent(parts: Parts) -> None:
