@@ -193,11 +193,11 @@ class Driver:
 
     async def _message(self, exchange: Exchange, stream: Stream, event: on.Event) -> bool:
         """Handle one message; True when our side is to end."""
-        held = exchange.held
+        # As it stood before: a refusal decides too, but nobody has heard one that fails below.
+        held, admitted = exchange.held, exchange.decided
         try:
             return await self._perform(exchange, stream, exchange.handle(event))
         except Exception as fault:
-            admitted = exchange.decided
             self._emit(InternalFault(exchange.exchange_id, "exchange", fault, admitted))
             if not admitted:
                 self._give_up(exchange, NOTHING)

@@ -665,3 +665,19 @@ async def test_only_answers_that_envoy_metered_teach_what_those_are_long() -> No
     (record,) = parts.stored
     driver.logged(record.id, 400)
     assert known.of("gpt-4o") == TYPICAL_BYTES, "a token in JSON is far shorter than in a stream"
+
+
+async def test_a_refusal_that_cannot_be_said_is_no_leave_to_go_on() -> None:
+    """Refusing decides an exchange; if it then fails, Envoy must not be told "go on" instead."""
+
+    class Jammed(Stream):
+        async def write(self, data: bytes) -> None:
+            if pb.ProcessingResponse.FromString(data).HasField("immediate_response"):
+                raise OSError("jammed")
+            await super().write(data)
+
+    trailers = pb.ProcessingRequest(request_trailers=pb.HttpTrailers())
+    stream = Jammed(REQUEST_HEADERS, trailers, None)
+    with pytest.raises(OSError, match="jammed"):
+        await Parts().driver().run(stream)
+    assert stream.kinds() == ["request_headers"]
