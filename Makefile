@@ -29,7 +29,7 @@ test: setup ## run every test, the real Envoy and Redis included
 	@$(BIN)/python -m pytest $(ARGS)
 
 browser: ## install Chromium with apt, for the live page's tests; they are skipped without
-	@command -v chromium chromium-browser google-chrome >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
 
 soak: setup ## kill the sidecar 200 times under load and account for every token; prints its seed
 	@SENTINEL_SOAK_CYCLES=$${SENTINEL_SOAK_CYCLES:-200} $(BIN)/python -m pytest tests/faults/test_soak.py $(ARGS)

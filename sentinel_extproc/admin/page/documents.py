@@ -240,7 +240,7 @@ def _chart(chart: str, title: str, series: Sequence[tuple[str, str]]) -> Html:
     keys = [el("span", label, class_=f"key key-{place}") for place, (_, label) in enumerate(series)]
     return el(
         "figure",
-        el("figcaption", el("span", title), *keys),
+        el("figcaption", el("span", title), el("span", *keys, class_="keys")),
         el("div", class_="plot"),
         class_="card chart",
         id=f"chart-{chart}",
