@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from enum import Enum
 from pathlib import Path
@@ -76,6 +77,8 @@ def _default(info: FieldInfo) -> str:
         return "none"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
+    if isinstance(default, tuple):
+        return f"`{json.dumps(default)}`"  # as the environment takes it; text enums too
     return f"`{default}`"
 
 

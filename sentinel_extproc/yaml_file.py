@@ -10,6 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 M = TypeVar("M", bound=BaseModel)
 
+# In words that need no knowledge of how the file is read.
+_PLAIN = {
+    "dict_type": "must be a mapping",
+    "extra_forbidden": "there is no such field",
+    "missing": "is needed",
+    "model_type": "must be a mapping",
+    "tuple_type": "must be a list",
+}
+
 
 class YamlFileError(ValueError):
     """A file that can't be used.
@@ -31,8 +40,10 @@ def read_text(path: Path, error: type[YamlFileError]) -> str:
     """
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as fault:
-        raise error((f"{path.name}: can't be read: {fault}",)) from fault
+    except OSError as fault:
+        raise error((f"{path.name}: can't be read: {fault.strerror}",)) from fault
+    except UnicodeDecodeError as fault:
+        raise error((f"{path.name}: not UTF-8",)) from fault
 
 
 def parse(text: str, model: type[M], error: type[YamlFileError], *, whole: str) -> M:
@@ -54,7 +65,7 @@ def parse(text: str, model: type[M], error: type[YamlFileError], *, whole: str) 
         raise error(
             tuple(
                 f"{'.'.join(str(part) for part in fault['loc']) or whole}: "
-                f"{fault['msg'].removeprefix('Value error, ')}"
+                f"{_PLAIN.get(fault['type']) or fault['msg'].removeprefix('Value error, ')}"
                 for fault in faults.errors(include_url=False, include_input=False)
             )
         ) from faults

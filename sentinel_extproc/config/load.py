@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 from sentinel_extproc.config.admin import admin_faults
 from sentinel_extproc.config.identity import identity_faults
+from sentinel_extproc.config.policy import unknown_endpoints
 from sentinel_extproc.config.providers import provider_faults
 from sentinel_extproc.config.secret_files import read_secret_files
 from sentinel_extproc.config.settings import (
@@ -261,9 +262,15 @@ def _fault(error: Any) -> str:
     used = next((name for name in names if name in os.environ), None)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
-        message = f"is needed (set it in the file, or as {' or '.join(reversed(names))})"
+        message = "is needed"
+        if all(
+            isinstance(part, str) for part in location
+        ):  # what stands in a list has no name in the environment
+            message += f" (set it in the file, or as {' or '.join(reversed(names))})"
     elif error["type"] in ("dict_type", "model_type"):
         message = "must be a mapping (in the environment a JSON object)"
+    elif error["type"] == "tuple_type":
+        message = "must be a list (in the environment a JSON array)"
     elif error["type"] == "extra_forbidden":
         message = "there is no such setting"
     return f"{path}: {message}" + (f" (from {used})" if used else "")
@@ -306,7 +313,8 @@ def _cross_checks(settings: Settings) -> list[str]:
         faults.append("redis.url: must be a rediss URL when TLS files are given")
     if settings.limits.policy_file is not None:
         try:
-            load_policy(settings.limits.policy_file)
+            unknown = unknown_endpoints(load_policy(settings.limits.policy_file))
+            faults += [f"{settings.limits.policy_file}: {fault}" for fault in unknown]
         except PolicyFileError as error:
             faults += [f"{settings.limits.policy_file}: {fault}" for fault in error.faults]
     try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 from sentinel_extproc.config.settings import LimitSettings
+from sentinel_extproc.endpoints.table import ENDPOINTS
 from sentinel_extproc.limits.policy import Policy, default_policy
 from sentinel_extproc.limits.policy_file import load_policy
 
@@ -16,3 +19,14 @@ def configured_policy(limits: LimitSettings) -> Policy:
     if limits.policy_file is not None:
         return load_policy(limits.policy_file)
     return default_policy(requests=limits.requests, period_s=limits.period_seconds)
+
+
+def unknown_endpoints(policy: Policy) -> list[str]:
+    """Faults of rules that name an endpoint that isn't: they would never apply, without a word."""
+    return [
+        f"rules.{number}.match.endpoint: {glob!r} is no endpoint: "
+        + ", ".join(sorted({endpoint.name for endpoint in ENDPOINTS}))
+        for number, rule in enumerate(policy.rules)
+        for glob in rule.match.endpoint
+        if not any(fnmatchcase(endpoint.name, glob) for endpoint in ENDPOINTS)
+    ]

@@ -326,6 +326,7 @@ class RevocationFeed:
         self._pause_s = pause_s
         self._chance = chance
         self._task: asyncio.Task[None] | None = None
+        self._told_broken = False
         self.listening = asyncio.Event()
         """Set while subscribed."""
         self.heard = 0
@@ -345,7 +346,11 @@ class RevocationFeed:
             try:
                 await self._listen()
             except REDIS_FAULTS as error:
-                logger.warning("the revocation feed broke: %s", type(error).__name__)
+                # Once an outage: whoever was subscribed says so, what fails to subscribe doesn't.
+                told = not self._told_broken or self.listening.is_set()
+                self._told_broken = True
+                level = logging.WARNING if told else logging.DEBUG
+                logger.log(level, "the revocation feed broke: %s", type(error).__name__)
             except Exception:
                 # Whatever it was: without the feed, what is denied here would lag behind for good.
                 logger.exception("the revocation feed broke")

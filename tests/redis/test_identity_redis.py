@@ -332,3 +332,15 @@ async def test_the_feed_outlives_whatever_breaks_it(error: Exception | None) -> 
         for _ in range(3):
             await client.asked.acquire()
     await feed.aclose()
+
+
+async def test_an_outage_of_the_feed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    client: Any = NoCluster(None)
+    feed = RevocationFeed(client, (), pause_s=0.0)
+    feed.start()
+    async with asyncio.timeout(10):
+        for _ in range(4):
+            await client.asked.acquire()
+    await feed.aclose()
+    told = [r for r in caplog.records if r.levelname == "WARNING" and "feed broke" in r.message]
+    assert len(told) == 1

@@ -235,3 +235,58 @@ def test_a_faulty_configuration_ends_with_code_2(
     assert "2 fault(s)" in result.output
     assert "zion.url" in result.output
     assert "identity.fresh_seconds" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "rules: [{match: {endpoint: chat.completion}}]",
+            "rules.0.match.endpoint: 'chat.completion'",
+        ),
+        ("rules: [{match: {modle: x}}]", "rules.0.match.modle: there is no such field"),
+        ("rules: [{limits: [{name: a}]}]", "rules.0.limits.0.unit: is needed"),
+        ("rules: {}", "rules: must be a list"),
+        ("", "policy: must be a mapping"),
+    ],
+)
+def test_faults_of_a_policy_file_are_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, says: str
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+    given(monkeypatch, SENTINEL_LIMITS__POLICY_FILE=str(file))
+    assert any(fault.startswith(f"{file}: {says}") for fault in faults())
+
+
+def test_a_policy_may_name_endpoints_by_globs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("rules: [{match: {endpoint: ['images.*', responses, '*']}}]")
+    given(monkeypatch, SENTINEL_LIMITS__POLICY_FILE=str(file))
+    load()
+
+
+def test_a_file_that_settings_name_and_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given(monkeypatch, SENTINEL_LIMITS__POLICY_FILE=str(tmp_path / "no.yaml"))
+    assert faults() == [
+        f"{tmp_path / 'no.yaml'}: no.yaml: can't be read: No such file or directory"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("azure", "providers: must be a list (in the environment a JSON array)"),
+        ('[{"name": "x"}]', "providers.0.url: is needed"),
+    ],
+)
+def test_a_list_in_the_environment_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, value: str, says: str
+) -> None:
+    given(monkeypatch, SENTINEL_PROVIDERS=value)
+    (fault,) = faults()
+    assert fault.removesuffix(" (from SENTINEL_PROVIDERS)") == says
