@@ -48,7 +48,9 @@ def serve(config_file: Path | None) -> None:
     metrics and `status`. Other settings hold from the next start on.
 
     Settings come from the environment (SENTINEL_<SECTION>__<NAME>) and a YAML file; see
-    check-config. Exit code 2: the configuration is faulty; 1: it can't start.
+    check-config.
+
+    Exit codes: 0 ended as told, 1 it can't start, 2 the configuration is faulty.
     """
     import uvloop
 
@@ -76,7 +78,10 @@ def serve(config_file: Path | None) -> None:
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the settings as JSON.")
 def check_config(config_file: Path | None, as_json: bool) -> None:
-    """Check all settings and print them, secrets masked. Exit code 2 lists every fault."""
+    """Check all settings and print them, secrets masked; faults are listed all at once.
+
+    Exit codes: 0 it can be used, 2 it has faults.
+    """
     import yaml
 
     from sentinel_extproc.config.load import ConfigError, load
@@ -93,7 +98,10 @@ def check_config(config_file: Path | None, as_json: bool) -> None:
 @click.option("--once", is_flag=True, help="End after the scenario; exit 0 only if all held.")
 @click.option("--port", default=8080, show_default=True, help="Port of the gateway; 0 picks one.")
 def demo(once: bool, port: int) -> None:
-    """Run the whole thing here: real Envoy and Redis, stand-ins for OpenAI and Zion, a scenario."""
+    """Run the whole thing here: real Envoy and Redis, stand-ins for OpenAI and Zion, a scenario.
+
+    Exit codes: 0 all held, 1 something didn't or can't start, 2 wrong usage.
+    """
     try:
         from sentinel_extproc.demo.main import run_demo
     except ImportError as error:
@@ -117,6 +125,30 @@ _COMMANDS = (
     top,
     usage,
 )
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete these commands and their options.
+
+    \b
+    Examples:
+      sentinel-extproc completion bash >> ~/.bashrc
+      sentinel-extproc completion zsh >> ~/.zshrc
+      sentinel-extproc completion fish > ~/.config/fish/completions/sentinel-extproc.fish
+
+    Exit codes: 0 printed, 2 wrong usage.
+    """
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    assert made is not None  # noqa: S101 - click has all three
+    shown = made(main, {}, "sentinel-extproc", "_SENTINEL_EXTPROC_COMPLETE")
+    # Not source(): for bash that would run one, to look at its version.
+    click.echo(shown.source_template % shown.source_vars())
+
+
 for _command in _COMMANDS:
     main.add_command(_command)
 

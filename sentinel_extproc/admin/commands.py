@@ -81,7 +81,7 @@ def invalidate(
 
     Use it when a user's plan or quota was changed in the user service and should count at once.
 
-    Exit codes: as for revoke.
+    Exit codes: 0 done, 1 refused, 2 wrong usage, 3 nobody answered.
     """
     body = _body(token_stdin, token_sha256, user, everybody)
     target = admin_target(**admin)

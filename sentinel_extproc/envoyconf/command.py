@@ -210,6 +210,8 @@ def render(
     """Print what attaches the sidecar to a gateway: complete, and the same as its settings.
 
     Settings that aren't given have their defaults; no secret is needed, and none is printed.
+
+    Exit codes: 0 printed, 2 wrong usage or faulty settings.
     """
     _refuse_foreign(context, target)
     try:

@@ -33,7 +33,7 @@ def shadow() -> None:
 def show(file: Path, as_json: bool) -> None:
     """Print by user, limit and reason how many requests would have been refused, and when.
 
-    Exit code 1: the file can't be read.
+    Exit codes: 0 printed, 1 the file can't be read, 2 wrong usage.
     """
     try:
         told = report(ShadowStore(file).read())

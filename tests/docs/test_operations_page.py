@@ -1,0 +1,107 @@
+"""docs/operations.md says what the commands are: held to click's own tree."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from sentinel_extproc.cli import main
+from sentinel_extproc.reloading.changes import LIVE
+
+PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+ROWS = {
+    name: (has_json == "yes", codes)
+    for name, has_json, codes in re.findall(
+        r"^\| `sentinel-extproc ([a-z -]+)` \|[^|]+\| (yes|no) \| ([0-9, ]+) \|$",
+        PAGE,
+        re.MULTILINE,
+    )
+}
+EXAMPLES = re.findall(r"^sentinel-extproc (.+)$", PAGE, re.MULTILINE)
+
+
+def leaves(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from leaves(inner, (*path, name))
+    else:
+        yield " ".join(path), command
+
+
+COMMANDS = dict(leaves(main, ()))
+
+
+def options(command: click.Command) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def test_the_table_has_every_command_and_no_other() -> None:
+    assert sorted(ROWS) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_row_says_what_the_command_says(name: str) -> None:
+    has_json, codes = ROWS[name]
+    help_text = " ".join((COMMANDS[name].help or "").split())
+    told = re.search(r"Exit codes: (.+)", help_text)
+    assert told is not None, "its help has no exit codes"
+    assert codes.split(", ") == re.findall(r"(?:^|[,;] )(\d) ", told[1])
+    assert has_json == ("--json" in options(COMMANDS[name]))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_is_explained(name: str) -> None:
+    command = COMMANDS[name]
+    context = click.Context(command, info_name=name)
+    assert command.get_short_help_str(), "its help is empty"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            shown = parameter.get_help_record(context)
+            assert shown is not None
+            assert shown[1] or parameter.opts[0] in ("--path", "--method"), parameter.opts
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_are_commands_with_options_that_exist(example: str) -> None:
+    words = shlex.split(example)
+    name = next(one for one in COMMANDS if words[: len(one.split())] == one.split())
+    given = {word for word in words if word.startswith("--")}
+    assert given <= options(COMMANDS[name])
+
+
+def test_the_page_lists_what_a_reload_takes() -> None:
+    section = PAGE.partition("Taken by a reload:")[2].partition("\n\nThe content")[0]
+    assert set(re.findall(r"`([a-z_.]+)`", section)) == LIVE
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_every_shell(shell: str) -> None:
+    shown = CliRunner().invoke(main, ["completion", shell])
+    assert shown.exit_code == 0, shown.output
+    assert "_SENTINEL_EXTPROC_COMPLETE" in shown.output
+    assert f"{shell}_complete" in shown.output
+
+
+def test_completion_completes() -> None:
+    environment = {
+        "_SENTINEL_EXTPROC_COMPLETE": "bash_complete",
+        "COMP_WORDS": "sentinel-extproc policy rep",
+        "COMP_CWORD": "2",
+    }
+    script = "from sentinel_extproc.cli import main; main(prog_name='sentinel-extproc')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "plain,replay"
