@@ -88,9 +88,11 @@ def encode(command: do.Reply | do.Respond) -> bytes:
     key = (command.phase, command.mode, command.set_headers, command.remove_headers)
     known = _SAID.get(key)
     if known is None:
-        if len(_SAID) >= _MAX_SAID:
-            _SAID.clear()
-        known = _SAID[key] = _reply(command)
+        known = _reply(command)
+        if len(known) <= _MAX_SAID_BYTES:
+            if len(_SAID) >= _MAX_SAID:
+                _SAID.clear()
+            _SAID[key] = known
     return known
 
 
@@ -251,4 +253,7 @@ _MODES = {
 }
 
 _MAX_SAID = 256
+_MAX_SAID_BYTES = 8192
+"""Of a reply that is kept: which headers it removes, the client has a say in."""
+
 _SAID: dict[tuple[object, ...], bytes] = {}

@@ -229,3 +229,30 @@ def test_what_is_remembered_is_bounded() -> None:
     for n in range(1000):
         encode(do.Reply(do.Phase.REQUEST_HEADERS, (("x", b"%d" % n),)))
     assert len(codec._SAID) <= codec._MAX_SAID
+
+
+def test_no_client_fills_what_is_kept_of_replies() -> None:
+    codec._SAID.clear()
+    names = tuple(f"x-sentinel-{n}-{'a' * 60}" for n in range(200))
+    reply = do.Reply(do.Phase.REQUEST_HEADERS, (("authorization", b"Bearer sk"),), names)
+    assert encode(reply) == encode(reply)
+    assert not codec._SAID
+    for n in range(1000):
+        encode(do.Reply(do.Phase.REQUEST_HEADERS, (("authorization", b"Bearer %d" % n),)))
+    assert 0 < len(codec._SAID) <= codec._MAX_SAID
+
+
+def test_what_is_kept_for_one_request_is_never_said_to_another() -> None:
+    """However alike they are: only a reply that is the same in everything may be said again."""
+    lines = [(), (("a", b"1"),), (("a", b"2"),), (("api-key", b"1"),)]
+    replies = [
+        do.Reply(phase, given, removed, mode=mode)
+        for phase in (do.Phase.REQUEST_HEADERS, do.Phase.REQUEST_BODY, do.Phase.RESPONSE_HEADERS)
+        for given in lines
+        for removed in ((), ("a",), ("b",))
+        for mode in (None, *do.Mode)
+    ]
+    codec._SAID.clear()
+    fresh = {reply: codec._reply(reply) for reply in replies}
+    for _ in range(2):
+        assert all(encode(reply) == said for reply, said in fresh.items())
