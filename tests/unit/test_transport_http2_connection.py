@@ -199,6 +199,28 @@ def test_what_nobody_takes_closes_the_window() -> None:
     assert client.h2.local_flow_control_window(stream) > 35_000
 
 
+def test_large_messages_that_nobody_takes_close_it_too() -> None:
+    client, server = Client(), connection(stream_window=1 << 16)
+    stream = client.open()
+    client.exchange(server)
+    got = 0
+    waiting: list[int] = []
+    for _ in range(10):
+        left = framed(bytes(200_000))
+        while left:
+            room = min(client.h2.local_flow_control_window(stream), 16_384)
+            if room:
+                client.h2.send_data(stream, left[:room])
+                left = left[room:]
+            else:
+                server.taken(stream, waiting.pop(0))
+            seen = [e for e in client.exchange(server) if isinstance(e, MessageReceived)]
+            got += len(seen)
+            waiting += [e.credit for e in seen]
+            assert len(waiting) <= 1, "a second one doesn't fit behind one that waits"
+    assert got == 10, "taking them opens it again"
+
+
 def test_a_dropped_call_gives_its_share_of_the_connection_back() -> None:
     client = Client()
     server = connection(connection_window=70_000, stream_window=70_000)

@@ -79,7 +79,8 @@ class Call:
     Attributes:
         window: bytes that the peer may still send.
         credit: of those that came, how many are dealt with but not yet given back to it.
-        queued: of those that came, how many wait in messages that nobody took yet.
+        queued: of those that came, how many wait in messages that nobody took yet, or behind them.
+        deferred: of these, how many are of a message that has yet to end.
         may_send: bytes that the peer still takes.
         waiting: frames' payloads that wait for it to take more, in order.
         ending: the block that ends the answer once nothing waits any more.
@@ -89,6 +90,7 @@ class Call:
         "answered",
         "assembler",
         "credit",
+        "deferred",
         "ending",
         "half_closed",
         "may_send",
@@ -109,5 +111,6 @@ class Call:
         self.answered = False
         self.credit = 0
         self.queued = 0
+        self.deferred = 0
         self.waiting: deque[memoryview] = deque()
         self.ending: bytes | None = None

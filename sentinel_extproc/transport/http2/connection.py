@@ -241,6 +241,10 @@ class Connection:
             call.queued += size
             events.extend(MessageReceived(stream, message, 0) for message in messages[:-1])
             events.append(MessageReceived(stream, messages[-1], size))
+        elif call.queued:
+            # One unfinished message may grow past the window, but no more behind one that waits.
+            call.queued += size
+            call.deferred += size
         else:
             self._credit_call(call, size)
         if flags & h2.END_STREAM:
@@ -421,6 +425,9 @@ class Connection:
         call = self._calls.get(stream)
         if call is not None:
             call.queued -= credit
+            if call.queued == call.deferred:
+                credit += call.deferred
+                call.queued = call.deferred = 0
             self._credit_call(call, credit)
 
     def reset(self, stream: int, code: ErrorCode) -> None:
