@@ -204,3 +204,37 @@ def test_the_live_page_shows_the_calls_and_looking_at_limits_takes_nothing(stack
         for one, next_ in itertools.pairwise(looks):
             assert all(before <= after for before, after in zip(one, next_, strict=True))
         assert client.get("/", params={"user": "nobody-at-all"}).status_code == 200
+
+
+def command(stack: Stack, *arguments: str, stdin: str = "") -> dict[str, object]:
+    """What one of our commands says as JSON; it must do well."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sentinel_extproc", *arguments, "--json"],
+        input=stdin,
+        env={k: v for k, v in os.environ.items() if not k.startswith("SENTINEL_")}
+        | {"SENTINEL_ADMIN__LISTEN": f"unix:{admin_socket(stack)}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_a_user_and_a_token_are_looked_up_without_taking_anything(stack: Stack) -> None:
+    eventually(lambda: admin_socket(stack).exists())
+    assert chat(stack).status_code == 200
+    who = command(stack, "whoami", "-", stdin=ADA)
+    assert who["remembered"] == "process"
+    assert who["revoked"] is False
+    principal = who["principal"]
+    assert isinstance(principal, dict)
+    shown = [command(stack, "limits", "show", principal["external_id"])["limits"] for _ in range(3)]
+    by_name = [{one["name"]: one for one in each} for each in shown if isinstance(each, list)]
+    assert len(by_name) == 3
+    assert by_name[0]["requests"]["limit"] == 100_000
+    # What a look would take, three looks would have taken.
+    assert by_name[2]["requests"]["remaining"] >= by_name[0]["requests"]["remaining"]
+    assert by_name[0]["requests"]["remaining"] < 100_000
+    assert len(by_name[0]) > 1  # Zion's quotas
