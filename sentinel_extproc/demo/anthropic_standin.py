@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import click
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sentinel_extproc.demo.hosting import server_config
 from sentinel_extproc.demo.openai_records import SeenRequest
 
 INPUT_TOKENS = 12
@@ -70,3 +74,17 @@ class AnthropicStandIn:
 
 def _refusal(status: int, kind: str, message: str) -> JSONResponse:
     return JSONResponse({"type": "error", "error": {"type": kind, "message": message}}, status)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8083, show_default=True)
+@click.option("--provider-key", envvar="ANTHROPIC_API_KEY", required=True, show_envvar=True)
+def main(**options: Any) -> None:
+    """Serve the Anthropic stand-in until it is stopped."""
+    standin = AnthropicStandIn(provider_key=options["provider_key"])
+    uvicorn.Server(server_config(standin.app, host=options["host"], port=options["port"])).run()
+
+
+if __name__ == "__main__":
+    main()

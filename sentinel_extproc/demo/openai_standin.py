@@ -411,7 +411,7 @@ async def _gzipped(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8081, show_default=True)
-@click.option("--provider-key", envvar="OPENAI_API_KEY", required=True)
+@click.option("--provider-key", envvar="OPENAI_API_KEY", required=True, show_envvar=True)
 @click.option("--chunk-delay", default=0.02, show_default=True, help="Seconds before each chunk.")
 def main(**options: Any) -> None:
     """Serve the OpenAI stand-in until it is stopped."""

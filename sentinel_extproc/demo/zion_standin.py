@@ -345,7 +345,7 @@ DEMO_USERS = (
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8082, show_default=True)
-@click.option("--api-key", envvar="ZION_API_KEY", required=True)
+@click.option("--api-key", envvar="ZION_API_KEY", required=True, show_envvar=True)
 @click.option(
     "--dialect", type=click.Choice(["unified", "per_metric"]), default="unified", show_default=True
 )

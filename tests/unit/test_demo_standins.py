@@ -14,7 +14,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from click.testing import CliRunner
 
+from sentinel_extproc.demo import anthropic_standin, openai_standin, zion_standin
 from sentinel_extproc.demo.hosting import HostedApp, serve_app
 from sentinel_extproc.demo.openai_standin import OpenAIStandIn
 from sentinel_extproc.demo.process import ManagedProcess, StartError
@@ -495,3 +497,25 @@ def test_each_runs_as_a_command_of_its_own(
         url = f"http://127.0.0.1:{port}{path}"
         assert httpx.get(url, trust_env=False).status_code == 200
     assert process.exit_code in {0, -signal.SIGTERM}
+
+
+@pytest.mark.parametrize(
+    ("module", "variable"),
+    [
+        (anthropic_standin, "ANTHROPIC_API_KEY"),
+        (openai_standin, "OPENAI_API_KEY"),
+        (zion_standin, "ZION_API_KEY"),
+    ],
+)
+def test_a_stand_in_serves_as_a_command_with_the_key_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, module: Any, variable: str
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda server: served.append(server.config))
+    monkeypatch.delenv(variable, raising=False)
+    result = CliRunner().invoke(module.main, [])
+    assert (result.exit_code, served) == (2, [])
+    result = CliRunner().invoke(module.main, ["--port", "1234"], env={variable: "some-key"})
+    assert result.exit_code == 0, result.output
+    assert [config.port for config in served] == [1234]
+    assert variable in CliRunner().invoke(module.main, ["--help"]).output
