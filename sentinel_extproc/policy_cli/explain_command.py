@@ -71,6 +71,7 @@ def explain(
         policy=here.policy,
         estimator=TokenEstimator(here.models),
         default_output=here.settings.limits.default_output_tokens,
+        max_body_bytes=here.settings.endpoints.max_body_bytes,
     )
     request = Request(target, body or None, method.upper(), host, content_type, user, plan)
     story = asyncio.run(tell(request, gateway, now_ms=time.time_ns() // 1_000_000))

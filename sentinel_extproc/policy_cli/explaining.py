@@ -72,12 +72,14 @@ class Gateway:
     Attributes:
         choose: the provider and the rules; its keys are never shown.
         default_output: tokens to reserve for a request without a cap.
+        max_body_bytes: of a body that is read whole; None: no bound.
     """
 
     choose: Choose
     policy: Policy
     estimator: RequestEstimator
     default_output: int = 1024
+    max_body_bytes: int | None = None
 
 
 async def explain(request: Request, gateway: Gateway, *, now_ms: int) -> dict[str, Any]:
@@ -90,7 +92,7 @@ async def explain(request: Request, gateway: Gateway, *, now_ms: int) -> dict[st
     story["plan"] = request.plan
     headers = request.headers()
     try:
-        chosen, plan = _planned(request, headers, gateway.choose)
+        chosen, plan = _planned(request, headers, gateway)
     except SentinelError as error:
         return story | {"refused": _refusal("request", error)}
     predicted, expected = _predict(plan, request, gateway, story)
@@ -115,10 +117,10 @@ async def explain(request: Request, gateway: Gateway, *, now_ms: int) -> dict[st
     return story
 
 
-def _planned(request: Request, headers: Headers, choose: Choose) -> tuple[Chosen, Plan]:
+def _planned(request: Request, headers: Headers, gateway: Gateway) -> tuple[Chosen, Plan]:
     event = RequestHeaders(headers=headers, end_of_stream=request.body is None)
-    chosen = choose(event)
-    plan = read_opening(chosen.match, event).plan
+    chosen = gateway.choose(event)
+    plan = read_opening(chosen.match, event, max_body_bytes=gateway.max_body_bytes).plan
     if plan is None:
         plan = chosen.match.endpoint.plan(request.body, read_head(headers))
     chosen.check_model(plan.model)

@@ -218,3 +218,12 @@ providers:
     lost = run(*asked, "/v1/chat/completions")
     assert lost.exit_code == 1
     assert json.loads(lost.output)["refused"]["code"] == "unknown_provider"
+
+
+def test_a_body_that_is_too_long_is_told_as_it_would_be_refused(tmp_path: Path) -> None:
+    file = tmp_path / "sentinel.yaml"
+    file.write_text("endpoints: {max_body_bytes: 16384}")
+    long = CHAT | {"messages": [{"role": "user", "content": "a" * 20_000}]}
+    shown = run("-", "--config", file, "--json", given=json.dumps(long))
+    assert shown.exit_code == 1
+    assert json.loads(shown.output)["refused"]["status"] == 413
