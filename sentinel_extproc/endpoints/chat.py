@@ -48,6 +48,7 @@ class ChatCompletions(OpenAIEndpoint):
             choices=choices,
             upstream_body=upstream,
             hide_usage=hide,
+            streams=request.get("stream") is True,
         )
 
     def clamped(self, plan: Plan, output_tokens: int) -> Plan:

@@ -73,6 +73,7 @@ class Plan:
         billed_requests: requests on the usage record; 0 for free calls.
         upstream_body: what to forward instead of the client's body; None: forward as it came.
         hide_usage: the usage chunk was asked for by us, so the client must not see it.
+        streams: an event stream was asked for, with usage at its end.
         unwatched: nothing in the answer's body can change the bill.
         endless: the answer goes on as long as the caller likes, so that debt must end it.
         upload: shall see the request's body pass; only in plans made from the headers.
@@ -87,6 +88,7 @@ class Plan:
     billed_requests: int = 1
     upstream_body: bytes | None = None
     hide_usage: bool = False
+    streams: bool = False
     unwatched: bool = False
     endless: bool = False
     upload: Upload | None = None

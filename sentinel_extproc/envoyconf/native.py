@@ -14,10 +14,15 @@ from typing import Any
 from sentinel_extproc.envoyconf.clusters import PROCESSOR_CLUSTER
 from sentinel_extproc.envoyconf.names import FILTER_NAME, USAGE_NAMESPACE
 from sentinel_extproc.envoyconf.versions import Version, shown
+from sentinel_extproc.exchange.native import HEADER
 
 NATIVE_SINCE: Version = (1, 40)
 READER = "envoy.filters.http.ai_protocol_manager"
 
+_READER_TYPE = (
+    "type.googleapis.com/envoy.extensions.filters.http.ai_protocol_manager.v3.AiProtocolManager"
+)
+_PROTOCOL = "OPENAI_CHAT_COMPLETIONS"
 _MANAGER = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _LOG_EVERY = "0.1s"
 """Envoy's default of a second is how long the bill of a cut answer would wait."""
@@ -49,6 +54,8 @@ def with_native_metering(
         filters = manager["http_filters"]
         for place, one in enumerate(filters):
             if one.get("name") == FILTER_NAME:
+                # By default the route is chosen anew when we ask for it, and only then.
+                one["typed_config"].pop("route_cache_action", None)
                 options = one["typed_config"].setdefault("metadata_options", {})
                 forwarded = options.setdefault("forwarding_namespaces", {})
                 forwarded["typed"] = [*forwarded.get("typed", []), USAGE_NAMESPACE]
@@ -75,11 +82,11 @@ def _managers(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _read_chats(manager: dict[str, Any], path: str) -> None:
-    """A route of its own for ``path`` in front of each that would take it.
+    """A route of its own for streamed chats in front of each that would take ``path``.
 
-    Only there is the reader on: it ends every stream with trailers of its own, and one of another
-    kind whose pieces we watch then never ends for the client (seen on Envoy 1.40).
+    The reader reads only where a route says so, and the sidecar sends only streams there.
     """
+    name, text = HEADER
     for host in manager.get("route_config", {}).get("virtual_hosts", []):
         routes = host["routes"]
         for place, route in reversed(list(enumerate(routes))):
@@ -87,14 +94,18 @@ def _read_chats(manager: dict[str, Any], path: str) -> None:
             ours = FILTER_NAME not in route.get("typed_per_filter_config", {})
             if prefix is not None and path.startswith(prefix) and "route" in route and ours:
                 chats = copy.deepcopy(route)
-                chats["match"] = {**chats["match"], "path": path}
                 del chats["match"]["prefix"]
+                chats["match"]["path"] = path
+                chats["match"].setdefault("headers", []).append(
+                    {"name": name, "string_match": {"exact": text.decode()}}
+                )
                 if instead := chats["route"].get("prefix_rewrite"):
                     # It stands for all that was matched, which is the whole path now.
                     chats["route"]["prefix_rewrite"] = instead + path[len(prefix) :]
+                chats.setdefault("request_headers_to_remove", []).append(name)
                 chats.setdefault("typed_per_filter_config", {})[READER] = {
-                    "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
-                    "config": {},
+                    "@type": f"{_READER_TYPE}PerRoute",
+                    "response": {"llm_protocol": _PROTOCOL},
                 }
                 routes.insert(place, chats)
 
@@ -133,14 +144,11 @@ def _hearers(config: dict[str, Any], cluster: str) -> list[str]:
 def _reader() -> dict[str, Any]:
     return {
         "name": READER,
-        "disabled": True,
         "typed_config": {
-            "@type": "type.googleapis.com/"
-            "envoy.extensions.filters.http.ai_protocol_manager.v3.AiProtocolManager",
+            "@type": _READER_TYPE,
             "response_handling": {
                 "token_usage": {
-                    "include_unconfigured_routes": True,
-                    "default_llm_protocol": "OPENAI_CHAT_COMPLETIONS",
+                    "default_llm_protocol": _PROTOCOL,
                     "metadata_namespace": USAGE_NAMESPACE,
                     "usage_signal": "SYNTHESIZE_TRAILERS",
                 }

@@ -43,6 +43,7 @@ class Reply:
 
     Attributes:
         body: replaces the body; None leaves it.
+        reroute: Envoy shall choose the route anew, by the headers as they are now.
     """
 
     phase: Phase
@@ -51,6 +52,7 @@ class Reply:
     body: bytes | None = None
     mode: Mode | None = None
     metadata: Metadata | None = None
+    reroute: bool = False
 
 
 @value(frozen=True, slots=True)

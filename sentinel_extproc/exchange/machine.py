@@ -370,8 +370,11 @@ class Exchange:
             return (self._request_reply(mode),)
         body = self._plan.upstream_body
         # A changed body with the old Content-Length would make Envoy answer 500.
-        length = () if body is None else (("content-length", b"%d" % len(body)),)
-        return (do.Reply(do.Phase.REQUEST_BODY, length, body=body),)
+        changed = () if body is None else (("content-length", b"%d" % len(body)),)
+        if not self._meters_natively:
+            return (do.Reply(do.Phase.REQUEST_BODY, changed, body=body),)
+        changed = (*changed, native.HEADER)
+        return (do.Reply(do.Phase.REQUEST_BODY, changed, body=body, reroute=True),)
 
     def _request_reply(self, mode: do.Mode) -> do.Reply:
         set_headers, removed = to_provider(
@@ -381,7 +384,9 @@ class Exchange:
             self.exchange_id,
             drop=self._match.endpoint.drop_headers,
         )
-        return do.Reply(do.Phase.REQUEST_HEADERS, set_headers, removed, mode=mode)
+        # A client's own copy may have chosen the route, before it was taken away.
+        astray = self._native is not None and native.HEADER[0] in removed
+        return do.Reply(do.Phase.REQUEST_HEADERS, set_headers, removed, mode=mode, reroute=astray)
 
     def uploaded(self, event: on.RequestBody) -> Commands:
         """Watch a piece of an admitted request pass; the answer may have begun already."""
@@ -443,8 +448,7 @@ class Exchange:
     def _meters_natively(self) -> bool:
         return (
             self._native is not None
-            and self._answer.streamed
-            and not self._plan.endless
+            and self._plan.streams
             and self._match.endpoint.name in native.ENDPOINTS
             # The same call elsewhere, be it at another provider, is none that Envoy reads.
             and read_head(self._request.headers).target.partition("?")[0] == self._native_path

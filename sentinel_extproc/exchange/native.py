@@ -20,6 +20,10 @@ ENDPOINTS = frozenset({"chat.completions"})
 CHAT_PATH = "/v1/chat/completions"
 """The one path on which it is told to, unless ours begin with something else."""
 
+HEADER = ("x-sentinel-meter", b"stream")
+"""Sends a request down the route on which Envoy reads the usage. It reads streams only, and answers
+of another kind there, which we watch as well, never end for their client (seen on Envoy 1.40)."""
+
 TYPICAL_BYTES = 240.0
 """Of an event stream for each token: OpenAI's envelope around one, until a model's own is known."""
 

@@ -85,7 +85,13 @@ def encode(command: do.Reply | do.Respond) -> bytes:
     if once or command.body is not None or command.metadata is not None:
         return _reply(command)
     # What is said to one request is often said to the next: "go on", or the provider's key.
-    key = (command.phase, command.mode, command.set_headers, command.remove_headers)
+    key = (
+        command.phase,
+        command.mode,
+        command.set_headers,
+        command.remove_headers,
+        command.reroute,
+    )
     known = _SAID.get(key)
     if known is None:
         known = _reply(command)
@@ -166,6 +172,8 @@ def _reply(command: do.Reply) -> bytes:
         common.append(wire.sized(wire.HEADER_MUTATION, mutation))
     if command.body is not None:
         common += wire.wrapped(wire.BODY_MUTATION, wire.body_mutation(command.body))
+    if command.reroute:
+        common.append(wire.CLEAR_ROUTE_CACHE)
     tag, has_response = _PHASES[command.phase]
     parts = wire.wrapped(tag, wire.wrapped(_RESPONSE, common) if has_response else [])
     if command.metadata is not None:

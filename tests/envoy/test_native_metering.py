@@ -104,6 +104,20 @@ def test_whole_answers_cost_the_same(
     assert billed(both["native"], number) == billed(both["stream"], number)
 
 
+def test_a_kept_connection_serves_one_kind_after_the_other(both: dict[str, Stack]) -> None:
+    stack = both["native"]
+    body = {"model": "gpt-4o-mini", "messages": HELLO}
+    assert stack.openai is not None
+    seen = len(stack.openai.requests())
+    headers = {"authorization": "Bearer tok-8", "x-sentinel-meter": "stream"}
+    with httpx.Client(base_url=stack.url, headers=headers, trust_env=False, timeout=20) as client:
+        for stream in (False, True, False, False, True, True):
+            answer = client.post("/v1/chat/completions", json=body | {"stream": stream})
+            assert answer.text.rstrip().endswith("[DONE]" if stream else "}")
+    for request in stack.openai.requests()[seen:]:
+        assert not any(name.startswith("x-sentinel") for name, _ in request.headers)
+
+
 def test_the_chunks_do_not_come_here(both: dict[str, Stack]) -> None:
     body = {"model": "gpt-4o-mini", "messages": HELLO, "stream": True}
 

@@ -40,9 +40,13 @@ def test_it_reads_chats_only() -> None:
     after = with_native_metering(bootstrap(unmetered=["/health"]), envoy_version=(1, 40))
     routes = manager(after)["route_config"]["virtual_hosts"][0]["routes"]
     on = [route["match"] for route in routes if READER in route.get("typed_per_filter_config", {})]
-    assert on == [{"path": "/v1/chat/completions"}]
+    by = {"name": "x-sentinel-meter", "string_match": {"exact": "stream"}}
+    assert on == [{"path": "/v1/chat/completions", "headers": [by]}]
     assert routes[-1]["match"] == {"prefix": "/"}
-    assert manager(after)["http_filters"][1]["disabled"] is True
+    assert "x-sentinel-meter" in routes[-2]["request_headers_to_remove"]
+    reader = manager(after)["http_filters"][1]["typed_config"]["response_handling"]
+    assert "include_unconfigured_routes" not in reader["token_usage"]
+    assert "route_cache_action" not in manager(after)["http_filters"][0]["typed_config"]
 
 
 def test_older_envoys_and_foreign_configurations_are_refused() -> None:
@@ -57,7 +61,7 @@ def test_a_rewritten_prefix_stays_what_it_was() -> None:
     config = to_dict(gateway_bootstrap(Attachment(processors=("unix:/s",), providers=(way,))))
     after = with_native_metering(config, envoy_version=(1, 40))
     chats, rest = manager(after)["route_config"]["virtual_hosts"][0]["routes"]
-    assert chats["match"] == {"path": "/v1/chat/completions"}
+    assert chats["match"]["path"] == "/v1/chat/completions"
     assert chats["route"]["prefix_rewrite"] == "/compat/v1/chat/completions"
     assert rest["route"]["prefix_rewrite"] == "/compat/"
 

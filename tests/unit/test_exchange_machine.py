@@ -747,6 +747,16 @@ def unseen() -> Exchange:
     return machine
 
 
+def test_a_client_does_not_choose_the_route_that_envoy_reads_on() -> None:
+    for header, reroute in ((("x-sentinel-meter", b"stream"), True), (("x-other", b"1"), False)):
+        machine = exchange(native=BytesPerToken())
+        machine.handle(request_headers(header))
+        (reply,) = machine.handle(on.Authenticated(ADA))
+        assert isinstance(reply, do.Reply)
+        assert reply.reroute is reroute
+        assert ("x-sentinel-meter" in reply.remove_headers) is reroute
+
+
 def test_native_metering_takes_envoys_word() -> None:
     machine = unseen()
     told = on.Told("gpt-4o-2024", 12, 34)
@@ -786,22 +796,26 @@ def test_native_metering_lets_go_when_draining() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "kind", "prefix"),
+    ("path", "kind", "prefix", "stream"),
     [
-        (b"/v1/chat/completions", b"application/json", "/v1/"),
-        (b"/v1/completions", STREAM, "/v1/"),
-        (b"/mistral/v1/chat/completions", STREAM, "/mistral/v1/"),
+        (b"/v1/chat/completions", b"application/json", "/v1/", False),
+        (b"/v1/completions", STREAM, "/v1/", True),
+        (b"/mistral/v1/chat/completions", STREAM, "/mistral/v1/", True),
     ],
 )
-def test_native_metering_is_for_streamed_chats(path: bytes, kind: bytes, prefix: str) -> None:
+def test_native_metering_is_for_streamed_chats(
+    path: bytes, kind: bytes, prefix: str, stream: bool
+) -> None:
     machine = exchange(native=BytesPerToken(), prefix=prefix)
     machine.handle(request_headers(path=path))
     machine.handle(on.Authenticated(ADA))
-    read(machine, on.RequestBody(json.dumps(CHAT | {"prompt": "x", "stream": True}).encode()))
+    read(machine, on.RequestBody(json.dumps(CHAT | {"prompt": "x", "stream": stream}).encode()))
     (reserve,) = machine.handle(counted())
     assert isinstance(reserve, do.Reserve)
     reservation = Reservation(reserve.request, reserve.request.predicted)
-    machine.handle(on.Reserved(reservation, ()))
+    (admitted,) = machine.handle(on.Reserved(reservation, ()))
+    assert isinstance(admitted, do.Reply)
+    assert not admitted.reroute
     (reply,) = machine.handle(response_headers(kind=kind))
     assert isinstance(reply, do.Reply)
     assert reply.mode is None

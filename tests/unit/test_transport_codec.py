@@ -179,6 +179,7 @@ def built(command: do.Reply) -> pb.ProcessingResponse:
         kind.response.header_mutation.remove_headers.extend(command.remove_headers)
         if not command.set_headers and not command.remove_headers:
             kind.response.ClearField("header_mutation")
+        kind.response.clear_route_cache = command.reroute
         if command.body:
             kind.response.body_mutation.body = command.body
         elif command.body is not None:
@@ -202,6 +203,7 @@ facts = st.dictionaries(
     st.lists(names, max_size=6),
     st.none() | st.binary(max_size=400),
     st.none() | facts,
+    st.booleans(),
 )
 def test_replies_are_protobufs_own_bytes(
     phase: do.Phase,
@@ -209,8 +211,10 @@ def test_replies_are_protobufs_own_bytes(
     removed: list[str],
     body: bytes | None,
     metadata: dict[str, str | int] | None,
+    reroute: bool,
 ) -> None:
-    command = do.Reply(phase, tuple(set_headers), tuple(removed), body=body, metadata=metadata)
+    change = (tuple(set_headers), tuple(removed))
+    command = do.Reply(phase, *change, body=body, metadata=metadata, reroute=reroute)
     data = encode(command)
     assert read(data) == built(command)
     assert encode(command) == data, "also when it is remembered"
