@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says more of the machine than of us; bench/ is where time is measured.
+settings.register_profile("sentinel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sentinel")
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "accuracy.py"
 
