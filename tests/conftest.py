@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says more of the machine than of us; bench/ is where time is measured.
-settings.register_profile("sentinel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# CI tries the same examples every time, so that it judges a change and not its luck; new ones are
+# looked for wherever else the tests run.
+settings.register_profile(
+    "sentinel",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
 settings.load_profile("sentinel")
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "accuracy.py"

@@ -135,8 +135,7 @@ class Reloader:
                 if asked or settled:
                     await self.reload()
                     # Other files may be named now; a change since the look is still one.
-                    named = self._current.files(self._config_file)
-                    self._known = _same(found, await asyncio.to_thread(stamp, named))
+                    self._known = _same(found, self._current.files(self._config_file))
             except Exception:  # a change must never be the last one that is noticed
                 log.exception("reload_watch_failed")
 
@@ -157,7 +156,8 @@ def _stamp(file: Path) -> tuple[str, int, int, int, int]:
     return (str(file), found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-def _same(known: Stamp, now: Stamp) -> Stamp:
-    """``now`` for files that weren't known, what was known for the others."""
+def _same(known: Stamp, named: Iterable[Path]) -> Stamp:
+    """What was known of ``named``. One that wasn't looked at before may have changed since it was
+    read, so it is known as not there, and read once more."""
     before = {one[0]: one for one in known}
-    return tuple(before.get(one[0], one) for one in now)
+    return tuple(before.get(str(file), (str(file), 0, 0, 0, 0)) for file in named)
