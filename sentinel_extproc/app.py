@@ -275,27 +275,18 @@ async def _start(
 
 
 def _server(server: ServerSettings, driver: Driver) -> Server:
-    keepalive = Keepalive(interval_s=server.keepalive_seconds)
-    if server.transport is TransportName.NATIVE:
-        return Http2Server(
-            driver,
-            listen=server.listen,
-            max_message_bytes=server.max_message_bytes,
-            max_streams=server.max_streams,
-            socket_mode=server.socket_mode,
-            keepalive=keepalive,
-            tls=_server_tls(server),
-        )
-    from sentinel_extproc.transport.grpcio_server import GrpcioServer
+    make: Callable[..., Server] = Http2Server
+    if server.transport is TransportName.GRPCIO:
+        from sentinel_extproc.transport.grpcio_server import GrpcioServer
 
-    return GrpcioServer(
+        make = partial(GrpcioServer, reflection=server.reflection)
+    return make(
         driver,
         listen=server.listen,
         max_message_bytes=server.max_message_bytes,
         max_streams=server.max_streams,
         socket_mode=server.socket_mode,
-        keepalive=keepalive,
-        reflection=server.reflection,
+        keepalive=Keepalive(interval_s=server.keepalive_seconds),
         tls=_server_tls(server),
     )
 
