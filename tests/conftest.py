@@ -22,6 +22,19 @@ settings.register_profile(
 )
 settings.load_profile("sentinel")
 
+# These watch real processes through real sockets; where a shared machine takes a second away, one
+# of hundreds can miss its moment. It is tried once more, and the summary names it: a bug to mend.
+# What decides without processes is never tried again.
+TRIED_AGAIN = frozenset({"browser", "envoy", "faults", "redis", "security", "wheel"})
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in TRIED_AGAIN:
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "accuracy.py"
 
 
