@@ -7,7 +7,7 @@ ARGS   ?=
 SOURCES := sentinel_extproc tests bench scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help docs examples setup run test browser soak lint fmt proto encodings accuracy lock wheel clean
+.PHONY: help docs site examples setup run test browser soak lint fmt proto encodings accuracy lock wheel clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,10 @@ proto: setup ## regenerate the wire types from proto/
 docs: setup ## write docs/configuration.md from the settings, docs/attach/doctor.md from its rules
 	@$(BIN)/python scripts/document_settings.py
 	@$(BIN)/python scripts/document_findings.py
+
+site: setup ## build docs/ into build/site; a dead link or anchor is an error
+	@$(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/site
+	@echo "open build/site/index.html"
 
 examples: setup ## render envoy/ again and, with helm on the PATH, the chart's kept output
 	@$(BIN)/python -m sentinel_extproc.envoyconf.examples envoy

@@ -18,7 +18,11 @@ from sentinel_extproc.envoyconf.istio import IstioGateway
 ROOT = Path(__file__).parents[2]
 PAGES = {
     path.name: path.read_text("utf-8")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs" / "attach").glob("*.md"))]
+    for path in [
+        ROOT / "README.md",
+        ROOT / "docs" / "getting-started.md",
+        *sorted((ROOT / "docs" / "attach").glob("*.md")),
+    ]
 }
 
 
