@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 
 from sentinel_extproc import __version__
@@ -20,21 +18,11 @@ from sentinel_extproc.config.settings import (
     LimitSettings,
     Metering,
     Mode,
-    RedisSettings,
-    ServerSettings,
     Settings,
-    TransportName,
 )
 from sentinel_extproc.credentials.watch import KeyWatch
-from sentinel_extproc.exchange.expected_output import (
-    FixedOutput,
-    LearnedOutput,
-    OutputExpectation,
-)
-from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.native import BytesPerToken
-from sentinel_extproc.exchange.providers import Choose
-from sentinel_extproc.exchange.shadow import ShadowExchange
+from sentinel_extproc.exchange_parts import exchanges, shadow_report
 from sentinel_extproc.identity.quotas import CachedQuotas
 from sentinel_extproc.identity.revocation import (
     EndStreams,
@@ -42,47 +30,43 @@ from sentinel_extproc.identity.revocation import (
     RevocationFeed,
     Revoker,
 )
-from sentinel_extproc.identity_parts import IdentityParts, credential_of, identity_parts
+from sentinel_extproc.identity_parts import IdentityParts, identity_parts
 from sentinel_extproc.limits.facts import EmitLimitFact
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.policy import Policy
-from sentinel_extproc.limits.store import StoreError
-from sentinel_extproc.limits.store.connect import TlsFiles, build_client
+from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.ladder import Ladder
-from sentinel_extproc.limits.store.redis import Client, RedisStore
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
 from sentinel_extproc.pauses import keep_pauses_short
 from sentinel_extproc.provider_parts import provider_parts
+from sentinel_extproc.redis_parts import (
+    breaker_boards,
+    check_redis,
+    deferred_usage,
+    redis_client,
+    redis_store,
+    redis_tls,
+)
 from sentinel_extproc.reloading.reading import CurrentPrice, Swappable, read_again, swappable
 from sentinel_extproc.reloading.reloader import Reloader
-from sentinel_extproc.shadow.recorder import NoLedger, ShadowRecorder
-from sentinel_extproc.shadow.store import ShadowStore
-from sentinel_extproc.shadow.tally import Tally
-from sentinel_extproc.telemetry.facts import Emit, to_all
+from sentinel_extproc.server_parts import server_of
+from sentinel_extproc.shadow.recorder import NoLedger
+from sentinel_extproc.telemetry.facts import to_all
 from sentinel_extproc.telemetry.live import Live
 from sentinel_extproc.telemetry.logs import log_credential_fact, log_fact, log_limit_fact
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.tokens.encodings import preload
 from sentinel_extproc.tokens.estimator import TokenEstimator
-from sentinel_extproc.tokens.model import RequestEstimator
 from sentinel_extproc.transport.driver import Driver
-from sentinel_extproc.transport.http2.server import Http2Server
-from sentinel_extproc.transport.server import Keepalive, Server, ServerTls
-from sentinel_extproc.usage.deferred import RedisDeferredUsage
+from sentinel_extproc.transport.server import Server
 from sentinel_extproc.usage.outbox import Outbox
-from sentinel_extproc.usage.record import Pricer
 from sentinel_extproc.usage_parts import usage_parts
-from sentinel_extproc.zion.breaker_board import RedisBoard
 from sentinel_extproc.zion.client import ZionClient
 from sentinel_extproc.zion.wire import Dialect
 
 log = logging.getLogger("sentinel.app")
 
 _SETTLE_DEADLINE_S = 5.0
-
-
-class StartError(Exception):
-    """It can't start as things are; the message says why and what to do."""
 
 
 async def serve(settings: Settings, config_file: Path | None = None) -> None:
@@ -146,7 +130,7 @@ async def _start(
     _note_head("ledger_opened", outbox)
     stack.push_async_callback(_close_outbox, outbox)
 
-    boards = _breaker_boards(settings, stack)
+    boards = breaker_boards(settings.redis, stack)
     zion = ZionClient(
         base_url=settings.zion.url,
         api_key=settings.zion.api_key.get_secret_value(),
@@ -166,13 +150,13 @@ async def _start(
         settings.usage,
         outbox=outbox,
         zion=zion,
-        redis=_redis_client(settings.redis, stack, max_connections=8),
+        redis=redis_client(settings.redis, stack, max_connections=8),
         prefix=settings.redis.prefix,
         report_deadline_s=settings.zion.report_deadline_seconds,
         stack=stack,
     )
 
-    store = _redis_store(settings)
+    store = redis_store(settings.redis)
     identity = identity_parts(
         settings.identity,
         zion=zion,
@@ -191,10 +175,10 @@ async def _start(
     replicas = ReplicaCounter(store, at_least=settings.limits.replicas_at_least)
     ladder = Ladder(store, replicas=replicas, emit=emit_limits)
     current = swappable(settings)
-    limiter = _limiter(settings, ladder, current.policy, emit_limits)
+    limiter = _limiter(settings.limits, ladder, current.policy, emit_limits)
     stack.push_async_callback(limiter.close)
     await limiter.start()
-    await _check_redis(store, fatal=settings.redis.require_noeviction)
+    await check_redis(store, fatal=settings.redis.require_noeviction)
 
     choose, key_files = provider_parts(settings)
     emit_credentials = to_all(log_credential_fact, metrics.emit_credentials)
@@ -207,20 +191,20 @@ async def _start(
     native = BytesPerToken() if settings.server.metering is Metering.NATIVE else None
     bills = settings.server.mode is Mode.ENFORCE or settings.shadow.bill
     driver = Driver(
-        new_exchange=_exchanges(settings, choose, estimator, price, native),
+        new_exchange=exchanges(settings, choose, estimator, price, native),
         bytes_per_token=native,
         authenticator=identity.authenticator,
         estimator=estimator,
         limiter=limiter,
         ledger=outbox if bills else NoLedger(),
         quotas=quotas,
-        deferred=_deferred_usage(settings, stack) if bills else None,
+        deferred=deferred_usage(settings.redis, stack) if bills else None,
         pool=pool,
-        emit=to_all(log_fact, metrics.emit, recent.emit, *await _shadow_report(settings, stack)),
+        emit=to_all(log_fact, metrics.emit, recent.emit, *await shadow_report(settings, stack)),
         decision_timeout_s=settings.server.decision_timeout_seconds,
     )
     await _hear_revocations(settings, identity, forgetters, driver.end_streams, stack)
-    server = _server(settings.server, driver)
+    server = server_of(settings.server, driver)
     stack.push_async_callback(server.drain, grace_s=0.0, hand_back_s=0.0)
     await server.start()
     revoker = Revoker(
@@ -274,28 +258,17 @@ async def _start(
     return server, driver
 
 
-def _server(server: ServerSettings, driver: Driver) -> Server:
-    make: Callable[..., Server] = Http2Server
-    if server.transport is TransportName.GRPCIO:
-        from sentinel_extproc.transport.grpcio_server import GrpcioServer
-
-        make = partial(GrpcioServer, reflection=server.reflection)
-    return make(
-        driver,
-        listen=server.listen,
-        max_message_bytes=server.max_message_bytes,
-        max_streams=server.max_streams,
-        socket_mode=server.socket_mode,
-        keepalive=Keepalive(interval_s=server.keepalive_seconds),
-        tls=_server_tls(server),
+def _limiter(
+    settings: LimitSettings, ladder: Ladder, policy: Policy, emit: EmitLimitFact
+) -> StoreLimiter:
+    return StoreLimiter(
+        ladder,
+        policy,
+        quota_on_outage=settings.quota_on_outage,
+        quota_on_exhausted=settings.quota_on_exhausted,
+        quota_right_size=settings.quota_right_size,
+        emit=emit,
     )
-
-
-def _server_tls(server: ServerSettings) -> ServerTls | None:
-    if server.tls_cert_file is None or server.tls_key_file is None:
-        return None
-    clients = None if server.client_ca_file is None else str(server.client_ca_file)
-    return ServerTls(str(server.tls_cert_file), str(server.tls_key_file), clients)
 
 
 def _quotas(settings: Settings, zion: ZionClient) -> CachedQuotas | None:
@@ -320,7 +293,7 @@ async def _hear_revocations(
 ) -> None:
     # A connection of its own, without a time-out on reading: a quiet channel is no fault.
     client = build_client(
-        settings.redis.url, timeout_s=None, max_connections=2, tls=_redis_tls(settings.redis)
+        settings.redis.url, timeout_s=None, max_connections=2, tls=redis_tls(settings.redis)
     )
     stack.push_async_callback(client.aclose)
     feed = RevocationFeed(
@@ -337,138 +310,6 @@ async def _hear_revocations(
 
 def _revocations(settings: Settings) -> str:
     return f"{settings.redis.prefix}:revocations"
-
-
-def _breaker_boards(settings: Settings, stack: AsyncExitStack) -> Callable[[str], RedisBoard]:
-    # A client of its own: reports are sent until the very end, after the store has closed.
-    redis = settings.redis
-    client = _redis_client(redis, stack, max_connections=16)
-
-    def board(name: str) -> RedisBoard:
-        return RedisBoard(client, name, prefix=redis.prefix, budget_s=redis.timeout_seconds)
-
-    return board
-
-
-def _deferred_usage(settings: Settings, stack: AsyncExitStack) -> RedisDeferredUsage:
-    redis = settings.redis
-    client = _redis_client(redis, stack, max_connections=8)
-    return RedisDeferredUsage(client, prefix=redis.prefix, budget_s=redis.timeout_seconds)
-
-
-def _redis_client(redis: RedisSettings, stack: AsyncExitStack, *, max_connections: int) -> Client:
-    client = build_client(
-        redis.url,
-        timeout_s=redis.timeout_seconds,
-        max_connections=max_connections,
-        tls=_redis_tls(redis),
-    )
-    stack.push_async_callback(client.aclose)
-    return client
-
-
-def _redis_store(settings: Settings) -> RedisStore:
-    redis = settings.redis
-    return RedisStore(
-        build_client(redis.url, timeout_s=redis.timeout_seconds, tls=_redis_tls(redis)),
-        prefix=redis.prefix,
-        timeout_s=redis.timeout_seconds,
-    )
-
-
-async def _check_redis(store: RedisStore, *, fatal: bool) -> None:
-    try:
-        complaints = await store.complaints()
-    except StoreError as fault:
-        # Not fatal: Redis may come later, and until then each limit's own rung decides.
-        log.warning("redis_unreachable", extra={"reason": str(fault)})
-        return
-    for complaint in complaints:
-        if fatal:
-            raise StartError(f"redis: {complaint} (or redis.require_noeviction: false)")
-        log.error("redis_unsafe", extra={"reason": complaint})
-
-
-def _limiter(
-    settings: Settings, ladder: Ladder, policy: Policy, emit: EmitLimitFact
-) -> StoreLimiter:
-    limits = settings.limits
-    return StoreLimiter(
-        ladder,
-        policy,
-        quota_on_outage=limits.quota_on_outage,
-        quota_on_exhausted=limits.quota_on_exhausted,
-        quota_right_size=limits.quota_right_size,
-        emit=emit,
-    )
-
-
-def _redis_tls(redis: RedisSettings) -> TlsFiles | None:
-    files = (redis.ca_file, redis.client_cert_file, redis.client_key_file)
-    if files == (None, None, None):
-        return None
-    ca, certificate, key = (None if file is None else str(file) for file in files)
-    return TlsFiles(ca=ca, certificate=certificate, key=key)
-
-
-def _exchanges(
-    settings: Settings,
-    choose: Choose,
-    estimator: RequestEstimator,
-    price: Pricer,
-    native: BytesPerToken | None,
-) -> Callable[[str, int], Exchange]:
-    credential = credential_of(settings.identity)
-    expected_output = _expected_output(settings.limits)
-
-    make: Callable[..., Exchange] = Exchange
-    if settings.server.mode is Mode.SHADOW:
-        make = partial(ShadowExchange, swap=settings.shadow.swap_credentials)
-
-    def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
-        return make(
-            exchange_id=exchange_id,
-            started_at_ms=started_at_ms,
-            choose=choose,
-            counters=estimator.output_counter,
-            expected_output=expected_output,
-            credential=credential,
-            price=price,
-            native=native,
-            native_path=f"{settings.endpoints.prefix}chat/completions",
-            max_body_bytes=settings.endpoints.max_body_bytes,
-        )
-
-    return new_exchange
-
-
-async def _shadow_report(settings: Settings, stack: AsyncExitStack) -> list[Emit]:
-    """Who counts what would have been refused; nobody while we enforce."""
-    if settings.server.mode is Mode.ENFORCE:
-        return []
-    tally = Tally(max_rows=settings.shadow.max_rows)
-    recorder = ShadowRecorder(tally, ShadowStore(settings.shadow.report_path))
-    try:
-        await recorder.start()
-    except (OSError, sqlite3.Error) as error:
-        raise StartError(f"shadow.report_path: {settings.shadow.report_path}: {error}") from None
-    stack.push_async_callback(recorder.aclose)
-    bills = settings.shadow.bill
-    log.warning("shadow_mode", extra={"reason": "nothing is enforced", "bills": bills})
-    return [tally.take]
-
-
-def _expected_output(limits: LimitSettings) -> OutputExpectation:
-    if not limits.learn_output:
-        return FixedOutput(limits.default_output_tokens)
-    return LearnedOutput(
-        default=limits.default_output_tokens,
-        percentile=limits.learned_output_percentile,
-        least=limits.learned_output_least,
-        most=limits.learned_output_most,
-        samples=limits.learned_output_samples,
-        users=limits.learned_output_users,
-    )
 
 
 def _note_head(event: str, outbox: Outbox) -> None:

@@ -56,6 +56,7 @@ def serve(config_file: Path | None) -> None:
 
     from sentinel_extproc import app
     from sentinel_extproc.config.load import ConfigError, load, named_file
+    from sentinel_extproc.start_error import StartError
     from sentinel_extproc.telemetry import logs
     from sentinel_extproc.transport.server import ServerError
     from sentinel_extproc.usage.outbox import OutboxError
@@ -69,7 +70,7 @@ def serve(config_file: Path | None) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.serve(settings, file))
-    except (app.StartError, ServerError, OutboxError, ValueError) as error:
+    except (StartError, ServerError, OutboxError, ValueError) as error:
         click.echo(f"sentinel-extproc can't start: {error}", err=True)
         sys.exit(EXIT_START)
 

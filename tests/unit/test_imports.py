@@ -12,7 +12,7 @@ NAME = "sentinel_extproc"
 
 # Bottom to top. A module may import from its own layer and from those below.
 LAYERS: list[set[str]] = [
-    {"errors", "frozen", "pauses", "safe_text", "yaml_file", "__init__"},
+    {"errors", "frozen", "pauses", "safe_text", "start_error", "yaml_file", "__init__"},
     {"sse", "tokens.model", "identity.principal", "limits.model", "usage.record"},
     {"identity.bearer", "identity.claims", "identity.expiry", "limits.headers"},
     {"endpoints"},
@@ -30,9 +30,10 @@ LAYERS: list[set[str]] = [
     {"config"},
     {"reloading"},
     {"transport", "shadow"},
-    {"usage_parts"},
+    {"redis_parts", "server_parts", "usage_parts"},
     {"admin"},
     {"identity_parts", "provider_parts"},
+    {"exchange_parts"},
     {"app"},
     {"usage_cli"},
     {"policy_cli", "live_cli"},
