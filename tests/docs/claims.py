@@ -96,13 +96,18 @@ def _classes() -> dict[str, tuple[int, str]]:
 
 def _of_class(node: ast.ClassDef, base: tuple[int, str]) -> tuple[int, str]:
     """Status and code: as the class says, or as its base does."""
-    told = {"status": base[0], "default_code": base[1]}
+    status, code = base
     for child in ast.walk(node):
-        if isinstance(child, ast.Assign) and isinstance(child.value, ast.Constant):
-            told |= {_last_name(child.targets[0]): child.value.value}
-        if isinstance(child, ast.Call):  # super().__init__(…, code="…")
-            told["default_code"] = next(iter(_codes(child)), told["default_code"])
-    return int(told["status"]), str(told["default_code"])
+        match child:
+            case ast.Assign(targets=[ast.Name(id="status")], value=ast.Constant(value=int(number))):
+                status = number
+            case ast.Assign(
+                targets=[ast.Name(id="default_code")], value=ast.Constant(value=str(name))
+            ):
+                code = name
+            case ast.Call():  # super().__init__(…, code="…")
+                code = next(iter(_codes(child)), code)
+    return status, code
 
 
 def _last_name(node: ast.expr) -> str:
