@@ -77,6 +77,9 @@ from sentinel_extproc.usage.record import Outcome, Pricer, unpriced
 
 Commands = tuple[do.Command, ...]
 
+KEY_REFUSED = "provider_key_refused"
+"""In ``x-sentinel-error`` and ``reason``: the provider refused our key, not the caller's."""
+
 _EXHAUSTED = "A limit was exhausted while this answer was generated."
 _DRAINING = "The gateway is restarting; connect again."
 _REVOKED = "The API key was revoked while this answer was generated."
@@ -153,6 +156,7 @@ class Exchange:
         self._after = State.DONE
         self._handing_back = False
         self._evicted = False
+        self._key_refused: int | None = None
         self._facts: dict[str, str | int] = {"exchange_id": exchange_id}
 
     @property
@@ -189,6 +193,26 @@ class Exchange:
     def counted_input(self) -> int | None:
         """Our count of an admitted request's input; None when it was only estimated by size."""
         return None if self._plan.count is None else self._predicted.input_tokens
+
+    @property
+    def confidence(self) -> Confidence:
+        """How far ``counted_input`` can be trusted."""
+        return self._confidence
+
+    @property
+    def key_refused(self) -> int | None:
+        """The status with which the provider refused our key, if it did."""
+        return self._key_refused
+
+    @property
+    def provider(self) -> str:
+        """Whom an admitted request went to; empty where there is only one."""
+        return self._provider.name
+
+    @property
+    def swaps(self) -> bool:
+        """Whether the provider's key is put in place of the client's token."""
+        return True
 
     @property
     def reserved_output(self) -> Expected:
@@ -418,6 +442,11 @@ class Exchange:
         """Say how the limits stand, and choose how to watch the answer."""
         status = first(event.headers, ":status")
         failed = not status.startswith((b"1", b"2", b"3"))
+        if status in (b"401", b"403") and self.swaps and self._provider.upstream.credentials:
+            # The client must not take this for a word on its own key, which never got there.
+            self._key_refused = int(status)
+            self._facts["reason"] = KEY_REFUSED
+            self._answer_headers += (("x-sentinel-error", KEY_REFUSED),)
         set_headers, removed = to_client(event.headers, self._answer_headers, self.exchange_id)
         reply = do.Reply(do.Phase.RESPONSE_HEADERS, set_headers, removed)
         if event.end_of_stream:

@@ -47,6 +47,11 @@ class ShadowExchange(Exchange):
         self._cut_noted = False
 
     @property
+    def swaps(self) -> bool:
+        """As told."""
+        return self._swap
+
+    @property
     def held(self) -> bytes:
         """Nothing is ever held."""
         return b""

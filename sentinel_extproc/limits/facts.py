@@ -59,7 +59,39 @@ class SettlementDropped:
     reason: str
 
 
-LimitFact = LimitsDecided | HoldExhausted | StoreLost | StoreRegained | SettlementDropped
+@value(frozen=True, slots=True)
+class SettlementApplied:
+    """The store has taken a settlement.
+
+    Attributes:
+        after_s: how long it took, from the end of its exchange on.
+    """
+
+    exchange_id: str
+    after_s: float
+
+
+@value(frozen=True, slots=True)
+class SettledBeyond:
+    """An exchange used more than was held for it, which the limit is charged all the same.
+
+    Attributes:
+        amount: the excess, in the limit's unit; of cost in millionths.
+    """
+
+    limit: str
+    amount: int
+
+
+LimitFact = (
+    LimitsDecided
+    | SettlementApplied
+    | SettledBeyond
+    | HoldExhausted
+    | StoreLost
+    | StoreRegained
+    | SettlementDropped
+)
 
 EmitLimitFact = Callable[[LimitFact], None]
 """Takes a fact; must be quick and must not raise."""

@@ -28,7 +28,7 @@ from .claims import (
     retaken,
     seeded,
 )
-from .facts import EmitLimitFact, HoldExhausted, LimitsDecided, emit_nothing
+from .facts import EmitLimitFact, HoldExhausted, LimitsDecided, SettledBeyond, emit_nothing
 from .headers import DEGRADED
 from .limit import Limit, OnExhausted, OnOutage
 from .model import (
@@ -224,10 +224,17 @@ class StoreLimiter:
         hold.settled = True
         self._renewer.forget(hold.claim)
         try:
-            self._settler.submit(retaken(hold.claim, actual, hold.model))
+            settled = retaken(hold.claim, actual, hold.model)
+            self._tell_debt(hold.claim, settled)
+            self._settler.submit(settled)
         except SentinelError as error:
             log.warning("settled as held: %s", error)
             self._settler.submit(hold.claim)
+
+    def _tell_debt(self, held: Claim, settled: Claim) -> None:
+        for before, after in zip(held.lines, settled.lines, strict=True):
+            if after.amount > before.amount and not before.limit.shadow:
+                self._emit(SettledBeyond(before.limit.name, after.amount - before.amount))
 
     async def peek(
         self, subject: Subject, quotas: tuple[Quota, ...] = ()

@@ -9,7 +9,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from .facts import EmitLimitFact, SettlementDropped, emit_nothing
+from .facts import EmitLimitFact, SettlementApplied, SettlementDropped, emit_nothing
 from .store import Claim, Store, StoreError, StoreUntriedError
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ class _Due:
     """``tried_s`` is when the store may first have taken it: from then on repeating is bounded."""
 
     claim: Claim
+    since_s: float
     tried_s: float | None = None
 
 
@@ -64,7 +65,7 @@ class Settler:
         if len(self._due) >= self._max_pending:
             self._due.pop(next(iter(self._due)))
             self._drop("too many wait")
-        self._due.setdefault((claim.owner, claim.id), _Due(claim))
+        self._due.setdefault((claim.owner, claim.id), _Due(claim, time.monotonic()))
         self._idle.clear()
         self._wake.set()
         if self._task is None or self._task.done():
@@ -108,6 +109,7 @@ class Settler:
             self._due.pop(key, None)
             if result is None:
                 some_taken = True
+                self._emit(SettlementApplied(due.claim.id, now_s - due.since_s))
                 continue
             if not isinstance(result, StoreUntriedError) and due.tried_s is None:
                 due.tried_s = now_s

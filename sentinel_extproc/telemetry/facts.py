@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sentinel_extproc.frozen import value
+from sentinel_extproc.telemetry.timeline import Timeline
 from sentinel_extproc.usage.record import UsageRecord
 
 
@@ -60,6 +61,9 @@ class ExchangeFinished:
         output_basis: what that came from: ``cap``, ``user``, ``model`` or ``default``.
         predicted_input_tokens: our estimate of the prompt, to be compared with what the provider
             reported; None when nothing was counted.
+        confidence: how far that could be trusted: ``exact``, ``close`` or ``rough``.
+        provider: whom it went to; empty where there is only one.
+        key_refused: status with which the provider refused the key that we sent, if it did.
     """
 
     record: UsageRecord
@@ -67,6 +71,9 @@ class ExchangeFinished:
     predicted_input_tokens: int | None = None
     reserved_output_tokens: int = 0
     output_basis: str = "cap"
+    confidence: str = "rough"
+    provider: str = ""
+    key_refused: int | None = None
 
 
 @value(frozen=True, slots=True)
@@ -92,7 +99,23 @@ class InternalFault:
     admitted: bool
 
 
-Fact = ExchangeRefused | ExchangeNoted | ExchangeFinished | RecordNotStored | InternalFault
+End = ExchangeRefused | ExchangeNoted | ExchangeFinished
+
+
+@value(frozen=True, slots=True)
+class ExchangeTimed:
+    """An exchange is over, its stream included: what took how long.
+
+    Attributes:
+        end: how it ended; None when its client left before anything was decided, or a bug did it.
+    """
+
+    exchange_id: str
+    timeline: Timeline
+    end: End | None
+
+
+Fact = End | ExchangeTimed | RecordNotStored | InternalFault
 
 Emit = Callable[[Fact], None]
 """Takes a fact; must be quick and must not raise."""

@@ -17,6 +17,8 @@ from sentinel_extproc.limits.facts import (
     HoldExhausted,
     LimitFact,
     LimitsDecided,
+    SettledBeyond,
+    SettlementApplied,
     SettlementDropped,
     StoreLost,
     StoreRegained,
@@ -25,6 +27,7 @@ from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeNoted,
     ExchangeRefused,
+    ExchangeTimed,
     Fact,
     InternalFault,
     RecordNotStored,
@@ -104,6 +107,15 @@ def log_fact(fact: Fact) -> None:
     """The adapter from facts to the log."""
     match fact:
         case ExchangeFinished(record, faults):
+            if fact.key_refused is not None:
+                log.warning(
+                    "provider_key_refused",
+                    extra={
+                        "exchange_id": record.id,
+                        "provider": fact.provider or "default",
+                        "status": fact.key_refused,
+                    },
+                )
             if faults:
                 log.error("metering_fault", extra={"exchange_id": record.id, "faults": faults})
             log.info(
@@ -142,6 +154,8 @@ def log_fact(fact: Fact) -> None:
                     "user": fact.user,
                 },
             )
+        case ExchangeTimed():
+            pass
         case RecordNotStored(record, reason):
             # The whole record, so that it can be billed by hand if the process dies now.
             log.error(
@@ -163,7 +177,7 @@ def log_fact(fact: Fact) -> None:
 def log_limit_fact(fact: LimitFact) -> None:
     """The adapter from limits' facts to the log; single decisions are not worth a line."""
     match fact:
-        case LimitsDecided():
+        case LimitsDecided() | SettlementApplied() | SettledBeyond():
             pass
         case HoldExhausted(limit, cut):
             log.info("hold_exhausted", extra={"limit": limit, "cut": cut})

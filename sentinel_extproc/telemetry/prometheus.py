@@ -27,6 +27,8 @@ from sentinel_extproc.limits.facts import (
     HoldExhausted,
     LimitFact,
     LimitsDecided,
+    SettledBeyond,
+    SettlementApplied,
     SettlementDropped,
     StoreLost,
     StoreRegained,
@@ -35,18 +37,21 @@ from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeNoted,
     ExchangeRefused,
+    ExchangeTimed,
     Fact,
     InternalFault,
     RecordNotStored,
 )
 from sentinel_extproc.telemetry.label_values import FirstValues
 from sentinel_extproc.telemetry.readings import Reading, Readings
-from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
+from sentinel_extproc.telemetry.timeline import PHASES, Timeline
+from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage
 
 log = logging.getLogger(__name__)
 
 _RATIOS = (0.5, 0.75, 0.9, 0.95, 0.98, 0.995, 1.005, 1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
 _LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_PHASES_S = (0.0001, 0.00025, 0.0005, *_LAGS_S)
 
 
 class _Counters:
@@ -86,6 +91,7 @@ class Metrics:
         self._codes = FirstValues(max_codes)
         self._limits = FirstValues(max_limits)
         self._define_exchanges(self.registry)
+        self._define_times(self.registry)
         self._define_limits(self.registry)
         self._define_credentials(self.registry)
         self.loop_lag = Histogram(
@@ -126,27 +132,28 @@ class Metrics:
         )
         self._tokens = _Counters(
             "sentinel_tokens",
-            "Tokens billed. The kinds cached_input, reasoning, audio_input and audio_output are "
-            "parts of input and output, not additions to them.",
+            "Tokens billed. All kinds but input and output are parts of these, not additions to "
+            "them.",
             ("kind", "provenance", "model"),
             registry,
         )
         self._estimated = _Counters(
             "sentinel_estimated_input_tokens",
-            "Our estimates of prompts whose size the provider then reported.",
-            ("model",),
+            "Our estimates of prompts whose size the provider then reported, by how far they could "
+            "be trusted: exact, close or rough.",
+            ("model", "confidence"),
             registry,
         )
         self._reported = _Counters(
             "sentinel_reported_input_tokens",
             "What the provider reported for the same prompts.",
-            ("model",),
+            ("model", "confidence"),
             registry,
         )
         self._ratio = Histogram(
             "sentinel_input_estimate_ratio",
             "Estimated over reported input tokens, one per prompt; 1 is exact.",
-            ("model",),
+            ("model", "confidence"),
             buckets=_RATIOS,
             registry=registry,
         )
@@ -181,7 +188,33 @@ class Metrics:
             registry,
         )
 
+    def _define_times(self, registry: CollectorRegistry) -> None:
+        phases = Histogram(
+            "sentinel_phase_seconds",
+            "What exchanges spent time on here. Nobody waits for settle, which is from the end of "
+            "an exchange until the limit store has taken it.",
+            ("phase",),
+            buckets=_PHASES_S,
+            registry=registry,
+        )
+        self._phases = {name: phases.labels(name) for name in PHASES}
+        added = Histogram(
+            "sentinel_added_latency_seconds",
+            "How long Envoy waited for our replies: until a request was let through or refused, "
+            "and over the whole exchange, every piece of the answer included.",
+            ("part",),
+            buckets=_PHASES_S,
+            registry=registry,
+        )
+        self._added_request, self._added = added.labels("request"), added.labels("exchange")
+
     def _define_credentials(self, registry: CollectorRegistry) -> None:
+        self._key_refused = _Counters(
+            "sentinel_provider_key_refusals",
+            "Answers with which a provider refused our key, not the caller's.",
+            ("provider", "status"),
+            registry,
+        )
         self._key_files = _Counters(
             "sentinel_provider_key_changes",
             "Changed key files of providers: taken, or refused, which leaves the old keys in use.",
@@ -214,6 +247,13 @@ class Metrics:
             "sentinel_limit_holds_exhausted",
             "Answers that outgrew what was held: charged as debt, or cut.",
             ("limit", "action"),
+            registry,
+        )
+        self._beyond_hold = _Counters(
+            "sentinel_limit_beyond_hold",
+            "Used beyond what was held, in the limit's unit (cost in millionths): charged all the "
+            "same, as debt where there was no room.",
+            ("limit",),
             registry,
         )
         self._lost = Counter(
@@ -286,6 +326,8 @@ class Metrics:
                     fact.endpoint or "unknown",
                     self._models.label(fact.model, may_claim=False),
                 )
+            case ExchangeTimed():
+                self._took(fact.timeline)
             case RecordNotStored():
                 self._not_stored.inc()
             case InternalFault():
@@ -303,18 +345,30 @@ class Metrics:
                 self._tokens.add(count, kind, record.provenance.value, model)
         if fact.metering_faults > 0:
             self._metering_faults.add(fact.metering_faults, record.endpoint)
-        self._compare(record, fact.predicted_input_tokens, model)
+        self._compare(fact, model)
+        if fact.key_refused is not None:
+            self._key_refused.add(1, fact.provider or "default", str(fact.key_refused))
         if record.outcome is Outcome.COMPLETED and fact.reserved_output_tokens > 0:
             self._reserved_output.add(fact.reserved_output_tokens, fact.output_basis, model)
             self._used_output.add(record.usage.output_tokens, fact.output_basis, model)
 
-    def _compare(self, record: UsageRecord, predicted: int | None, model: str) -> None:
+    def _took(self, timeline: Timeline) -> None:
+        for name, began_ns, ended_ns, _ in timeline.phases:
+            self._phases[name].observe((ended_ns - began_ns) / 1e9)
+        if timeline.request_ns:
+            self._added_request.observe(timeline.request_ns / 1e9)
+        if timeline.waited_ns:
+            self._added.observe(timeline.waited_ns / 1e9)
+
+    def _compare(self, fact: ExchangeFinished, model: str) -> None:
+        record, predicted = fact.record, fact.predicted_input_tokens
         reported = record.usage.input_tokens
         if predicted is None or record.provenance is not Provenance.PROVIDER or reported <= 0:
             return
-        self._estimated.add(predicted, model)
-        self._reported.add(reported, model)
-        self._ratio.labels(model).observe(predicted / reported)
+        confidence = fact.confidence
+        self._estimated.add(predicted, model, confidence)
+        self._reported.add(reported, model, confidence)
+        self._ratio.labels(model, confidence).observe(predicted / reported)
 
     def _take_limits(self, fact: LimitFact) -> None:
         match fact:
@@ -324,6 +378,10 @@ class Metrics:
                     self._denied.add(1, self._limits.label(fact.limit))
                 for name in fact.shadowed:
                     self._shadowed.add(1, self._limits.label(name))
+            case SettlementApplied():
+                self._phases["settle"].observe(fact.after_s)
+            case SettledBeyond():
+                self._beyond_hold.add(fact.amount, self._limits.label(fact.limit))
             case HoldExhausted():
                 action = "cut" if fact.cut else "debt"
                 self._exhausted.add(1, self._limits.label(fact.limit), action)
@@ -344,4 +402,8 @@ def _by_kind(usage: TokenUsage) -> tuple[tuple[str, int], ...]:
         ("reasoning", usage.reasoning_tokens),
         ("audio_input", usage.audio_input_tokens),
         ("audio_output", usage.audio_output_tokens),
+        ("image_input", usage.image_input_tokens),
+        ("image_output", usage.image_output_tokens),
+        ("accepted_prediction", usage.accepted_prediction_tokens),
+        ("rejected_prediction", usage.rejected_prediction_tokens),
     )

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -41,18 +41,19 @@ from sentinel_extproc.limits.model import (
 )
 from sentinel_extproc.telemetry.facts import (
     Emit,
-    ExchangeFinished,
-    ExchangeNoted,
-    ExchangeRefused,
+    End,
+    ExchangeTimed,
     Fact,
     InternalFault,
     RecordNotStored,
 )
+from sentinel_extproc.telemetry.timeline import Timeline
 from sentinel_extproc.tokens.model import RequestEstimator
 from sentinel_extproc.transport.access_logs import LogWaits
 from sentinel_extproc.transport.background import Background
 from sentinel_extproc.transport.claims import Claims
 from sentinel_extproc.transport.codec import decode, encode
+from sentinel_extproc.transport.telling import finished, noted, refused
 from sentinel_extproc.usage.deferred import DeferredUsage
 from sentinel_extproc.usage.record import Intent, Ledger, UsageRecord
 
@@ -63,6 +64,13 @@ INLINE_BYTES = 6_000
 100 µs), and even a hostile body of this size takes less than 10 ms."""
 
 Question = do.Authenticate | do.Read | do.Count | do.Reserve
+
+_PHASES: dict[type[Question], str] = {
+    do.Authenticate: "authenticate",
+    do.Read: "read",
+    do.Count: "count",
+    do.Reserve: "reserve",
+}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,6 +90,19 @@ class Stream(Protocol):
     def stop_reading(self) -> None:
         """Have ``read`` say that Envoy has ended its side, though it hasn't."""
         ...
+
+
+@dataclass(slots=True)
+class _Timed:
+    """What is known of how long an exchange takes.
+
+    Attributes:
+        behind: parts of its accounting that go on behind its stream.
+    """
+
+    timeline: Timeline = field(default_factory=Timeline)
+    end: End | None = None
+    behind: int = 0
 
 
 class UndecidedEnd(Exception):
@@ -127,6 +148,7 @@ class Driver:
         self._emit = _guarded(emit)
         self._decision_timeout_s = decision_timeout_s
         self._live: dict[Exchange, Stream] = {}
+        self._timed: dict[Exchange, _Timed] = {}
         self._logs = LogWaits(bytes_per_token)
         self._digesting: dict[Exchange, Future[object]] = {}
         self._background = Background()
@@ -181,15 +203,21 @@ class Driver:
         """
         exchange = self._new_exchange(str(uuid_utils.uuid7()), time.time_ns() // 1_000_000)
         self._live[exchange] = stream
+        timed = self._timed[exchange] = _Timed()
+        timeline = timed.timeline
         try:
             while (data := await stream.read()) is not None:
-                if await self._message(exchange, stream, decode(data)):
+                came_ns = time.perf_counter_ns()
+                over = await self._message(exchange, stream, decode(data))
+                timeline.answered(came_ns, decided=exchange.decided)
+                if over:
                     return
             if exchange.enforces and not exchange.decided:
                 raise UndecidedEnd
         finally:
             self._live.pop(exchange, None)
             self._end(exchange)
+            self._over(exchange)
 
     async def _message(self, exchange: Exchange, stream: Stream, event: on.Event) -> bool:
         """Handle one message; True when our side is to end."""
@@ -216,21 +244,26 @@ class Driver:
         self, exchange: Exchange, stream: Stream, commands: Iterable[do.Command]
     ) -> bool:
         todo = deque(commands)
+        timeline = self._timed[exchange].timeline
         deadline = asyncio.get_running_loop().time() + self._decision_timeout_s
         while todo:
             match todo.popleft():
                 case do.Reply() as reply:
                     await stream.write(encode(reply))
+                    timeline.replied_ns = time.perf_counter_ns()
                 case do.Respond() as respond:
-                    self._emit(_refused(exchange, respond))
+                    self._tell(exchange, refused(exchange, respond))
                     await stream.write(encode(respond))
+                    timeline.replied_ns = time.perf_counter_ns()
                 case do.Note() as note:
-                    self._emit(_noted(exchange, note))
+                    self._tell(exchange, noted(exchange, note))
                 case do.Record(record):
                     self._logs.finished(record, unseen=exchange.unseen)
                     # Told first: the client may leave while we wait, and the record is kept then.
-                    self._emit(_finished(exchange, record))
+                    self._tell(exchange, finished(exchange, record))
+                    began_ns = time.perf_counter_ns()
                     await self._store(record)
+                    timeline.phase("record", began_ns)
                     todo.extend(exchange.handle(on.Recorded()))
                 case do.Digest(work):
                     await self._digest(exchange, work)
@@ -246,26 +279,32 @@ class Driver:
                 case do.Close():
                     return True
                 case do.Authenticate() | do.Read() | do.Count() | do.Reserve() as question:
-                    todo.extend(await self._decide(exchange, question, deadline))
+                    todo.extend(await self._decide(exchange, timeline, question, deadline))
         return False
 
     async def _decide(
         self,
         exchange: Exchange,
+        timeline: Timeline,
         question: Question,
         deadline: float,
     ) -> tuple[do.Command, ...]:
+        name, began_ns = _PHASES[type(question)], time.perf_counter_ns()
         try:
             answer = self._at_once(question)
             if answer is None:
                 async with asyncio.timeout_at(deadline):
                     answer = await self._ask(question)
         except CredentialRevoked as error:
+            timeline.phase(name, began_ns, error.code)
             return exchange.handle(on.Revoked(error))
         except SentinelError as error:
+            timeline.phase(name, began_ns, error.code)
             return exchange.refuse(error)
         except TimeoutError:
+            timeline.phase(name, began_ns, "timeout")
             return exchange.refuse(Unavailable("The gateway could not decide in time."))
+        timeline.phase(name, began_ns)
         return exchange.handle(answer)
 
     def _at_once(self, question: Question) -> on.Event | None:
@@ -345,11 +384,14 @@ class Driver:
         if running is None:
             self._account(exchange)
         else:
+            self._timed[exchange].behind += 1
             self._background.start(self._account_after(running, exchange))
 
     async def _account_after(self, running: Future[object], exchange: Exchange) -> None:
         await asyncio.wait([asyncio.wrap_future(running)])
         self._account(exchange)
+        self._timed[exchange].behind -= 1
+        self._over(exchange)
 
     def _do_behind(self, exchange: Exchange, command: do.Settle | do.Confirm | do.AwaitLog) -> None:
         """What nobody waits for."""
@@ -359,10 +401,13 @@ class Driver:
             case do.Confirm(claimed):
                 self._claims.confirm(exchange.exchange_id, claimed)
             case do.AwaitLog():
+                self._timed[exchange].behind += 1
                 self._background.start(self._account_by_log(exchange))
 
     async def _account_by_log(self, exchange: Exchange) -> None:
         self._account(exchange, on.Logged(await self._logs.wait(exchange.exchange_id)))
+        self._timed[exchange].behind -= 1
+        self._over(exchange)
 
     def _account(self, exchange: Exchange, event: on.Event | None = None) -> None:
         if event is None:
@@ -374,7 +419,7 @@ class Driver:
             while todo:
                 match todo.popleft():
                     case do.Record(record):
-                        self._emit(_finished(exchange, record))
+                        self._tell(exchange, finished(exchange, record))
                         self._background.start(self._store(record))
                         todo.extend(exchange.handle(on.Recorded()))
                     case do.Settle() | do.Confirm() | do.AwaitLog() as behind:
@@ -382,6 +427,16 @@ class Driver:
         except Exception as fault:  # noqa: BLE001 - runs in a finally clause
             self._emit(InternalFault(exchange.exchange_id, "end of exchange", fault, True))
             self._give_up(exchange, None)
+
+    def _tell(self, exchange: Exchange, fact: End) -> None:
+        self._timed[exchange].end = fact
+        self._emit(fact)
+
+    def _over(self, exchange: Exchange) -> None:
+        """Tell what took how long, once its stream is over and its end is told."""
+        if exchange not in self._live and not self._timed[exchange].behind:
+            timed = self._timed.pop(exchange)
+            self._emit(ExchangeTimed(exchange.exchange_id, timed.timeline, timed.end))
 
     def _give_up(self, exchange: Exchange, actual: Quantities | None) -> None:
         """A bug keeps it from its end: settle what it holds, as ``actual`` or else as reserved,
@@ -415,44 +470,3 @@ def _guarded(emit: Emit) -> Emit:
             log.exception("a fact could not be told")
 
     return emit_safely
-
-
-def _finished(exchange: Exchange, record: UsageRecord) -> ExchangeFinished:
-    output = exchange.reserved_output
-    return ExchangeFinished(
-        record,
-        exchange.metering_faults,
-        exchange.counted_input,
-        output.tokens,
-        output.basis.value,
-    )
-
-
-def _noted(exchange: Exchange, note: do.Note) -> ExchangeNoted:
-    facts, limit = note.metadata, note.error.details.get("limit_name")
-    texts = {name: str(facts[name]) for name in ("endpoint", "user", "model") if name in facts}
-    return ExchangeNoted(
-        exchange_id=exchange.exchange_id,
-        at_ms=exchange.started_at_ms,
-        status=note.error.status,
-        code=note.error.code,
-        endpoint=texts.get("endpoint"),
-        user=texts.get("user"),
-        model=texts.get("model"),
-        limit=None if limit is None else str(limit),
-        cut=facts.get("decision") == "cut",
-    )
-
-
-def _refused(exchange: Exchange, respond: do.Respond) -> ExchangeRefused:
-    facts = respond.metadata or {}
-    endpoint, user = facts.get("endpoint"), facts.get("user")
-    model = facts.get("model")
-    return ExchangeRefused(
-        exchange_id=exchange.exchange_id,
-        status=respond.error.status,
-        code=respond.error.code,
-        endpoint=None if endpoint is None else str(endpoint),
-        user=None if user is None else str(user),
-        model=None if model is None else str(model),
-    )

@@ -50,6 +50,7 @@ class WordCounter:
 def exchange(
     expected_output: OutputExpectation = FixedOutput(500),  # noqa: B008 - stateless
     *,
+    credentials: tuple[tuple[str, bytes], ...] = (("authorization", b"Bearer sk-provider"),),
     tell_identity: bool = False,
     max_body_bytes: int | None = None,
     native: BytesPerToken | None = None,
@@ -58,9 +59,7 @@ def exchange(
     return Exchange(
         exchange_id="x-1",
         started_at_ms=1_000,
-        choose=only(
-            Upstream((("authorization", b"Bearer sk-provider"),), tell_identity), prefix=prefix
-        ),
+        choose=only(Upstream(credentials, tell_identity), prefix=prefix),
         counters=lambda _model: WordCounter(),
         expected_output=expected_output,
         max_body_bytes=max_body_bytes,
@@ -414,6 +413,41 @@ class TestAnswer:
         assert isinstance(reply, do.Reply)
         assert reply.mode is do.Mode.NOTHING
         assert machine.handle(on.ResponseBody(b"late", True)) == (do.Reply(do.Phase.RESPONSE_BODY),)
+
+    @pytest.mark.parametrize("status", [b"401", b"403"])
+    def test_a_refusal_of_our_key_is_told_apart_from_one_of_the_callers(
+        self, status: bytes
+    ) -> None:
+        machine = exchange()
+        admit(machine)
+        assert machine.key_refused is None
+        told = ("x-sentinel-error", b"nonsense")
+        finish(machine, machine.handle(response_headers(status, b"application/json", told)))
+        (reply,) = machine.handle(on.Recorded())
+        assert isinstance(reply, do.Reply)
+        assert dict(reply.set_headers)["x-sentinel-error"] == b"provider_key_refused"
+        assert "x-sentinel-error" not in reply.remove_headers
+        assert reply.metadata is not None
+        assert reply.metadata["reason"] == "provider_key_refused"
+        assert machine.key_refused == int(status)
+
+    @pytest.mark.parametrize("status", [b"200", b"400", b"404", b"429", b"500"])
+    def test_other_answers_say_nothing_of_our_key(self, status: bytes) -> None:
+        machine = exchange()
+        admit(machine)
+        commands = machine.handle(response_headers(status))
+        if machine.state is State.RECORDING:
+            commands = machine.handle(on.Recorded())
+        (reply,) = commands
+        assert isinstance(reply, do.Reply)
+        assert "x-sentinel-error" not in dict(reply.set_headers)
+        assert machine.key_refused is None
+
+    def test_a_provider_without_a_key_refuses_the_caller(self) -> None:
+        machine = exchange(credentials=())
+        admit(machine)
+        finish(machine, machine.handle(response_headers(b"401")))
+        assert machine.key_refused is None
 
     def test_the_end_may_be_an_empty_chunk_or_trailers(self) -> None:
         for last in (on.ResponseBody(b"", True), on.Trailers(of_response=True)):

@@ -12,6 +12,7 @@ from sentinel_extproc.limits import facts as limits
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeRefused,
+    ExchangeTimed,
     Fact,
     InternalFault,
     RecordNotStored,
@@ -19,6 +20,7 @@ from sentinel_extproc.telemetry.facts import (
 )
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Kind, Reading
+from sentinel_extproc.telemetry.timeline import PhaseTimed, Timeline
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 
 SOME = TokenUsage(input_tokens=10, output_tokens=4)
@@ -125,7 +127,12 @@ def test_estimates_are_compared_with_what_the_provider_reported() -> None:
     )
     metrics.emit(ExchangeFinished(record(usage=TokenUsage()), 0, predicted_input_tokens=99))
     metrics.emit(ExchangeFinished(record(), 0))
-    model = {"model": "gpt-4o-mini"}
+    sure = ExchangeFinished(record(), 0, predicted_input_tokens=10, confidence="exact")
+    metrics.emit(sure)
+    exact = {"model": "gpt-4o-mini", "confidence": "exact"}
+    assert value(metrics, "sentinel_reported_input_tokens_total", **exact) == 10
+    assert value(metrics, "sentinel_input_estimate_ratio_count", **exact) == 1
+    model = {"model": "gpt-4o-mini", "confidence": "rough"}
     assert value(metrics, "sentinel_estimated_input_tokens_total", **model) == 21
     assert value(metrics, "sentinel_reported_input_tokens_total", **model) == 20
     ratio = "sentinel_input_estimate_ratio"
@@ -133,6 +140,40 @@ def test_estimates_are_compared_with_what_the_provider_reported() -> None:
     assert value(metrics, f"{ratio}_bucket", le="0.995", **model) == 0
     assert value(metrics, f"{ratio}_bucket", le="1.005", **model) == 1
     assert value(metrics, f"{ratio}_bucket", le="1.1", **model) == 2
+
+
+def test_what_took_how_long() -> None:
+    metrics = Metrics()
+    timeline = Timeline(
+        phases=[
+            PhaseTimed("authenticate", 0, 2_000_000),
+            PhaseTimed("reserve", 0, 1_000_000, "token_revoked"),
+            PhaseTimed("reserve", 0, 3_000_000),
+        ],
+        request_ns=7_000_000,
+        waited_ns=9_000_000,
+    )
+    metrics.emit(ExchangeTimed("x", timeline, refused()))
+    metrics.emit(ExchangeTimed("y", Timeline(), None))
+    assert value(metrics, "sentinel_phase_seconds_sum", phase="authenticate") == 0.002
+    assert value(metrics, "sentinel_phase_seconds_sum", phase="reserve") == 0.004
+    assert value(metrics, "sentinel_phase_seconds_count", phase="reserve") == 2
+    assert value(metrics, "sentinel_phase_seconds_count", phase="count") == 0
+    added = "sentinel_added_latency_seconds"
+    assert value(metrics, f"{added}_sum", part="request") == 0.007
+    assert value(metrics, f"{added}_sum", part="exchange") == 0.009
+    assert value(metrics, f"{added}_count", part="exchange") == 1
+
+
+def test_a_provider_that_refuses_our_key() -> None:
+    metrics = Metrics()
+    failed = record(outcome=Outcome.PROVIDER_ERROR)
+    metrics.emit(ExchangeFinished(failed, 0, key_refused=401))
+    metrics.emit(ExchangeFinished(failed, 0, provider="azure", key_refused=403))
+    metrics.emit(ExchangeFinished(failed, 0))
+    name = "sentinel_provider_key_refusals_total"
+    assert value(metrics, name, provider="default", status="401") == 1
+    assert value(metrics, name, provider="azure", status="403") == 1
 
 
 def test_models_are_bounded_and_users_never_shown() -> None:
@@ -178,6 +219,9 @@ def test_limits() -> None:
         limits.LimitsDecided("denied", "requests"),
         limits.LimitsDecided("denied", "requests", "local"),
         limits.HoldExhausted("tokens", cut=True),
+        limits.SettledBeyond("tokens", 40),
+        limits.SettledBeyond("tokens", 2),
+        limits.SettlementApplied("x", 0.003),
         limits.StoreLost("time-out"),
         limits.StoreRegained(1.5, replayed=3),
         limits.SettlementDropped("too late"),
@@ -191,6 +235,8 @@ def test_limits() -> None:
     assert value(metrics, "sentinel_limit_shadow_denials_total", limit="cost") == 1
     exhausted = "sentinel_limit_holds_exhausted_total"
     assert value(metrics, exhausted, limit="tokens", action="cut") == 1
+    assert value(metrics, "sentinel_limit_beyond_hold_total", limit="tokens") == 42
+    assert value(metrics, "sentinel_phase_seconds_sum", phase="settle") == 0.003
     assert value(metrics, "sentinel_limit_store_outages_total") == 1
     assert value(metrics, "sentinel_limit_store_away_seconds_total") == 1.5
     assert value(metrics, "sentinel_limit_store_replayed_exchanges_total") == 3

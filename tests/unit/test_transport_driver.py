@@ -33,6 +33,7 @@ from sentinel_extproc.limits.model import (
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeRefused,
+    ExchangeTimed,
     Fact,
     InternalFault,
     RecordNotStored,
@@ -317,7 +318,21 @@ async def test_a_whole_exchange(parts: Parts) -> None:
     (record,) = parts.stored
     assert record.outcome is Outcome.COMPLETED
     assert record.id == parts.reserved[0].exchange_id
-    assert [type(fact) for fact in parts.facts] == [ExchangeFinished]
+    finished, timed = parts.facts
+    assert isinstance(finished, ExchangeFinished)
+    assert isinstance(timed, ExchangeTimed)
+    assert timed.end is finished
+    phases = timed.timeline.phases
+    assert [phase.name for phase in phases] == [
+        "authenticate",
+        "read",
+        "count",
+        "reserve",
+        "record",
+    ]
+    assert all(phase.began_ns <= phase.ended_ns and phase.error is None for phase in phases)
+    assert 0 < timed.timeline.request_ns < timed.timeline.waited_ns
+    assert timed.timeline.messages == 4
 
 
 class HeldPool(ThreadPoolExecutor):
@@ -406,7 +421,12 @@ async def test_what_is_refused_is_answered_and_not_recorded(
     assert stream.replies[-1].immediate_response.status.code == status
     assert not parts.stored
     assert not parts.settled
-    assert [type(fact) for fact in parts.facts] == [ExchangeRefused]
+    refused, timed = parts.facts
+    assert isinstance(refused, ExchangeRefused)
+    assert isinstance(timed, ExchangeTimed)
+    assert timed.end is refused
+    assert timed.timeline.phases[-1].error == refused.code
+    assert 0 < timed.timeline.request_ns == timed.timeline.waited_ns
 
 
 @pytest.mark.parametrize("part", ["authenticate", "estimate", "reserve", "check_room"])
@@ -419,7 +439,9 @@ async def test_a_bug_before_the_decision_ends_in_an_error_never_in_silence(
     with pytest.raises(RuntimeError):
         await parts.driver().run(stream)
     assert "request_body" not in stream.kinds()
-    (fact,) = parts.facts
+    fact, timed = parts.facts
+    assert isinstance(timed, ExchangeTimed)
+    assert timed.end is None
     assert isinstance(fact, InternalFault)
     assert not fact.admitted
 
@@ -510,6 +532,34 @@ async def test_a_client_that_leaves_under_the_answer_is_settled(parts: Parts) ->
     (record,) = parts.stored
     assert record.outcome is Outcome.DISCONNECTED
     assert len(parts.settled) == 1
+
+
+async def test_times_are_told_once_when_all_is_accounted_for(parts: Parts) -> None:
+    """An answer that Envoy meters is billed behind its stream, when the log has told its length."""
+    driver = parts.driver(native=BytesPerToken())
+    streamed = json.dumps(json.loads(CHAT) | {"stream": True}).encode()
+    request = pb.ProcessingRequest(request_body=pb.HttpBody(body=streamed, end_of_stream=True))
+    events = pb.ProcessingRequest(
+        response_headers=head(status="200", **{"content-type": "text/event-stream"})
+    )
+    await driver.run(Stream(REQUEST_HEADERS, request, events, None))
+    assert parts.facts == []
+    driver.logged(parts.reserved[0].exchange_id, 400)
+    assert await driver.join(5) == 0
+    finished, timed = parts.facts
+    assert isinstance(finished, ExchangeFinished)
+    assert isinstance(timed, ExchangeTimed)
+    assert timed.end is finished
+
+
+async def test_a_client_that_leaves_before_a_decision_leaves_its_times(parts: Parts) -> None:
+    with pytest.raises(UndecidedEnd):
+        await parts.driver().run(Stream(REQUEST_HEADERS, None))
+    (timed,) = parts.facts
+    assert isinstance(timed, ExchangeTimed)
+    assert timed.end is None
+    assert timed.timeline.request_ns == 0
+    assert timed.timeline.waited_ns > 0
 
 
 async def test_a_fact_that_cannot_be_told_costs_no_record(parts: Parts) -> None:

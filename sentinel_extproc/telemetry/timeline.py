@@ -1,0 +1,56 @@
+"""When what of one exchange happened. Written by the driver, read by adapters at its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+PHASES = ("authenticate", "read", "count", "reserve", "record", "settle")
+"""What an exchange spends time on here, in order; ``settle`` is behind the answer, nobody waits."""
+
+
+class PhaseTimed(NamedTuple):
+    """One phase; times as of ``Timeline``.
+
+    Attributes:
+        name: one of ``PHASES``.
+        error: code of the error that it ended with.
+    """
+
+    name: str
+    began_ns: int
+    ended_ns: int
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Timeline:
+    """Times in nanoseconds of ``time.perf_counter_ns``, which never jumps.
+
+    Attributes:
+        replied_ns: when the last reply was written.
+        waited_ns: how long Envoy has waited for replies, each from its message's being read here
+            until it was written.
+        request_ns: the share of that until the request was decided; 0 before.
+        messages: how many came.
+    """
+
+    began_ns: int = field(default_factory=time.perf_counter_ns)
+    phases: list[PhaseTimed] = field(default_factory=list)
+    replied_ns: int = 0
+    waited_ns: int = 0
+    request_ns: int = 0
+    messages: int = 0
+
+    def phase(self, name: str, began_ns: int, error: str | None = None) -> None:
+        """A phase that began then is over."""
+        self.phases.append(PhaseTimed(name, began_ns, time.perf_counter_ns(), error))
+
+    def answered(self, began_ns: int, *, decided: bool) -> None:
+        """A message that was read then is dealt with."""
+        self.messages += 1
+        if self.replied_ns > began_ns:
+            self.waited_ns += self.replied_ns - began_ns
+        if decided and not self.request_ns:
+            self.request_ns = self.waited_ns
