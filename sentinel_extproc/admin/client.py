@@ -47,13 +47,13 @@ class TlsOptions:
     key: Path | None = None
 
 
-def address_of(listen: str) -> str:
+def address_of(listen: str, *, tls: bool = False) -> str:
     """Where to reach what listens at ``listen`` (``host:port`` or ``unix:/path``) from here."""
     if listen.startswith("unix:"):
         return listen
     host, _, port = listen.rpartition(":")
     everywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - asked, not bound
-    return f"http://{everywhere.get(host, host)}:{port}"
+    return f"{'https' if tls else 'http'}://{everywhere.get(host, host)}:{port}"
 
 
 def call(

@@ -6,19 +6,19 @@ Exit codes: 1 refused; 2 wrong usage; 3 nobody answered, so it isn't known wheth
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from sentinel_extproc.config.settings import AdminSettings
+
 EXIT_REFUSED = 1
 EXIT_UNREACHABLE = 3
-
-DEFAULT_LISTEN = "127.0.0.1:9180"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Answer = TypeVar("_Answer")
@@ -86,13 +86,21 @@ def admin_options(command: _Command) -> _Command:
                 "address",
                 metavar="URL",
                 help="The admin port: http://host:port, https://host:port or unix:/path. "
-                f"Default: where SENTINEL_ADMIN__LISTEN says, else {DEFAULT_LISTEN}.",
+                "Default: where the configuration says (admin.listen), else 127.0.0.1:9180.",
             ),
             click.option(
                 "--token-file",
                 type=_FILE,
-                help="File with the admin token; else SENTINEL_ADMIN__TOKEN or "
-                "SENTINEL_ADMIN__TOKEN_FILE. A Unix socket needs none unless one is configured.",
+                help="File with the admin token; else as configured (admin.token, "
+                "admin.token_file). A Unix socket needs none unless one is configured.",
+            ),
+            click.option(
+                "--config",
+                "config_file",
+                type=_FILE,
+                is_eager=True,  # so that defaults of others can go by it
+                help="The sidecar's YAML file with settings; SENTINEL_CONFIG may name it too. Only "
+                "its admin section is read.",
             ),
             click.option("--ca-file", type=_FILE, help="For https: authorities to trust (PEM)."),
             click.option("--cert-file", type=_FILE, help="For https: our certificate (PEM)."),
@@ -107,30 +115,43 @@ def admin_options(command: _Command) -> _Command:
 def admin_target(
     address: str | None,
     token_file: Path | None,
+    config_file: Path | None,
     ca_file: Path | None,
     cert_file: Path | None,
     key_file: Path | None,
     as_json: bool,
 ) -> Target:
-    """What the options say.
+    """What the options say, and the sidecar's own configuration where they say nothing.
 
     Raises:
-        click.UsageError: the token can't be used.
+        click.UsageError: the configuration or the token can't be used.
     """
+    from sentinel_extproc.config.load import ConfigError, load_section
+    from sentinel_extproc.config.settings import AdminSettings
+
+    try:
+        admin = load_section("admin", AdminSettings, config_file)
+    except ConfigError as error:
+        raise click.UsageError("\n".join(error.faults)) from None
+    if address is None:
+        address = _address(admin)
+    return Target(address, _token(admin, token_file), (ca_file, cert_file, key_file), as_json)
+
+
+def _address(admin: AdminSettings) -> str:
     from sentinel_extproc.admin.client import address_of
 
-    if address is None:
-        address = address_of(os.environ.get("SENTINEL_ADMIN__LISTEN") or DEFAULT_LISTEN)
-    return Target(address, _admin_token(token_file), (ca_file, cert_file, key_file), as_json)
+    if not admin.enabled:
+        raise click.UsageError("The configuration has no admin port (admin.enabled: false).")
+    return address_of(admin.listen, tls=admin.tls_cert_file is not None)
 
 
-def _admin_token(file: Path | None) -> str | None:
+def _token(admin: AdminSettings, file: Path | None) -> str | None:
+    if file is None and admin.token is not None:
+        return _checked(admin.token.get_secret_value(), "admin.token")
+    file = file or admin.token_file
     if file is None:
-        if token := os.environ.get("SENTINEL_ADMIN__TOKEN"):
-            return _checked(token, "SENTINEL_ADMIN__TOKEN")
-        if not (named := os.environ.get("SENTINEL_ADMIN__TOKEN_FILE")):
-            return None
-        file = Path(named)
+        return None
     try:
         return _checked(file.read_text("utf-8").strip(), str(file))
     except (OSError, UnicodeDecodeError) as error:

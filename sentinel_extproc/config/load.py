@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
+    SettingsConfigDict,
 )
 
 from sentinel_extproc.config.admin import admin_faults
@@ -30,6 +31,7 @@ from sentinel_extproc.config.settings import (
     UNSET,
     Metering,
     Mode,
+    Section,
     ServerSettings,
     Settings,
     TransportName,
@@ -62,6 +64,7 @@ _UNNEEDED_TO_RENDER = {
     "zion": {"url": UNSET_URL, "api_key": UNSET},
 }
 
+_S = TypeVar("_S", bound=Section)
 _PREFIX = "SENTINEL_"
 _NOT_SETTINGS = ("SENTINEL_CONFIG", SECRETS_VARIABLE, "SENTINEL_DEMO_", "SENTINEL_TEST_")
 
@@ -142,6 +145,49 @@ def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
     if faults:
         raise ConfigError(faults)
     return settings
+
+
+def load_section(name: str, section: type[_S], file: Path | None = None) -> _S:
+    """One section from the same sources, for who needs no other: faults elsewhere don't matter.
+
+    Raises:
+        ConfigError: with every fault of this section, or why a source can't be read.
+    """
+    file = named_file(file)
+    from_file = {} if file is None else _read_file(file)
+    folder = os.environ.get(SECRETS_VARIABLE)
+    secrets, faults = ({}, []) if folder is None else read_secret_files(Path(folder))
+    if faults:
+        raise ConfigError(faults)
+
+    class Base(BaseSettings):
+        """What it has in common with ``Settings``."""
+
+        model_config = SettingsConfigDict(**(Settings.model_config | {"extra": "ignore"}))
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (
+                _Environment(settings_cls),
+                InitSettingsSource(settings_cls, _from_predecessor()),
+                InitSettingsSource(settings_cls, secrets),
+                InitSettingsSource(settings_cls, {name: {}} | from_file),
+            )
+
+    made = create_model("OneSection", __base__=Base, **{name: (section, ...)})  # type: ignore[call-overload]
+    try:
+        found = getattr(made(), name)
+    except ValidationError as error:
+        raise ConfigError([_fault(item) for item in error.errors()]) from None
+    assert isinstance(found, section)  # noqa: S101 - validated as one
+    return found
 
 
 def only(values: dict[str, Any]) -> Settings:

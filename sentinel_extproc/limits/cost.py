@@ -47,6 +47,11 @@ class PriceTable:
         return None
 
 
+def uses_price(formula: str) -> bool:
+    """Whether it can't do without the price of a model."""
+    return _USES_PRICE.search(formula) is not None
+
+
 class CelCost:
     """A formula, compiled once; a ``CostFormula`` when called.
 
@@ -69,7 +74,7 @@ class CelCost:
         except ValueError as error:
             raise ValueError(f"not a CEL expression: {' '.join(str(error).split())}") from error
         self.formula = formula
-        self._uses_price = _USES_PRICE.search(formula) is not None
+        self._uses_price = uses_price(formula)
         self._prices = prices if prices is not None else PriceTable()
         for sample in (Quantities(0), Quantities(1, 1_000, 500, 4_000)):
             self._evaluate(sample, "sample", Price(1.0, 1.0))

@@ -25,7 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from sentinel_extproc.yaml_file import YamlFileError, parse, read_text
 
-from .cost import CelCost, Price, PriceTable
+from .cost import CelCost, Price, PriceTable, uses_price
 from .limit import MICRO, Kind, Limit, OnExhausted, OnOutage, Period
 from .model import Unit
 from .policy import Match, Policy, Rule
@@ -150,6 +150,22 @@ class PolicyFile(_Entry):
 
     prices: dict[str, PriceEntry] = Field(default_factory=dict)
     rules: tuple[RuleEntry, ...]
+
+    @model_validator(mode="after")
+    def _prices_are_there(self) -> PolicyFile:
+        """Without a price every request that meets such a formula would be refused."""
+        unpriced = [
+            f"rules.{number}.limits.{place}"
+            for number, rule in enumerate(self.rules)
+            for place, entry in enumerate(rule.limits)
+            if entry.cost is not None and uses_price(entry.cost)
+        ]
+        if unpriced and not self.prices:
+            raise ValueError(
+                f"prices: is needed, because a cost formula uses price ({', '.join(unpriced)}); "
+                "usage.prices_file is for bills, and limits don't go by it"
+            )
+        return self
 
     def policy(self) -> Policy:
         """The policy it describes; formulas are compiled here, once."""

@@ -15,6 +15,17 @@ from sentinel_extproc.shadow.store import ShadowStore
 EXIT_UNREADABLE = 1
 
 
+def configured_report() -> Path:
+    """Where the configuration says."""
+    from sentinel_extproc.config.load import ConfigError, load_section
+    from sentinel_extproc.config.settings import ShadowSettings
+
+    try:
+        return load_section("shadow", ShadowSettings).report_path
+    except ConfigError as error:
+        raise click.UsageError("\n".join(error.faults)) from None
+
+
 @click.group()
 def shadow() -> None:
     """Before enforcing: who would have been refused."""
@@ -25,9 +36,9 @@ def shadow() -> None:
     "--file",
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("/var/lib/sentinel/shadow.db"),
-    show_default=True,
-    help="What shadow.report_path says; it may be in use.",
+    default=configured_report,
+    help="The sidecar's report; it may be in use. Default: where the configuration says "
+    "(shadow.report_path).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def show(file: Path, as_json: bool) -> None:

@@ -33,14 +33,16 @@ def _choice(kind: type[Provenance | Outcome | Delivery]) -> click.Choice[str]:
 
 
 def configured_outbox() -> Path:
-    """Where the configuration says, as far as it can be read here."""
-    from sentinel_extproc.config.load import ConfigError, load
+    """Where the configuration says. No other section of it is read: those may need secrets that
+    only the sidecar is given."""
+    from sentinel_extproc.config.load import ConfigError, load_section
     from sentinel_extproc.config.settings import UsageSettings
 
+    named = click.get_current_context().params.get("config_file")
     try:
-        return load().usage.outbox_path
-    except ConfigError:  # secrets that only the sidecar is given, for example
-        return UsageSettings().outbox_path
+        return load_section("usage", UsageSettings, named).outbox_path
+    except ConfigError as error:
+        raise click.UsageError("\n".join(error.faults)) from None
 
 
 def outbox_option(command: _Command) -> _Command:
@@ -68,8 +70,10 @@ def _filter_options(command: _Command) -> _Command:
                 help="2026-11-23, 2026-11-23T10:00 (UTC), or 36h, 7d ago.",
             ),
             click.option("--until", metavar="TIME", help="Before this time."),
-            click.option("--state", type=_choice(Delivery), help="On the way to Zion."),
-            click.option("--provenance", type=_choice(Provenance), help="Whose numbers."),
+            click.option(
+                "--state", type=_choice(Delivery), help="How far it is on its way to Zion."
+            ),
+            click.option("--provenance", type=_choice(Provenance), help="Whose numbers of tokens."),
             click.option("--outcome", type=_choice(Outcome), help="How it ended."),
         )
     ):
@@ -106,22 +110,30 @@ def readable() -> Iterator[None]:
 @outbox_option
 @_json_option
 def status(outbox: Path, as_json: bool) -> None:
-    """Show whose ledger it is, how much is in it, and what is still on its way.
+    """Show whose ledger it is, how much is in it, and what is still on its way to Zion.
 
-    The head names all records so far. Noted elsewhere, it proves later that none was changed:
-    `usage verify --head`.
+    A record is one request. Records are summed up by user and model, and the sums go to Zion. The
+    last record's number and hash stand for all before it: noted elsewhere, they prove later that
+    none was changed (usage verify --head).
+
+    \b
+    Examples:
+      sentinel-extproc usage status
+      sentinel-extproc usage status --json | jq .dead_items
 
     Exit codes: 0 shown, 1 something waits for a person, 2 wrong usage, 3 not readable.
     """
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
     from sentinel_extproc.usage_cli.tables import console, print_facts
+    from sentinel_extproc.usage_cli.wording import FACTS
 
     with readable():
         facts = LedgerFile(outbox).status()
     if as_json:
         click.echo(json.dumps(facts))
     else:
-        print_facts(console(), ((name.replace("_", " "), value) for name, value in facts.items()))
+        named = ((FACTS.get(name, name.replace("_", " ")), value) for name, value in facts.items())
+        print_facts(console(), named)
     if facts["dead_items"] or facts["parked_items"]:
         sys.exit(EXIT_FAULT)
 
@@ -135,13 +147,21 @@ def status(outbox: Path, as_json: bool) -> None:
 @click.option("--oldest-first", is_flag=True, help="Else the newest come first.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line.")
 def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **given: Any) -> None:
-    """List records, one per request.
+    """List records, one per request: who, which model, how many tokens, and whether it is billed.
+
+    What the words in the columns state, numbers and ended mean stands below the table.
+
+    \b
+    Examples:
+      sentinel-extproc usage list --user 4711 --since 24h
+      sentinel-extproc usage list --state dead --json
 
     Exit codes: 0 listed, 2 wrong usage, 3 not readable.
     """
     from sentinel_extproc.usage_cli import tables
     from sentinel_extproc.usage_cli.columns import plain
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
+    from sentinel_extproc.usage_cli.wording import Legend
 
     entries = LedgerFile(outbox).entries(filter_of(**given), newest_first=not oldest_first)
     shown = islice(entries, limit or None)
@@ -149,9 +169,12 @@ def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **
         if as_json:
             _json_lines(sys.stdout, map(plain, shown))
             return
-        rows = map(tables.record_cells, shown)
+        legend = Legend()
+        rows = map(tables.record_cells, legend.noting(shown))
         if not tables.print_rows(tables.console(), tables.RECORD_HEADINGS, rows):
-            click.echo("No records.", err=True)
+            click.echo("No such records.", err=True)
+        for line in legend.lines():
+            click.echo(line)
 
 
 @click.command()

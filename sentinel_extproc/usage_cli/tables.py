@@ -16,7 +16,7 @@ from sentinel_extproc.usage_cli.columns import Entry, iso, money
 BLOCK = 500
 """Rows of one table: its columns' widths need all of them in memory."""
 
-_RIGHT = frozenset({"seq", "requests", "input", "output", "cost", "records", "refusals"})
+_RIGHT = frozenset({"no.", "requests", "input", "output", "cost", "records", "refusals"})
 
 _FOLDED = frozenset({"user", "model", "reason", "about", "detail"})
 """Others are of bounded length, and read badly in pieces."""
@@ -64,7 +64,7 @@ def print_facts(console: Console, facts: Iterable[tuple[str, str | int | None]])
 
 
 RECORD_HEADINGS = (
-    "seq", "time", "user", "model", "input", "output", "cost", "state", "provenance", "outcome",
+    "no.", "time (UTC)", "user", "model", "input", "output", "cost", "state", "numbers", "ended",
 )  # fmt: skip
 
 

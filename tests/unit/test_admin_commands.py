@@ -160,6 +160,45 @@ async def test_a_unix_socket_needs_no_token(folder: Path) -> None:
     assert recorder.calls == [("revoke", User("a"), False)]
 
 
+@pytest.mark.parametrize("named", ["SENTINEL_CONFIG", "--config"])
+async def test_the_sidecars_own_configuration_says_where_and_with_which_token(
+    named: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "sentinel.yaml"
+    async with admin_port(Recorder()) as url:
+        listen = url.removeprefix("http://")
+        # Sections that need secrets, which the operator's shell doesn't have, don't matter.
+        file.write_text(
+            f"admin: {{listen: '{listen}', token: {ADMIN_TOKEN}}}\nzion: {{url: 'http://zion'}}\n"
+        )
+        if named == "--config":
+            done = await run("status", "--config", str(file))
+        else:
+            done = await run("status", SENTINEL_CONFIG=str(file))
+            other = await run("status", SENTINEL_CONFIG=str(file), SENTINEL_ADMIN__TOKEN="x" * 16)
+            assert other.exit_code == 1, "the environment is stronger than the file"
+    assert done.exit_code == 0, done.output
+    assert "12,345" in done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("admin: {listen: nowhere}", "admin.listen: must be unix:/absolute/path or host:port"),
+        ("admin: {enabled: false}", "admin.enabled"),
+        ("admin: [", "not valid YAML"),
+    ],
+)
+async def test_a_configuration_that_says_no_place_is_wrong_usage(
+    text: str, says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "sentinel.yaml"
+    file.write_text(text)
+    done = await run("status", SENTINEL_CONFIG=str(file))
+    assert done.exit_code == 2
+    assert says in done.output
+
+
 async def test_the_answer_as_json() -> None:
     async with admin_port(Recorder(effect=Effect(True, 3, 4))) as url:
         given = ["--admin", url, "--json"]
@@ -275,6 +314,7 @@ def test_help_says_what_it_does_and_how_it_ends() -> None:
 )
 def test_where_to_call(listen: str, address: str) -> None:
     assert address_of(listen) == address
+    assert address_of(listen, tls=True) == address.replace("http:", "https:")
 
 
 async def test_an_endless_answer_is_not_read() -> None:

@@ -160,3 +160,14 @@ def test_a_file_that_is_not_there_or_not_text_is_a_fault(tmp_path: Path) -> None
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PolicyFileError, match=r"binary\.yaml"):
         load_policy(tmp_path / "binary.yaml")
+
+
+def test_a_formula_that_uses_price_needs_prices() -> None:
+    rule = (
+        "rules: [{limits: [{name: spend, unit: cost, kind: calendar, limit: 1, per: day,"
+        " cost: input_tokens * price.input}]}]"
+    )
+    with pytest.raises(PolicyFileError, match=r"prices: is needed.* \(rules\.0\.limits\.0\)"):
+        parse_policy(rule)
+    assert parse_policy(rule + '\nprices: {"*": {input: 1, output: 2}}').rules
+    assert parse_policy(rule.replace("price.input", "0.5")).rules

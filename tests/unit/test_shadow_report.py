@@ -128,5 +128,9 @@ def test_the_command_prints_text_and_json(tmp_path: Path) -> None:
     assert "invalid_api_key" in CliRunner().invoke(main, arguments).output
     told = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).output)
     assert told["rows"][0]["requests"] == 2
+    file = tmp_path / "sentinel.yaml"
+    file.write_text(f"shadow: {{report_path: {tmp_path / 's.db'}}}\n")
+    here = CliRunner().invoke(main, arguments[:2], env={"SENTINEL_CONFIG": str(file)})
+    assert "invalid_api_key" in here.output, "the configuration says where"
     missing = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path / "none.db")])
     assert missing.exit_code == 1

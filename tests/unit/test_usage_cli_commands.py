@@ -24,7 +24,9 @@ from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 from sentinel_extproc.usage.reporter import Reporter
 from sentinel_extproc.usage_cli import ledger_file
+from sentinel_extproc.usage_cli.columns import Delivery
 from sentinel_extproc.usage_cli.group import usage
+from sentinel_extproc.usage_cli.wording import FACTS, OUTCOMES, PROVENANCES, STATES
 from sentinel_extproc.zion.client import ZionClient
 
 HOSTILE = "=x\x1b[2J[bold]"
@@ -111,6 +113,20 @@ async def test_status(filled: Path) -> None:
     assert (facts["dead_items"], facts["parked_items"], facts["billed_items"]) == (1, 1, 2)
     assert str(facts["head"]).startswith("7:")
     assert str(facts["head"]) in shown.stdout
+    assert "Zion refused: a person must decide" in shown.stdout
+    assert set(facts) == set(FACTS), "every fact has words of its own"
+    assert not any(name in shown.stdout for name in ("unsealed", "dead items"))
+
+
+async def test_the_configuration_says_where_the_outbox_is(filled: Path, tmp_path: Path) -> None:
+    # The rest of it needs secrets that whoever looks may not have.
+    file = tmp_path / "sentinel.yaml"
+    file.write_text(f"usage: {{outbox_path: {filled}}}\nzion: {{url: 'http://zion'}}\n")
+    shown = CliRunner().invoke(usage, ["status", "--json"], env={"SENTINEL_CONFIG": str(file)})
+    assert lines(shown)[0]["records"] == 7
+    file.write_text("usage: {outbox_path: [")
+    shown = CliRunner().invoke(usage, ["status"], env={"SENTINEL_CONFIG": str(file)})
+    assert (shown.exit_code, "not valid YAML" in shown.output) == (2, True)
 
 
 async def test_list_beside_the_writer(path: Path) -> None:
@@ -124,6 +140,19 @@ async def test_list_beside_the_writer(path: Path) -> None:
     assert shown.exit_code == 0
     assert "=x\\x1b[2J[bold]" in shown.stdout
     assert "\x1b[2J" not in shown.stdout
+    told = [one for one in shown.stdout.splitlines() if one.startswith(("state", "numb", "ended"))]
+    assert [one.partition(":")[0] for one in told] == [
+        "state unsealed", "state parked", "state dead", "state billed", "numbers provider",
+        "ended completed",
+    ]  # fmt: skip
+
+
+def test_every_word_of_the_ledger_is_explained() -> None:
+    assert [set(STATES), set(PROVENANCES), set(OUTCOMES)] == [
+        set(Delivery),
+        set(Provenance),
+        set(Outcome),
+    ]
 
 
 @pytest.mark.parametrize(
