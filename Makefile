@@ -47,9 +47,10 @@ fmt: setup ## format and apply safe fixes
 proto: setup ## regenerate the wire types from proto/
 	@sh proto/generate.sh $(BIN)
 
-docs: setup ## write docs/configuration.md from the settings, docs/attach/doctor.md from its rules
+docs: setup ## write what docs/ has from the code: configuration.md, attach/doctor.md; draw its pictures
 	@$(BIN)/python scripts/document_settings.py
 	@$(BIN)/python scripts/document_findings.py
+	@$(BIN)/python scripts/draw_pictures.py
 
 site: setup ## build docs/ into build/site; a dead link or anchor is an error
 	@$(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/site

@@ -18,7 +18,7 @@ exclude_patterns: list[str] = []
 
 # Anchors are made and checked as GitHub makes them, so that a link works there and here.
 myst_heading_anchors = 4
-myst_enable_extensions = ["attrs_inline"]
+myst_enable_extensions = ["tasklist"]
 nitpicky = True
 
 html_theme = "furo"

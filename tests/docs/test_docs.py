@@ -6,8 +6,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
+
+from scripts import draw_pictures
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -49,6 +52,20 @@ def test_make_targets_that_are_named_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make ([a-z]+)", page.read_text()):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_pictures_are_current_and_tell_those_who_cannot_see_them() -> None:
+    folder = ROOT / "docs" / "pictures"
+    drawn = draw_pictures.drawn()
+    assert {path.name for path in folder.iterdir()} == set(drawn)
+    for name, text in drawn.items():
+        assert (folder / name).read_text("utf-8") == text, "run `make docs`"
+        root = ET.fromstring(text)  # noqa: S314 - our own
+        names = {element.get("id"): element.text for element in root.iter() if element.get("id")}
+        assert root.get("role") == "img"
+        assert all(names[which] for which in str(root.get("aria-labelledby")).split())
+        shown = [page for page in PAGES if f"pictures/{name}" in page.read_text("utf-8")]
+        assert shown, name
 
 
 def test_tests_that_the_predecessors_table_names_exist() -> None:
