@@ -54,13 +54,15 @@ from sentinel_extproc.shadow.recorder import NoLedger
 from sentinel_extproc.telemetry.facts import to_all
 from sentinel_extproc.telemetry.live import Live
 from sentinel_extproc.telemetry.logs import log_credential_fact, log_fact, log_limit_fact
+from sentinel_extproc.telemetry.outages import Dependency, OutageLog
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.tokens.encodings import preload
 from sentinel_extproc.tokens.estimator import TokenEstimator
 from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.server import Server
 from sentinel_extproc.usage.outbox import Outbox
-from sentinel_extproc.usage_parts import usage_parts
+from sentinel_extproc.usage_parts import UsageParts, usage_parts
+from sentinel_extproc.zion.breaker import State
 from sentinel_extproc.zion.client import ZionClient
 from sentinel_extproc.zion.wire import Dialect
 
@@ -229,6 +231,9 @@ async def _start(
     )
     stack.push_async_callback(reloader.aclose)
     reloader.start()
+    outages = OutageLog(_dependencies(zion, usage))
+    stack.push_async_callback(outages.aclose)
+    outages.start()
     # Last to start and first to end, so that it never looks at a part that isn't there.
     await start_admin(
         settings.admin,
@@ -256,6 +261,22 @@ async def _start(
         stack,
     )
     return server, driver
+
+
+def _dependencies(zion: ZionClient, usage: UsageParts) -> dict[str, Dependency]:
+    """What is told by state. The limit store tells by itself."""
+    found = {
+        "zion_lookups": Dependency(
+            lambda: zion.lookup_state is not State.CLOSED,
+            "known users go by what is cached, others get 503",
+        ),
+        "zion_reports": Dependency(
+            lambda: zion.report_state is not State.CLOSED, "usage waits, none is lost"
+        ),
+    }
+    if (queue := usage.queue) is not None:
+        found["usage_stream"] = Dependency(lambda: queue.away, "usage goes straight to Zion")
+    return found
 
 
 def _limiter(

@@ -13,6 +13,7 @@ from .headers import limit_headers
 from .limit import MOST, Kind, Limit, OnExhausted, OnOutage, Period, amount
 from .model import LimitState, Quantities, Quota, QuotaPeriod, ReserveRequest, Unit
 from .store import Claim, Line, LineVerdict, Seed, Verdict, owner_tag
+from .words import number, span
 
 LEAST_OUTPUT = 16
 """A hold is not right-sized below this: OpenAI's Responses API accepts no smaller cap."""
@@ -167,14 +168,14 @@ def refusal(claim: Claim, verdict: Verdict) -> LimitExceeded:
     worst = max(denying, key=lambda index: _wait_s(verdict.lines[index]))
     line, state, wait_s = claim.lines[worst], states[worst], _wait_s(verdict.lines[worst])
     limit = line.limit
-    again = f"Try again in {_seconds(wait_s)}." if math.isfinite(wait_s) else "It does not reset."
+    again = f"Try again in {span(wait_s)}." if math.isfinite(wait_s) else "It does not reset."
     headers = limit_headers(states, degraded=verdict.degraded)
     if wait_s > _DONT_RETRY_AFTER_S:
         headers["x-should-retry"] = "false"
     return LimitExceeded(
         f"Limit '{limit.name}' allows {_shown(limit, state.limit)} {window(limit)}; this request "
-        f"needs {_number(limit, line.amount):,} and {_number(limit, state.remaining):,} are left. "
-        f"{again}",
+        f"needs {_said(limit, line.amount)}, and {_said(limit, state.remaining)} "
+        f"{'is' if state.remaining == limit.scale else 'are'} left. {again}",
         code="insufficient_quota" if limit.kind is Kind.CALENDAR else None,
         retry_after_s=wait_s if math.isfinite(wait_s) else None,
         details={
@@ -245,18 +246,19 @@ def _number(limit: Limit, value: int) -> int | float:
 
 
 def _shown(limit: Limit, value: int) -> str:
-    return f"{_number(limit, value):,} {limit.unit.value.replace('_', ' ')}"
+    unit = limit.unit.value.replace("_", " ")
+    return f"{_said(limit, value)} {unit.removesuffix('s') if value == limit.scale else unit}"
+
+
+def _said(limit: Limit, value: int) -> str:
+    return number(_number(limit, value))
 
 
 def window(limit: Limit) -> str:
     """What a limit's capacity is for: ``per 60 s``, ``per month``, ``in total``."""
     if limit.kind is not Kind.CALENDAR:
-        return f"per {_seconds(limit.period_ms / 1000)}"
+        return f"per {span(limit.period_ms / 1000)}"
     return "in total" if limit.period is Period.LIFETIME else f"per {limit.period.value}"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{math.ceil(seconds * 10) / 10:g} s"
 
 
 __all__ = [

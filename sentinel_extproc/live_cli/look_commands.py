@@ -11,6 +11,7 @@ import click
 
 from sentinel_extproc.admin.commands import digests_of
 from sentinel_extproc.admin.target import EXIT_REFUSED, admin_options, admin_target
+from sentinel_extproc.limits.words import number, span
 
 
 @click.group()
@@ -91,7 +92,7 @@ def _facts(told: dict[str, Any]) -> Iterator[tuple[str, str | int | None]]:
     revoked = told["revoked"]
     yield "revoked", "can't be told now" if revoked is None else "yes" if revoked else "no"
     if told["checked_seconds_ago"] is not None:
-        yield "checked at the source", f"{told['checked_seconds_ago']:,.0f} s ago"
+        yield "checked at the source", f"{span(told['checked_seconds_ago'])} ago"
     if (principal := told["principal"]) is not None:
         yield "external id", principal["external_id"]
         yield "user id", principal["user_id"] or None
@@ -108,7 +109,7 @@ def _limit_cells(one: dict[str, Any]) -> tuple[str | int | None, ...]:
         one["unit"],
         _amount(one["limit"]),
         _amount(one["remaining"]),
-        "never" if reset is None else f"{reset:,.0f} s",
+        "never" if reset is None else span(reset),
     )
 
 
@@ -116,5 +117,5 @@ def _quota_cells(one: dict[str, Any]) -> tuple[str | int | None, ...]:
     return (one["name"], one["unit"], one["limit"], one["used"], one["period"].lower())
 
 
-def _amount(given: int | float) -> str | int:
-    return f"{given:,.6g}" if isinstance(given, float) else given
+def _amount(given: int | float) -> str:
+    return number(given)

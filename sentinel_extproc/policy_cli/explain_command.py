@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from sentinel_extproc.limits.words import number
 from sentinel_extproc.policy_cli.configured import FILE, config_option, configured, providers_of
 
 EXIT_REFUSED = 1
@@ -137,7 +138,7 @@ _HEADINGS = ("limit", "unit", "kind", "allows", "needed", "reserved", "detail")
 
 
 def _cells(limit: dict[str, Any]) -> tuple[str | int | None, ...]:
-    details = [f"burst {limit['burst']:,}"] if limit["burst"] is not None else []
+    details = [f"burst {number(limit['burst'])}"] if limit["burst"] is not None else []
     details += ["shadow: denies nothing"] if limit["shadow"] else []
     details += ["per model"] if limit["per_model"] else []
     details += [limit["formula"]] if limit["formula"] else []
@@ -145,12 +146,8 @@ def _cells(limit: dict[str, Any]) -> tuple[str | int | None, ...]:
         limit["name"],
         limit["unit"],
         limit["kind"],
-        f"{limit['limit']:,} {limit['per']}",
-        _shown(limit["needed"]),
-        _shown(limit["reserved"]),
+        f"{number(limit['limit'])} {limit['per']}",
+        None if limit["needed"] is None else number(limit["needed"]),
+        None if limit["reserved"] is None else number(limit["reserved"]),
         "; ".join(details) or None,
     )
-
-
-def _shown(value: int | float | None) -> str | int | None:
-    return f"{value:,.6g}" if isinstance(value, float) else value

@@ -68,6 +68,11 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     }
 
 
+def iso(moment_s: float) -> str:
+    """Seconds of the wall clock as text in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment_s))
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, ASCII only: safe for every log shipper."""
 
@@ -182,11 +187,15 @@ def log_limit_fact(fact: LimitFact) -> None:
         case HoldExhausted(limit, cut):
             log.info("hold_exhausted", extra={"limit": limit, "cut": cut})
         case StoreLost(reason):
-            log.error("limit_store_lost", extra={"reason": reason})
+            log.error("limit_store_lost", extra={"reason": reason, "since": iso(time.time())})
         case StoreRegained(after_s, replayed):
             log.warning(
                 "limit_store_regained",
-                extra={"after_s": round(after_s, 3), "replayed": replayed},
+                extra={
+                    "since": iso(time.time() - after_s),
+                    "after_s": round(after_s, 3),
+                    "replayed": replayed,
+                },
             )
         case SettlementDropped(reason):
             log.error("settlement_dropped", extra={"reason": reason})

@@ -172,8 +172,8 @@ def test_a_refusal_names_the_limit_that_takes_longest() -> None:
     verdict = denied(the_claim, (False, 0, 900), (False, 300, 12_300), (True, 1_000, 0))
     error = refusal(the_claim, verdict)
     assert str(error) == (
-        "Limit 'total_tokens' allows 1,000 total tokens per 60 s; this request needs 1,000 and "
-        "300 are left. Try again in 12.3 s."
+        "Limit 'total_tokens' allows 1,000 total tokens per 60 s; this request needs 1,000, "
+        "and 300 are left. Try again in 12.3 s."
     )
     assert json.loads(error.body())["sentinel"] == {
         "limit_name": "total_tokens",

@@ -220,7 +220,6 @@ class Ladder:
 
     def _lost(self, error: StoreError) -> None:
         self._outages += 1
-        log.error("the limit store is away: %s", error)
         self._emit(StoreLost(str(error)))
 
     async def _watch(self, *, at_least_once: bool) -> None:
@@ -238,7 +237,6 @@ class Ladder:
                 now_s = time.monotonic()
                 after_s = now_s - self._outage.since_s
                 if self._outage.probe_succeeded(now_s):
-                    log.warning("the limit store is back after %.1f s", after_s)
                     self._emit(StoreRegained(after_s, replayed))
 
     async def _probe(self) -> None:
