@@ -116,6 +116,13 @@ class NotFound(SentinelError):
     default_code = "unknown_url"
 
 
+class MethodNotAllowed(InvalidRequest):
+    """A method that no API here has."""
+
+    status = 405
+    default_code = "method_not_allowed"
+
+
 class PayloadTooLarge(InvalidRequest):
     """A header or body over its bound."""
 

@@ -42,6 +42,7 @@ from sentinel_extproc.admin.looking import Answer, LookUps, answers
 from sentinel_extproc.admin.page.routes import Page, Sources
 from sentinel_extproc.errors import (
     InvalidRequest,
+    MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
     SentinelError,
@@ -70,11 +71,6 @@ Replay = Callable[[Sequence[str]], Awaitable[int]]
 
 _JSON_TYPE = "application/json"
 _FORM_TYPE = "application/x-www-form-urlencoded"
-
-
-class _MethodNotAllowed(InvalidRequest):
-    status = 405
-    default_code = "method_not_allowed"
 
 
 class _Routes:
@@ -288,7 +284,7 @@ async def _http_refusal(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         return _error(
-            _MethodNotAllowed(f"{request.url.path} takes {allowed}.", headers={"allow": allowed})
+            MethodNotAllowed(f"{request.url.path} takes {allowed}.", headers={"allow": allowed})
         )
     return _error(NotFound("There is no such path on the admin port."))
 

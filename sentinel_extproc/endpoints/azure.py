@@ -107,6 +107,7 @@ class Deployment:
         self.upgrades = endpoint.upgrades
         self.key_header = KEY_HEADER
         self.drop_headers = endpoint.drop_headers
+        self.any_body = endpoint.any_body
 
     def plan_head(self, head: Head) -> Plan | None:
         plan = self._endpoint.plan_head(head)

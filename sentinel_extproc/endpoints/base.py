@@ -15,6 +15,7 @@ class OpenAIEndpoint:
     upgrades = False
     key_header = ""
     drop_headers: tuple[str, ...] = ()
+    any_body = False
 
     def plan_head(self, head: Head) -> Plan | None:  # noqa: ARG002
         return None

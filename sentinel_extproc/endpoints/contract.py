@@ -190,12 +190,14 @@ class Endpoint(Protocol):
         key_header: where this API's clients put their credential when they send no
             ``authorization``; empty: nowhere else.
         drop_headers: request headers that must not reach the provider.
+        any_body: bodies are of any kind; else they are JSON unless they are forms.
     """
 
     name: str
     upgrades: bool
     key_header: str
     drop_headers: tuple[str, ...]
+    any_body: bool
 
     def plan_head(self, head: Head) -> Plan | None:
         """Decide from the headers alone; the body then flows on without being kept.

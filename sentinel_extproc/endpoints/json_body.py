@@ -11,6 +11,7 @@ import math
 import re
 from typing import Any, NoReturn
 
+from sentinel_extproc.endpoints.governing import GOVERNING_MESSAGE, refuse_misspelt
 from sentinel_extproc.errors import InvalidRequest, PayloadTooLarge
 
 MAX_DEPTH = 128
@@ -34,12 +35,17 @@ MAX_COUNT = 2**31 - 1
 """Bound for caps and counts: beyond any context window, and sums of them stay below 2^53."""
 
 
+AMBIGUOUS = frozenset({"duplicate_key", "misspelt_name"})
+"""Codes of refusals of bodies that say different things to different readers."""
+
+
 def parse_object(body: bytes | None) -> dict[str, Any]:
     """Decode a request body.
 
     Raises:
         InvalidRequest: missing, not UTF-8, not JSON, not an object, duplicate names, numbers that
-            no float can hold, or nested deeper than ``MAX_DEPTH``.
+            no float can hold, nested deeper than ``MAX_DEPTH``, or names that another parser could
+            take for a governing one.
     """
     if not body:
         raise InvalidRequest("The request has no body; a JSON object is needed.", code="empty_body")
@@ -76,6 +82,7 @@ def parse_object(body: bytes | None) -> dict[str, Any]:
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _check_depth(value)
+    _check_names(value)
     return value
 
 
@@ -140,6 +147,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 )
             seen.add(name)
     return value
+
+
+def _check_names(value: dict[str, Any]) -> None:
+    refuse_misspelt(value)
+    for messages in (value.get("messages"), value.get("input")):
+        if isinstance(messages, list):
+            for message in messages:
+                if isinstance(message, dict) and not message.keys() <= GOVERNING_MESSAGE:
+                    refuse_misspelt(message, GOVERNING_MESSAGE)
 
 
 def _integer(text: str) -> int:

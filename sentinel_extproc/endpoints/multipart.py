@@ -7,10 +7,13 @@ understood makes the form ``unclear``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from email.message import Message
 from enum import Enum, auto
 from typing import Any
+
+from sentinel_extproc.endpoints.governing import misspelt
 
 MAX_FIELD_BYTES = 64 << 10
 """One field: OpenAI's longest, an image prompt, has 32,000 characters."""
@@ -23,6 +26,7 @@ MAX_PART_HEADERS = 8 << 10
 HEAD_BYTES = 512
 """Kept of a file: enough for the format's header."""
 
+_NO_FIELD = re.compile(r"^[ \t]|[\x00-\x08\x0a-\x1f\x7f]")
 _MAX_BOUNDARY = 70  # RFC 2046, section 5.1.1
 
 
@@ -159,15 +163,19 @@ class FormScanner:
         part = Message()
         for line in lines.decode("utf-8", "replace").split("\r\n"):
             name, colon, value = line.partition(":")
-            if not colon:
-                return self._give_up("a part header without a colon")
+            if not colon or _NO_FIELD.search(line):
+                return self._give_up("a part header that is folded or broken")
             part[name.strip()] = value.strip()
         disposition = part.get_all("content-disposition", [])
         names = _parameters(part, "name")
         if len(disposition) != 1 or len(names) != 1 or part["content-transfer-encoding"]:
             return self._give_up("a part without one clear name")
+        if part.get_content_disposition() != "form-data" or misspelt(names[0]):
+            return self._give_up("a part that some providers would take for another")
         self._name = names[0]
         filenames = _parameters(part, "filename")
+        if filenames == [""]:
+            return self._give_up("a file without a name, which some providers take for a field")
         if filenames:
             self.form.files.append(File(self._name, filenames[0]))
         else:

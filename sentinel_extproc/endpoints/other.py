@@ -21,9 +21,14 @@ from sentinel_extproc.endpoints.contract import (
     Reading,
 )
 from sentinel_extproc.endpoints.generation import MAX_CHOICES
-from sentinel_extproc.endpoints.json_body import MAX_COUNT, MAX_MODEL_CHARS
+from sentinel_extproc.endpoints.json_body import (
+    AMBIGUOUS,
+    MAX_COUNT,
+    MAX_MODEL_CHARS,
+    parse_object,
+)
 from sentinel_extproc.endpoints.meters import JsonMeter, OpaqueMeter, Whole, text_of, tokens_by_size
-from sentinel_extproc.endpoints.provider_usage import decode
+from sentinel_extproc.errors import InvalidRequest
 
 BYTES_PER_TOKEN = 3
 _CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -34,12 +39,12 @@ class Other(OpenAIEndpoint):
     """Rules for endpoints without rules of their own."""
 
     name = "other"
+    any_body = True
 
     def plan(self, body: bytes | None, head: Head = NO_HEAD) -> Plan:  # noqa: ARG002
         if not body:
             return Plan(endpoint=self.name, model="", output_cap=0)
-        request = decode(body) if body.lstrip()[:1] == b"{" else None
-        known: dict[str, Any] = request if isinstance(request, dict) else {}
+        known = _known(body)
         return Plan(
             endpoint=self.name,
             model=_model(known),
@@ -101,6 +106,22 @@ class AtLeastBySize:
         if reading.reported is not None or reading.output_tokens or reading.deferred:
             return reading
         return replace(reading, output_tokens=tokens_by_size(self._size), exact=False)
+
+
+def _known(body: bytes) -> dict[str, Any]:
+    """What can be read of a body of any kind.
+
+    Raises:
+        InvalidRequest: it is an object in which two readers would find different things.
+    """
+    if body.lstrip()[:1] != b"{":
+        return {}
+    try:
+        return parse_object(body)
+    except InvalidRequest as fault:
+        if fault.code in AMBIGUOUS:
+            raise
+        return {}
 
 
 def _model(request: dict[str, Any]) -> str:

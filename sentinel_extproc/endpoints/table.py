@@ -1,8 +1,8 @@
 """The path table: which rules govern a request. Pure.
 
-A path that can be read in two ways (``//``, dot segments, encoded separators, backslashes, matrix
-parameters) is refused: whatever we took it for, the provider could take it for something else.
-Anything that isn't in the table falls to ``Other``, never to nothing.
+A path that can be read in two ways (``//``, dot segments, encoded separators, broken escapes,
+backslashes, matrix parameters, fragments) is refused: whatever we took it for, the provider could
+take it for something else. Anything that isn't in the table falls to ``Other``, never to nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ MAX_PATH_BYTES = 8192
 """Envoy and most servers bound a request line near this."""
 
 _AMBIGUOUS = re.compile(
-    r"//|\\|;|%(?:2e|2f|5c|25|3b|00)|/\.{1,2}(?:/|$)|[^\x21-\x7e]", re.IGNORECASE
+    r"//|\\|[;#]|/\.{1,2}(?:/|$)|[^\x21-\x7e]"
+    # Escapes of what separates and of the percent sign; and whatever isn't an escape of printable
+    # ASCII, such as half a one, which turns into another when it is unescaped twice.
+    r"|%(?:2[35ef]|3[bf]|5c|7f)|%(?![2-7][0-9a-f])",
+    re.IGNORECASE,
 )
 
 CHAT = ChatCompletions()
@@ -139,7 +143,7 @@ def plain_path(target: str) -> str:
     """
     if len(target) > MAX_PATH_BYTES:
         raise InvalidRequest("The request path is too long.", code="path_too_long")
-    path = target.partition("?")[0].partition("#")[0]
+    path = target.partition("?")[0]
     if _AMBIGUOUS.search(path):
         raise InvalidRequest("The request path is ambiguous.", code="ambiguous_path")
     return path

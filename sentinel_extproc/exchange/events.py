@@ -74,10 +74,12 @@ class Trailers:
 
     Attributes:
         told: with native metering, the usage of the answer.
+        names: of the request's, which don't go upstream.
     """
 
     of_response: bool
     told: Told | None = None
+    names: tuple[str, ...] = ()
 
 
 @value(frozen=True, slots=True)

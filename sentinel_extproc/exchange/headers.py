@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sentinel_extproc.endpoints.contract import Head
-from sentinel_extproc.errors import InvalidRequest
 from sentinel_extproc.exchange.events import Headers
 from sentinel_extproc.identity.bearer import parse_bearer
 from sentinel_extproc.identity.principal import Principal
@@ -17,10 +16,23 @@ OWN_PREFIX = "x-sentinel-"
 MAX_REQUEST_ID = 128
 """Bytes; Envoy's own has 36, and a client may send its own."""
 
-# Credentials of the caller. Authorization is overwritten where the provider has a key for it.
-_CREDENTIALS = frozenset({"proxy-authorization", "x-api-key", "api-key", "cookie"})
-# These choose whose account at the provider pays; the key is ours, so the choice is too.
-_ACCOUNT = frozenset({"openai-organization", "openai-project"})
+_NOT_FOR_PROVIDERS = frozenset(
+    {
+        # Credentials of the caller. Authorization is overwritten where the provider has a key.
+        *("proxy-authorization", "x-api-key", "api-key", "cookie"),
+        # These choose whose account at the provider pays; the key is ours, so the choice is too.
+        *("openai-organization", "openai-project"),
+        # Some frameworks believe these more than the request line, which is what was metered.
+        *("x-http-method-override", "x-http-method", "x-method-override"),
+        *("x-original-url", "x-original-uri", "x-original-path", "x-original-method"),
+        *("x-rewrite-url", "x-forwarded-host", "x-forwarded-prefix", "x-forwarded-uri"),
+        *("x-forwarded-path", "x-forwarded-method", "forwarded"),
+        # Of trailers, which are taken out.
+        "trailer",
+    }
+)
+# A second spelling of what only we may say, or what was decided on.
+_SPELT_ONCE = frozenset({"authorization", "content-type", "content-length", "transfer-encoding"})
 # What the provider tells its customer, which is us, about our account with it.
 _PROVIDER_ONLY = frozenset(
     {"openai-organization", "openai-project", "anthropic-organization-id", "set-cookie"}
@@ -89,28 +101,6 @@ def caller_token(headers: Headers, key_header: str) -> str:
     return parse_bearer(values)
 
 
-def refuse_unreadable(headers: Headers, *, upgrades: bool = False) -> None:
-    """Refuse what would pass without being counted.
-
-    Args:
-        upgrades: a WebSocket can be counted here.
-
-    Raises:
-        InvalidRequest: a compressed body, or a connection upgrade.
-    """
-    encodings = {value.strip().lower() for value in all_values(headers, "content-encoding")}
-    if encodings - {b"", b"identity"}:
-        raise InvalidRequest(
-            "Compressed request bodies are not supported; send it without Content-Encoding.",
-            code="unsupported_content_encoding",
-        )
-    protocol = first(headers, "upgrade") or first(headers, ":protocol")
-    if protocol and not (upgrades and protocol.strip().lower() == b"websocket"):
-        raise InvalidRequest(
-            "Connection upgrades are not supported on this path.", code="upgrade_not_supported"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """How requests present themselves to the provider.
@@ -141,8 +131,9 @@ def to_provider(
 ) -> tuple[tuple[tuple[str, bytes], ...], tuple[str, ...]]:
     """What to set and what to remove on a request that goes upstream.
 
-    The client's copies of our own headers go, and so does ``accept-encoding``: a compressed answer
-    could only be counted by unpacking it.
+    The client's copies of our own headers go, also spelt with underscores, which many servers take
+    for hyphens. So does ``accept-encoding``: a compressed answer could only be counted by unpacking
+    it.
 
     Args:
         drop: further headers that must not go upstream.
@@ -165,7 +156,9 @@ def to_provider(
     removed = {
         name
         for name in given
-        if name.startswith(OWN_PREFIX) or name in _CREDENTIALS or name in _ACCOUNT
+        if (spelt := name.replace("_", "-")) in _NOT_FOR_PROVIDERS
+        or spelt.startswith(OWN_PREFIX)
+        or (spelt is not name and spelt in _SPELT_ONCE)
     }
     removed |= {"accept-encoding", "authorization", SUBPROTOCOLS, *drop} & given
     return tuple(set_headers), tuple(sorted(removed - kept))

@@ -10,7 +10,8 @@ from sentinel_extproc.endpoints.table import Match
 from sentinel_extproc.errors import PayloadTooLarge, Unauthenticated
 from sentinel_extproc.exchange.events import RequestHeaders
 from sentinel_extproc.exchange.expected_output import Basis, Expected, OutputExpectation
-from sentinel_extproc.exchange.headers import caller_token, read_head, refuse_unreadable
+from sentinel_extproc.exchange.headers import caller_token, read_head
+from sentinel_extproc.exchange.unreadable import refuse_second_request, refuse_unreadable
 from sentinel_extproc.frozen import value
 from sentinel_extproc.identity.claims import claims_credential
 from sentinel_extproc.identity.principal import Principal
@@ -70,6 +71,7 @@ def read_opening(
         Unauthenticated: no usable credential.
         PayloadTooLarge: its body can't be read whole.
         InvalidRequest: it can't be governed as it comes.
+        MethodNotAllowed: no API here has its method.
     """
     headers, end_of_stream = event.headers, event.end_of_stream
     endpoint = matched.endpoint
@@ -77,6 +79,7 @@ def read_opening(
     refuse_unreadable(headers, upgrades=endpoint.upgrades)
     head = read_head(headers)
     plan = endpoint.plan_head(head)
+    refuse_second_request(headers, head, endpoint, plan, end_of_stream=end_of_stream)
     if plan is None and end_of_stream:
         plan = endpoint.plan(None, head)
     length = head.content_length or 0

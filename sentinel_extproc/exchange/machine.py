@@ -70,6 +70,7 @@ from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.providers import Choose, Chosen
 from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.exchange.states import DECIDED, ProtocolViolation, State
+from sentinel_extproc.exchange.unreadable import content_type
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quantities, Quota, Reservation
 from sentinel_extproc.tokens.model import Confidence
@@ -401,13 +402,16 @@ class Exchange:
         return (do.Reply(do.Phase.REQUEST_BODY, changed, body=body, reroute=True),)
 
     def _request_reply(self, mode: do.Mode) -> do.Reply:
+        headers, endpoint = self._request.headers, self._match.endpoint
         set_headers, removed = to_provider(
-            self._request.headers,
+            headers,
             self._provider.upstream,
             self._principal,
             self.exchange_id,
-            drop=self._match.endpoint.drop_headers,
+            drop=endpoint.drop_headers,
         )
+        if not self._planned:
+            set_headers += content_type(headers, read_head(headers), endpoint)
         # A client's own copy may have chosen the route, before it was taken away.
         astray = self._native is not None and native.HEADER[0] in removed
         return do.Reply(do.Phase.REQUEST_HEADERS, set_headers, removed, mode=mode, reroute=astray)
@@ -487,7 +491,7 @@ class Exchange:
         """An answer that never passed here is over."""
         reply = do.Reply(phase_of(event))
         if not event.of_response:
-            return (reply,)
+            return (replace(reply, remove_headers=event.names),)
         reading = None if event.told is None else native.read_told(event.told)
         if reading is None:
             self.state = State.LOGGING
@@ -607,7 +611,8 @@ class Exchange:
             return self._digest() or self._passed()
         if not event.of_response and "decision" not in self._facts:
             raise ProtocolViolation("request trailers before a decision")
-        return (do.Reply(phase_of(event)),)
+        # A server may take trailers for headers that nobody looked at.
+        return (do.Reply(phase_of(event), remove_headers=event.names),)
 
     # The end
 

@@ -17,6 +17,7 @@ from sentinel_extproc.exchange.expected_output import Expected, FixedOutput
 from sentinel_extproc.exchange.headers import read_head, to_provider
 from sentinel_extproc.exchange.intake import claim, output_to_reserve, read_opening
 from sentinel_extproc.exchange.providers import Choose, Chosen
+from sentinel_extproc.exchange.unreadable import content_type
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.asking import Asked, ask
 from sentinel_extproc.limits.claims import refusal, window
@@ -200,9 +201,10 @@ def _upstream(
         plan = chosen.match.endpoint.clamped(plan, held.output_tokens)
     principal = Principal(request.user, request.user, "")
     drop = chosen.match.endpoint.drop_headers
-    set_headers, removed = to_provider(
-        request.headers(), chosen.upstream, principal, _ID, drop=drop
-    )
+    headers = request.headers()
+    set_headers, removed = to_provider(headers, chosen.upstream, principal, _ID, drop=drop)
+    if plan.count is not None:
+        set_headers += content_type(headers, read_head(headers), chosen.match.endpoint)
     return {
         "provider": chosen.name or None,
         "output_tokens": held.output_tokens,

@@ -70,7 +70,8 @@ def decode(data: bytes) -> on.Event:
             head = message.response_headers
             return on.ResponseHeaders(_headers(head.headers), head.end_of_stream)
         case "request_trailers":
-            return on.Trailers(of_response=False)
+            trailers = message.request_trailers.trailers.headers
+            return on.Trailers(False, names=tuple({line.key: None for line in trailers}))
         case "response_trailers":
             return on.Trailers(of_response=True, told=_told(message))
         case _:
@@ -165,17 +166,18 @@ def _headers(headers: pb.HeaderMap) -> on.Headers:
 
 
 def _reply(command: do.Reply) -> bytes:
+    tag, has_response = _PHASES[command.phase]
     common = []
     if command.set_headers or command.remove_headers:
         lines = [wire.set_header(name, value) for name, value in command.set_headers]
         mutation = wire.header_mutation(lines, command.remove_headers)
-        common.append(wire.sized(wire.HEADER_MUTATION, mutation))
+        place = wire.HEADER_MUTATION if has_response else wire.TRAILER_MUTATION
+        common.append(wire.sized(place, mutation))
     if command.body is not None:
         common += wire.wrapped(wire.BODY_MUTATION, wire.body_mutation(command.body))
     if command.reroute:
         common.append(wire.CLEAR_ROUTE_CACHE)
-    tag, has_response = _PHASES[command.phase]
-    parts = wire.wrapped(tag, wire.wrapped(_RESPONSE, common) if has_response else [])
+    parts = wire.wrapped(tag, wire.wrapped(_RESPONSE, common) if has_response else common)
     if command.metadata is not None:
         parts.append(wire.sized(_METADATA, wire.metadata(METADATA_NAMESPACE, command.metadata)))
     if command.mode is not None:
@@ -236,9 +238,14 @@ _MODES = {
             request_trailer_mode=pb.ProcessingMode.SEND,
             response_trailer_mode=pb.ProcessingMode.SEND,
         ),
-        do.Mode.HEADERS_ONLY: pb.ProcessingMode(response_header_mode=pb.ProcessingMode.SEND),
+        # A request's trailers are asked for wherever it goes upstream: they are taken out.
+        do.Mode.HEADERS_ONLY: pb.ProcessingMode(
+            response_header_mode=pb.ProcessingMode.SEND,
+            request_trailer_mode=pb.ProcessingMode.SEND,
+        ),
         do.Mode.STREAM: pb.ProcessingMode(
             response_header_mode=pb.ProcessingMode.SEND,
+            request_trailer_mode=pb.ProcessingMode.SEND,
             response_body_mode=pb.ProcessingMode.STREAMED,
             # Before trailers no piece of the body says that it is the last.
             response_trailer_mode=pb.ProcessingMode.SEND,
@@ -249,6 +256,7 @@ _MODES = {
         do.Mode.STREAM_BOTH: pb.ProcessingMode(
             response_header_mode=pb.ProcessingMode.SEND,
             request_body_mode=pb.ProcessingMode.STREAMED,
+            request_trailer_mode=pb.ProcessingMode.SEND,
             response_body_mode=pb.ProcessingMode.STREAMED,
             response_trailer_mode=pb.ProcessingMode.SEND,
         ),

@@ -1,0 +1,337 @@
+"""What is counted is what the provider reads, however its parser works; or it is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentinel_extproc.endpoints.contract import Head
+from sentinel_extproc.endpoints.governing import refuse_query
+from sentinel_extproc.endpoints.json_body import parse_object
+from sentinel_extproc.endpoints.multipart import FormScanner
+from sentinel_extproc.endpoints.table import CHAT, MESSAGES, OTHER, RESPONSES, match
+from sentinel_extproc.errors import InvalidRequest, MethodNotAllowed, NotFound, SentinelError
+from sentinel_extproc.exchange.events import RequestHeaders
+from sentinel_extproc.exchange.headers import Upstream, to_provider
+from sentinel_extproc.exchange.intake import read_opening
+from sentinel_extproc.exchange.unreadable import content_type, refuse_unreadable
+from sentinel_extproc.identity.principal import Principal
+
+READ = ("model", "max_tokens", "n", "stream", "messages")
+SPELLINGS = {
+    "model": ["model", "Model", "MODEL", "mod\\u0065l", "model\\u0000", " model"],
+    "max_tokens": ["max_tokens", "Max_Tokens", "maxTokens", "max-tokens", "max_to\u212aens"],
+    "n": ["n", "N", "\uff4e"],
+    "stream": ["stream", "Stream", "\u017ftream", "stream_"],
+    "messages": ["messages", "Messages", "me\u017f\u017fages"],
+}
+TEXTS = {
+    "model": ['"gpt-4o-mini"', '"gpt-5"'],
+    "max_tokens": ["5", "100000"],
+    "n": ["1", "100"],
+    "stream": ["true", "false", "null"],
+    "messages": ['[{"content":"a"}]', '[{"content":"b","Content":"c"}]', '[{"content":"b"}]'],
+}
+MEMBERS = st.sampled_from(READ).flatmap(
+    lambda name: st.tuples(st.sampled_from(SPELLINGS[name]), st.sampled_from(TEXTS[name]))
+)
+BODIES = st.lists(MEMBERS, min_size=1, max_size=7).map(
+    lambda members: "{" + ",".join(f'"{name}":{text}' for name, text in members) + "}"
+)
+
+
+def first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(reversed(pairs))
+
+
+def regardless_of_case(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """As Go's and .NET's parsers do for fields that they know."""
+    return {name.casefold(): value for name, value in pairs}
+
+
+def camel_too(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """As protobuf's JSON does, and more leniently."""
+    plain = {"maxtokens": "max_tokens"}
+    folded = ((name.casefold().replace("_", "").replace("-", ""), v) for name, v in pairs)
+    return {plain.get(name, name): value for name, value in folded}
+
+
+READERS = (dict, first_wins, regardless_of_case, camel_too)
+
+
+@given(BODIES)
+def test_every_parser_reads_what_was_counted(body: str) -> None:
+    raw = body.encode()
+    try:
+        counted = parse_object(raw)
+    except InvalidRequest:
+        return
+    for reader in READERS:
+        read = json.loads(raw, object_pairs_hook=reader)
+        assert [read.get(name) for name in READ] == [counted.get(name) for name in READ], reader
+
+
+BASE = b'"model":"gpt-4o-mini","max_tokens":5,"messages":[{"role":"user","content":"hi"}]'
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        '"Max_Tokens":100000',
+        '"maxTokens":100000',
+        '"MAX-TOKENS":100000',
+        '"max_to\u212aens":100000',
+        '"Model":"gpt-5"',
+        '"N":128',
+        '"Stream":true',
+        '"\u017ftream":true',
+        '"Messages":[]',
+        '"model":"gpt-5"',
+        '"max_tokens":100000',
+        '"max\\u005ftokens":100000',
+    ],
+)
+def test_a_second_spelling_is_refused(more: str) -> None:
+    body = b"{" + BASE + b"," + more.encode() + b"}"
+    for endpoint in (CHAT, MESSAGES, OTHER):
+        with pytest.raises(InvalidRequest) as caught:
+            endpoint.plan(body)
+        assert caught.value.code in ("misspelt_name", "duplicate_key")
+
+
+@pytest.mark.parametrize("name", ["Content", "CONTENT", "Role", "toolCalls"])
+def test_so_it_is_inside_of_a_message(name: str) -> None:
+    message = {"role": "user", "content": "hi", name: "a long prompt"}
+    for body, endpoint in (
+        ({"model": "m", "messages": [message]}, CHAT),
+        ({"model": "m", "input": [message]}, RESPONSES),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            endpoint.plan(json.dumps(body).encode())
+        assert caught.value.code == "misspelt_name"
+
+
+def test_names_inside_of_a_schema_are_the_clients() -> None:
+    schema = {"type": "object", "properties": {"Model": {}, "model": {}, "maxTokens": {}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": [tool]}
+    assert CHAT.plan(json.dumps(body).encode()).model == "m"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"\xef\xbb\xbf{" + BASE + b"}", "invalid_json"),
+        (("{" + BASE.decode() + "}").encode("utf-16"), "invalid_utf8"),
+        (("{" + BASE.decode() + "}").encode("utf-16-le"), "invalid_json"),
+        (("{" + BASE.decode() + "}").encode("utf-32"), "invalid_utf8"),
+        (b"{" + BASE + b"}\x00", "invalid_json"),
+        (b"{" + BASE + b"}{" + BASE + b"}", "invalid_json"),
+        (b"{" + BASE + b',"stream":"true"}', "invalid_request"),
+        (b"{" + BASE + b',"stream":1}', "invalid_request"),
+        (b"{" + BASE + b',"n":-1}', "invalid_request"),
+        (b"{" + BASE + b',"n":1e2}', "invalid_request"),
+        (b"{" + BASE + b',"n":"100"}', "invalid_request"),
+        (b"{" + BASE + b',"n":[100]}', "invalid_request"),
+        (b"{" + BASE + b',"max_completion_tokens":-9223372036854775808}', "invalid_request"),
+        (b"{" + BASE + b',"max_completion_tokens":99999999999999999999}', "invalid_request"),
+        (b"{" + BASE + b',"max_completion_tokens":1.0}', "invalid_request"),
+        (b"{" + BASE + b',"a":01}', "invalid_json"),
+        (b"{" + BASE + b',/*"n":100*/"a":1}', "invalid_json"),
+    ],
+)
+def test_what_parsers_differ_on_is_refused(body: bytes, code: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        CHAT.plan(body)
+    assert caught.value.code == code
+
+
+def test_a_null_stream_is_none() -> None:
+    plan = CHAT.plan(b"{" + BASE + b',"stream":null}')
+    assert (plan.streams, plan.upstream_body) == (False, None)
+
+
+PATHS_REFUSED = [
+    "/v1/uploads/../chat/completions",
+    "/v1/uploads/%2e%2e/chat/completions",
+    "/v1/uploads/%2E./chat/completions",
+    "/v1/uploads/..%2fchat/completions",
+    "/v1/uploads/..%5cchat/completions",
+    "/v1/uploads/..;/chat/completions",
+    "/v1/uploads/%252e%252e/chat/completions",
+    "/v1/uploads/%%32%65%%32%65/chat/completions",
+    "/v1/uploads/%c0%ae%c0%ae/chat/completions",
+    "/v1/uploads/%e0%80%ae%e0%80%ae/chat/completions",
+    "/v1/uploads/%ef%bc%8e%ef%bc%8e/chat/completions",
+    "/v1/uploads/%u002e%u002e/chat/completions",
+    "/v1/uploads/%2/chat/completions",
+    "/v1/uploads/%",
+    "/v1/uploads/%0d%0aGET%20/v1/models",
+    "/v1/uploads/%23/../chat",
+    "/v1/uploads/%3f",
+    "/v1/files#/../chat/completions",
+    "/v1/files\x00",
+    "/v1/files\x0d\x0aa:b",
+    "/v1/f\xc3\xadles",
+    "/v1\\files",
+    "//v1/files",
+    "/v1//files",
+    "/v1/./files",
+]
+
+
+@pytest.mark.parametrize("target", PATHS_REFUSED)
+def test_a_path_with_two_readings_is_refused(target: str) -> None:
+    with pytest.raises((InvalidRequest, NotFound)):
+        match("POST", target)
+
+
+@given(st.lists(st.sampled_from([*"/.%;\\?#", "2e", "2f", "5c", "25", "v1", "files", "chat"])))
+def test_a_path_that_is_taken_means_the_same_when_it_is_unescaped_again(parts: list[str]) -> None:
+    target = "/v1/" + "".join(parts)
+    try:
+        endpoint = match("POST", target).endpoint
+    except SentinelError:
+        return
+    path = target.partition("?")[0]
+    for _ in range(3):
+        path = unquote(path)
+        assert "/../" not in f"{path}/"
+        assert match("POST", path).endpoint is endpoint
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("max_tokens=1", "Max_Tokens=1", "maxTokens=1", "n=100", "model=gpt-5", "stream=true"),
+        *("messages[0][content]=x", "a=1&n=9", "%6e=100", "n", "_method=GET", "x=1&_METHOD=POST"),
+        "&".join(f"a{n}=1" for n in range(200)),
+    ],
+)
+def test_a_query_that_could_govern_is_refused(query: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        refuse_query(f"/v1/chat/completions?{query}", reads_body=True)
+    assert caught.value.code == "ambiguous_query"
+
+
+def test_other_queries_pass() -> None:
+    refuse_query("/v1/chat/completions?api-version=2024-10-21&beta=true&trace", reads_body=True)
+    refuse_query("/v1/chat/completions?model=gpt-4o&limit=9", reads_body=False)
+
+
+@pytest.mark.parametrize(
+    "method", [b"TRACE", b"TRACK", b"DEBUG", b"post", b"PROPFIND", b"", b"GET\x00", b"POST "]
+)
+def test_methods_that_no_api_has_are_refused(method: bytes) -> None:
+    """TRACE above all: its answer would show the client what the provider got, our key included."""
+    with pytest.raises(MethodNotAllowed):
+        refuse_unreadable([(":method", method), (":path", b"/v1/models")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (b"application/json; charset=utf-16", "unsupported_charset"),
+        (b"application/json; charset=UTF-7", "unsupported_charset"),
+        (b'application/json; charset="utf-7"', "unsupported_charset"),
+        (b"application/json; charset=utf-8; charset=utf-7", "unsupported_charset"),
+        (b"application/json; charset*=utf-7''x", "unsupported_charset"),
+        (b"application/json; CHARSET = latin1", "unsupported_charset"),
+        (b"application/json, text/plain", "ambiguous_type"),
+    ],
+)
+def test_other_charsets_and_second_types_are_refused(kind: bytes, code: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        refuse_unreadable([(":method", b"POST"), ("content-type", kind)])
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        (b"application/json", ()),
+        (b"application/json; charset=utf-8", ()),
+        (b"Application/JSON;charset=UTF-8", ()),
+        (b"", ()),
+        (b"application/x-www-form-urlencoded", (("content-type", b"application/json"),)),
+        (b"text/plain; charset=utf-8", (("content-type", b"application/json"),)),
+        (b"application/json; boundary=x", (("content-type", b"application/json"),)),
+        (b"application/jsonp", (("content-type", b"application/json"),)),
+    ],
+)
+def test_what_was_read_as_json_is_called_json(
+    kind: bytes, sent: tuple[tuple[str, bytes], ...]
+) -> None:
+    headers = [("content-type", kind)] if kind else []
+    head = Head("/v1/chat/completions", kind.decode())
+    assert content_type(headers, head, CHAT) == sent
+    assert content_type(headers, head, OTHER) == ()
+
+
+def opening(
+    method: bytes, path: bytes, *, end: bool, extra: tuple[str, bytes] | None = None
+) -> Any:
+    lines = [(":method", method), (":path", path), ("authorization", b"Bearer t")]
+    found = match(method.decode(), path.decode())
+    return read_opening(found, RequestHeaders([*lines, *([extra] if extra else [])], end))
+
+
+@pytest.mark.parametrize("method", [b"GET", b"DELETE", b"HEAD"])
+def test_a_call_that_reads_has_no_body(method: bytes) -> None:
+    """A server that goes by the body and not by the method would generate something."""
+    with pytest.raises(InvalidRequest) as caught:
+        opening(method, b"/v1/chat/completions", end=False)
+    assert caught.value.code == "unexpected_body"
+    assert opening(method, b"/v1/chat/completions", end=True).plan is not None
+
+
+SPOOFED = [
+    *("x-sentinel-user", "x-sentinel-email", "x_sentinel_user", "x-sentinel_exchange-id"),
+    *("x-sentinel-meter", "x-http-method-override", "x_http_method_override", "x-http-method"),
+    *("x-method-override", "x-original-url", "x-rewrite-url", "x-forwarded-host", "forwarded"),
+    *("x-forwarded-prefix", "cookie", "proxy-authorization", "x-api-key", "x_api_key", "api_key"),
+    *("openai-organization", "openai_project", "content_length", "transfer_encoding", "trailer"),
+    "content_type",
+]
+
+
+@pytest.mark.parametrize("name", SPOOFED)
+def test_headers_that_only_we_may_send_are_taken_out(name: str) -> None:
+    upstream = Upstream((("authorization", b"Bearer sk"),), tell_identity=True)
+    ada = Principal("ext-ada", "u", "ada@example.org")
+    set_headers, removed = to_provider([(name, b"spoofed")], upstream, ada, "x-1")
+    assert name in removed or name in dict(set_headers)
+    assert b"spoofed" not in dict(set_headers).values()
+
+
+@pytest.mark.parametrize("name", ["session_id", "x-request-tag", "openai-beta", "x_custom", "te"])
+def test_other_headers_stay(name: str) -> None:
+    upstream = Upstream((("authorization", b"Bearer sk"),))
+    _, removed = to_provider([(name, b"1")], upstream, Principal("e", "u", ""), "x-1")
+    assert not removed
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b'Content-Disposition: form-data; name="n"; filename=""\r\n\r\n9',
+        b'Content-Disposition: form-data; name="n"; name="m"\r\n\r\n9',
+        b"Content-Disposition: form-data; name=\"n\"; name*=utf-8''m\r\n\r\n9",
+        b"Content-Disposition: form-data\r\n\r\n9",
+        b'Content-Disposition: form-data; name="N"\r\n\r\n9',
+        b'Content-Disposition: form-data; name="n"\r\ncontent-transfer-encoding: base64\r\n\r\n9',
+        b'Content-Disposition: form-data; name="n"\r\nContent-Disposition: x; name="m"\r\n\r\n9',
+        b'Content-Disposition: form-data; name="n"\r\n X: folded\r\n\r\n9',
+        b'Content-Disposition: form-data; name="n"\n\r\n\r\n9',
+        b'Content-Disposition: attachment; name="n"\r\n\r\n9',
+    ],
+)
+def test_a_part_of_a_form_with_two_readings_is_unclear(part: bytes) -> None:
+    scanner = FormScanner(b"X")
+    scanner.feed(b"--X\r\n" + part + b"\r\n--X--\r\n")
+    assert scanner.form.unclear
