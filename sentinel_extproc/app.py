@@ -37,6 +37,7 @@ from sentinel_extproc.limits.policy import Policy
 from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
+from sentinel_extproc.overload_parts import admission_of, watch_load
 from sentinel_extproc.pauses import keep_pauses_short
 from sentinel_extproc.provider_parts import provider_parts
 from sentinel_extproc.redis_parts import (
@@ -192,6 +193,7 @@ async def _start(
     await warm
     native = BytesPerToken() if settings.server.metering is Metering.NATIVE else None
     bills = settings.server.mode is Mode.ENFORCE or settings.shadow.bill
+    admission = admission_of(settings.overload, max_streams=settings.server.max_streams)
     driver = Driver(
         new_exchange=exchanges(settings, choose, estimator, price, native),
         bytes_per_token=native,
@@ -203,7 +205,15 @@ async def _start(
         deferred=deferred_usage(settings.redis, stack) if bills else None,
         pool=pool,
         emit=to_all(log_fact, metrics.emit, recent.emit, *await shadow_report(settings, stack)),
+        admission=admission,
         decision_timeout_s=settings.server.decision_timeout_seconds,
+    )
+    watch_load(
+        admission.shedder,
+        outbox=outbox,
+        live=lambda: driver.live,
+        observe=metrics.loop_lag.observe,
+        stack=stack,
     )
     await _hear_revocations(settings, identity, forgetters, driver.end_streams, stack)
     server = server_of(settings.server, driver)
@@ -251,6 +261,7 @@ async def _start(
             ladder=ladder,
             replicas=replicas,
             live=lambda: driver.live,
+            admission=admission,
             draining=draining,
             control=RevokerControl(revoker.revoke, end_streams=driver.end_streams),
             recent=recent,

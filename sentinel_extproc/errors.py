@@ -161,3 +161,27 @@ class Unavailable(SentinelError):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message, code=code, retry_after_s=retry_after_s, headers=headers)
+
+
+class Overloaded(Unavailable):
+    """Too much runs already; what runs goes on, this wasn't begun."""
+
+    default_code = "overloaded"
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(
+            "The gateway has too much to do right now; try again.", retry_after_s=retry_after_s
+        )
+
+
+class TooManyAtOnce(LimitExceeded):
+    """One user has as many requests in progress as may be."""
+
+    default_code = "too_many_at_once"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"You have {most} requests in progress, the most at once; wait for one to end.",
+            retry_after_s=1.0,
+            details={"most_at_once": most},
+        )

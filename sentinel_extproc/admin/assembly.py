@@ -15,6 +15,7 @@ from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.hop_readings import hop_readings, orphan_readings
 from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.looking import SidecarLookUps
+from sentinel_extproc.admin.overload_readings import overload_readings
 from sentinel_extproc.admin.page.routes import Sources
 from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler
@@ -30,9 +31,9 @@ from sentinel_extproc.identity.shared import RedisSharedCache
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
+from sentinel_extproc.overload.admission import Admission
 from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.live import Live
-from sentinel_extproc.telemetry.loop_lag import LoopLag
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Reading
 from sentinel_extproc.usage.item_queue import Backlog
@@ -61,6 +62,7 @@ class Parts:
     ladder: Ladder
     replicas: ReplicaCounter
     live: Callable[[], int]
+    admission: Admission
     draining: Callable[[], bool]
     control: Control
     recent: Live
@@ -84,9 +86,6 @@ async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitSta
     ledger = Sampler(parts.outbox.ledger)
     stack.push_async_callback(ledger.aclose)
     ledger.start()
-    lag = LoopLag(parts.metrics.loop_lag.observe)
-    stack.push_async_callback(lag.aclose)
-    lag.start()
     parts.metrics.add_readings(_readings(parts, backlog, ledger))
 
     on_socket = settings.listen.startswith("unix:")
@@ -135,6 +134,7 @@ def _readings(
     return [
         *readings.reload_readings(parts.reloads),
         *readings.serving_readings(live=parts.live, draining=parts.draining),
+        *overload_readings(parts.admission),
         *readings.identity_readings(lambda: parts.authenticator.counters),
         *readings.shared_cache_readings(lambda: parts.shared.counters),
         *readings.revocation_readings(lambda: parts.denials.counters, lambda: parts.effect),
@@ -205,6 +205,7 @@ def _status(
             "uptime_seconds": int(time.monotonic() - started_s),
             "configuration": _configuration(parts.reloads()),
             "exchanges": {"live": parts.live(), "draining": parts.draining()},
+            "overload": _overload(parts.admission),
             "limits": {
                 "store": "away" if parts.ladder.down else "up",
                 "replicas": parts.replicas.count,
@@ -228,6 +229,14 @@ def _status(
         }
 
     return status
+
+
+def _overload(admission: Admission) -> dict[str, Any]:
+    return {
+        "admitted_share": round(admission.shedder.share, 3),
+        "reasons": sorted(admission.shedder.reasons),
+        "turned_away": dict(admission.turned_away),
+    }
 
 
 def _stream(usage: UsageParts) -> dict[str, Any] | None:

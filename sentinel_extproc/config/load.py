@@ -334,12 +334,20 @@ def _server_faults(server: ServerSettings) -> list[str]:
     return faults
 
 
+def _overload_faults(settings: Settings) -> list[str]:
+    most = settings.overload.max_exchanges
+    if most is not None and most >= settings.server.max_streams:
+        return ["overload.max_exchanges: must be below server.max_streams"]
+    return []
+
+
 def _cross_checks(settings: Settings) -> list[str]:
     """Faults that no single setting shows."""
     faults = []
     if settings.zion.deadline_seconds >= settings.server.decision_timeout_seconds:
         faults.append("zion.deadline_seconds: must be below server.decision_timeout_seconds")
     faults += _server_faults(settings.server)
+    faults += _overload_faults(settings)
     if settings.limits.learned_output_least > settings.limits.learned_output_most:
         faults.append("limits.learned_output_least: must be at most limits.learned_output_most")
     for section in ("zion", "redis"):

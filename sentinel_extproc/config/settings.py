@@ -224,6 +224,23 @@ class ServerSettings(Section):
     """PEM bundle: only clients (Envoys) with a certificate of these authorities are served."""
 
 
+class OverloadSettings(Section):
+    """When new requests are turned away so that the running ones go on. All of it is for one
+    process; see [limits.md](limits.md#overload)."""
+
+    max_exchanges: int | None = Field(None, ge=1, le=1_000_000)
+    """Requests in work at once; more get 503 `overloaded` and `Retry-After`. Empty: half of
+    `server.max_streams`, and always below that."""
+    max_exchanges_per_user: int = Field(1000, ge=1, le=1_000_000)
+    """The same of one user; more get 429 `too_many_at_once`."""
+    max_loop_lag_seconds: float = Field(0.5, ge=0.01, le=10, allow_inf_nan=False)
+    """From such a lag of the event loop on, lasting a second, new requests are shed."""
+    max_commit_seconds: float = Field(2.0, ge=0.05, le=60, allow_inf_nan=False)
+    """The same for one commit of the ledger: its disk is too slow."""
+    max_memory_bytes: int | None = Field(None, ge=64 << 20, le=1 << 44)
+    """The same for this process' memory. Empty: 85 % of the container's limit, if it has one."""
+
+
 UNSET = "unset"
 """In place of a secret that isn't needed."""
 
@@ -537,6 +554,7 @@ class Settings(BaseSettings):
     )
 
     server: ServerSettings = ServerSettings()
+    overload: OverloadSettings = OverloadSettings()
     provider: ProviderSettings
     providers: tuple[ProviderEntry, ...] = Field((), max_length=64)
     zion: ZionSettings

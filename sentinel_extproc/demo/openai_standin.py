@@ -109,6 +109,10 @@ class OpenAIStandIn:
             ]
         )
 
+    def pace(self, chunk_delay_s: float) -> None:
+        """From now on wait so many seconds before each chunk, in streams that run too."""
+        self._chunk_delay_s = chunk_delay_s
+
     def accept(self, *keys: str) -> None:
         """Take these credentials from now on, and no others."""
         bearer = "Bearer " if self._key_header == "authorization" else ""
@@ -276,11 +280,11 @@ class OpenAIStandIn:
         *,
         include_usage: bool,
     ) -> AsyncIterator[bytes]:
-        delay = self._slow_s if fault is Fault.SLOW else self._chunk_delay_s
         sent, complete = 0, False
         try:
             for event, deltas in completion.chunks(include_usage=include_usage):
-                if delay:
+                # Asked each time: it may have been told to hurry.
+                if delay := self._slow_s if fault is Fault.SLOW else self._chunk_delay_s:
                     await asyncio.sleep(delay)
                 if fault is Fault.GARBAGE and deltas == 1:
                     yield b"data: {broken\n\ndata: \xff\xfe\n\n: a comment\n\nnonsense\n\n"

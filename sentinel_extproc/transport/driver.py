@@ -39,6 +39,7 @@ from sentinel_extproc.limits.model import (
     Reservation,
     ReserveRequest,
 )
+from sentinel_extproc.overload.admission import Admission
 from sentinel_extproc.telemetry.facts import (
     Emit,
     End,
@@ -120,6 +121,7 @@ class Driver:
         quotas: knows the callers' quotas; None when there are only our own limits.
         pool: where large bodies are counted.
         emit: takes facts.
+        admission: who comes in at all; None: its defaults.
         bytes_per_token: learns from answers that Envoy metered itself.
     """
 
@@ -136,6 +138,7 @@ class Driver:
         quotas: EntitlementSource | None = None,
         deferred: DeferredUsage | None = None,
         bytes_per_token: BytesPerToken | None = None,
+        admission: Admission | None = None,
         decision_timeout_s: float = 1.8,
     ) -> None:
         self._new_exchange = new_exchange
@@ -146,6 +149,7 @@ class Driver:
         self._ledger = ledger
         self._pool = pool
         self._emit = _guarded(emit)
+        self._admission = Admission() if admission is None else admission
         self._decision_timeout_s = decision_timeout_s
         self._live: dict[Exchange, Stream] = {}
         self._timed: dict[Exchange, _Timed] = {}
@@ -216,6 +220,7 @@ class Driver:
                 raise UndecidedEnd
         finally:
             self._live.pop(exchange, None)
+            self._admission.leave(exchange.exchange_id)
             self._end(exchange)
             self._over(exchange)
 
@@ -295,6 +300,8 @@ class Driver:
             if answer is None:
                 async with asyncio.timeout_at(deadline):
                     answer = await self._ask(question)
+            if isinstance(answer, on.Authenticated):
+                self._admission.take(exchange.exchange_id, answer.principal.external_id)
         except CredentialRevoked as error:
             timeline.phase(name, began_ns, error.code)
             return exchange.handle(on.Revoked(error))
@@ -310,6 +317,8 @@ class Driver:
     def _at_once(self, question: Question) -> on.Event | None:
         """The answer if it needs neither waiting nor another thread, and so no time-out."""
         match question:
+            case do.Authenticate(again=False):
+                self._admission.enter(len(self._live))
             case do.Read(endpoint, body, head) if len(body) <= INLINE_BYTES:
                 return on.Planned(endpoint.plan(body, head))
             case do.Count(request) if request.size <= INLINE_BYTES:

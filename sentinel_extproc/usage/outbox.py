@@ -180,6 +180,11 @@ class Outbox:
         """Why the last commit failed, for the operator; None when it didn't."""
         return self._writer.fault
 
+    @property
+    def busy_s(self) -> float:
+        """For how long it has been storing what it took last; 0 when nothing waits."""
+        return self._writer.busy_s
+
     def check_room(self) -> None:
         """See ``Ledger``."""
         if not self._writer.running:

@@ -119,6 +119,7 @@ class Writer:
         self._fault: str | None = None
         self._used_bytes = 0
         self._measured_at = 0.0
+        self._began_at: float | None = None
         self._crowded = False
         self.sidecar = ""
         self.head = Head(0, b"")
@@ -145,6 +146,12 @@ class Writer:
     def fault(self) -> str | None:
         """Why the last commit failed; None when it didn't."""
         return self._fault
+
+    @property
+    def busy_s(self) -> float:
+        """For how long it has been storing what it took last; 0 when it waits for work."""
+        began = self._began_at
+        return 0.0 if began is None else time.monotonic() - began
 
     def start(self, rows: Sequence[Row] = ()) -> None:
         """Open the database and store ``rows``; blocks until that is done, and raises what opening
@@ -238,6 +245,7 @@ class Writer:
         stop = False
         with contextlib.suppress(queue.Empty):
             thing = self._inbox.get(timeout=self._patience())
+            self._began_at = time.monotonic()
             while True:
                 if isinstance(thing, _Append):
                     appends.append(thing)
@@ -255,6 +263,7 @@ class Writer:
         for job in jobs:
             self._do(job)
         self._measure(at_once=bool(jobs))
+        self._began_at = None
         return not stop
 
     def _patience(self) -> float | None:

@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"identity.bearer", "identity.claims", "identity.expiry", "limits.headers"},
     {"endpoints"},
     {"exchange"},
-    {"tokens", "limits", "zion", "credentials", "telemetry"},
+    {"tokens", "limits", "zion", "credentials", "telemetry", "overload"},
     {
         "identity",
         "usage",
@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"config"},
     {"reloading"},
     {"transport", "shadow"},
-    {"redis_parts", "server_parts", "usage_parts"},
+    {"overload_parts", "redis_parts", "server_parts", "usage_parts"},
     {"admin"},
     {"identity_parts", "provider_parts"},
     {"exchange_parts"},
@@ -44,6 +44,8 @@ LAYERS: list[set[str]] = [
 ]
 
 PURE = {
+    "overload.admission",
+    "overload.shedder",
     "shadow.report",
     "shadow.tally",
     "credentials.rotation",

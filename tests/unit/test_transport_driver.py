@@ -30,6 +30,7 @@ from sentinel_extproc.limits.model import (
     ReserveRequest,
     Unit,
 )
+from sentinel_extproc.overload.admission import Admission
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeRefused,
@@ -188,6 +189,7 @@ class Parts:
         timeout_s: float = 30.0,
         quotas: EntitlementSource | None = None,
         native: BytesPerToken | None = None,
+        admission: Admission | None = None,
     ) -> Driver:
         def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
             return Exchange(
@@ -209,6 +211,7 @@ class Parts:
             emit=self.facts.append,
             decision_timeout_s=timeout_s,
             quotas=quotas,
+            admission=admission,
         )
 
 
@@ -333,6 +336,46 @@ async def test_a_whole_exchange(parts: Parts) -> None:
     assert all(phase.began_ns <= phase.ended_ns and phase.error is None for phase in phases)
     assert 0 < timed.timeline.request_ns < timed.timeline.waited_ns
     assert timed.timeline.messages == 4
+
+
+async def test_what_is_too_much_is_refused_before_anything_is_spent_on_it(parts: Parts) -> None:
+    admission = Admission(most=1)
+    driver = parts.driver(admission=admission)
+    running = Stream(REQUEST_HEADERS)
+    first = asyncio.create_task(driver.run(running))
+    await running.replied(1)
+    parts.fail["authenticate"] = AssertionError("nobody may be asked")
+    second = Stream(REQUEST_HEADERS)
+    await run_to_end(driver, second)
+    answer = second.replies[0].immediate_response
+    assert answer.status.code == 503
+    assert json.loads(answer.body)["error"]["code"] == "overloaded"
+    for message in (REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY, None):
+        running.send(message)  # who was let in is served
+    await first
+    assert running.kinds()[-1] == "response_body"
+    refused = [fact for fact in parts.facts if isinstance(fact, ExchangeRefused)]
+    assert [(fact.status, fact.code) for fact in refused] == [(503, "overloaded")]
+
+
+async def test_a_user_at_the_bound_is_refused_until_one_of_them_ends(parts: Parts) -> None:
+    admission = Admission(most=10, most_per_user=1)
+    driver = parts.driver(admission=admission)
+    running = Stream(REQUEST_HEADERS)
+    first = asyncio.create_task(driver.run(running))
+    await running.replied(1)
+    second = Stream(REQUEST_HEADERS)
+    await run_to_end(driver, second)
+    assert second.replies[0].immediate_response.status.code == 429
+    assert admission.of(ADA.external_id) == 1
+    first.cancel()  # Envoy is gone, whenever that is
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert admission.busiest == 0
+    third = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
+    await run_to_end(driver, third)
+    assert third.kinds()[-1] == "response_body"
+    assert admission.busiest == 0
 
 
 class HeldPool(ThreadPoolExecutor):

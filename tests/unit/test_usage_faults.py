@@ -8,6 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +266,26 @@ async def test_under_way_when_the_file_is_damaged_too(path: Path) -> None:
     await outbox.aclose()
     assert ids(path) == [begun.id]
     assert intents_path(path).exists()
+
+
+async def test_for_how_long_the_disk_has_taken_is_known_while_it_takes(path: Path) -> None:
+    outbox = Outbox(path)
+    outbox.open()
+    assert outbox.busy_s == 0.0
+    slow = threading.Event()
+
+    def hold() -> None:
+        slow.wait(60)
+
+    outbox._writer.post(hold)
+    try:
+        await until(lambda: outbox.busy_s > 0.0)
+        before = outbox.busy_s
+        await until(lambda: outbox.busy_s > before)
+    finally:
+        slow.set()
+    await until(lambda: outbox.busy_s == 0.0)
+    await outbox.aclose()
 
 
 class Clock:

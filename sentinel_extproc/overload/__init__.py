@@ -1,0 +1,1 @@
+"""When new requests are turned away, so that the running ones go on."""

@@ -1,0 +1,86 @@
+"""Who comes in: bounds on exchanges at once, in all and per user, and shedding. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sentinel_extproc.errors import Overloaded, TooManyAtOnce
+from sentinel_extproc.overload.shedder import Bounds, Reason, Shedder
+
+IN_ALL, PER_USER, RECOVERING = "exchanges", "user", "recovering"
+REASONS = (IN_ALL, PER_USER, RECOVERING, *(reason.value for reason in Reason))
+"""Why one was turned away. While it recovers nothing is over its bound any more."""
+
+_FULL_WAITS_S = 5
+"""Those who find it full come again within so many seconds, not all at once."""
+
+
+class Admission:
+    """Counts the exchanges of one process and turns away what is too much.
+
+    Args:
+        most: exchanges at once.
+        most_per_user: the same, of one user.
+    """
+
+    def __init__(
+        self, *, most: int = 5000, most_per_user: int = 1000, shedder: Shedder | None = None
+    ) -> None:
+        self.most = most
+        self.most_per_user = most_per_user
+        self.shedder = Shedder(Bounds()) if shedder is None else shedder
+        self.turned_away: Counter[str] = Counter()
+        self._user_of: dict[str, str] = {}
+        self._by_user: Counter[str] = Counter()
+
+    @property
+    def busiest(self) -> int:
+        """Exchanges of the user that has most of them."""
+        return max(self._by_user.values(), default=0)
+
+    def of(self, user: str) -> int:
+        """Exchanges of one user, by external id."""
+        return self._by_user[user]
+
+    def enter(self, live: int) -> None:
+        """Let an exchange in before anything is spent on it.
+
+        Args:
+            live: exchanges that have a stream, this one among them.
+
+        Raises:
+            Overloaded: it is too much.
+        """
+        if live > self.most:
+            self.turned_away[IN_ALL] += 1
+            raise Overloaded(1 + self.turned_away[IN_ALL] % _FULL_WAITS_S)
+        if not self.shedder.admits():
+            self.turned_away[_first(self.shedder.reasons)] += 1
+            raise Overloaded(self.shedder.retry_after_s)
+
+    def take(self, exchange_id: str, user: str) -> None:
+        """Count an exchange as its user's; once, however often it is said.
+
+        Raises:
+            TooManyAtOnce: the user has as many as may be.
+        """
+        if exchange_id in self._user_of:
+            return
+        if self._by_user[user] >= self.most_per_user:
+            self.turned_away[PER_USER] += 1
+            raise TooManyAtOnce(self.most_per_user)
+        self._user_of[exchange_id] = user
+        self._by_user[user] += 1
+
+    def leave(self, exchange_id: str) -> None:
+        """The exchange is over, or never was counted."""
+        user = self._user_of.pop(exchange_id, None)
+        if user is None:
+            return
+        self._by_user[user] -= 1
+        if not self._by_user[user]:
+            del self._by_user[user]
+
+
+def _first(reasons: frozenset[Reason]) -> str:
+    return min((reason.value for reason in reasons), default=RECOVERING)

@@ -1,0 +1,50 @@
+"""Builds what turns requests away under load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from sentinel_extproc.config.settings import OverloadSettings
+from sentinel_extproc.overload.admission import Admission
+from sentinel_extproc.overload.memory import container_bytes
+from sentinel_extproc.overload.shedder import Bounds, Shedder
+from sentinel_extproc.overload.watch import Watch
+from sentinel_extproc.telemetry.facts import to_all
+from sentinel_extproc.telemetry.loop_lag import LoopLag
+from sentinel_extproc.usage.outbox import Outbox
+
+_OF_CONTAINER = 0.85
+
+
+def admission_of(settings: OverloadSettings, *, max_streams: int) -> Admission:
+    """Bounds as the settings say, or as they follow from the server's and the container's."""
+    memory = settings.max_memory_bytes
+    if memory is None and (container := container_bytes()) is not None:
+        memory = int(container * _OF_CONTAINER)
+    bounds = Bounds(
+        lag_s=settings.max_loop_lag_seconds,
+        commit_s=settings.max_commit_seconds,
+        memory_bytes=memory,
+    )
+    most = settings.max_exchanges
+    return Admission(
+        most=max(1, max_streams // 2) if most is None else most,
+        most_per_user=settings.max_exchanges_per_user,
+        shedder=Shedder(bounds),
+    )
+
+
+def watch_load(
+    shedder: Shedder,
+    *,
+    outbox: Outbox,
+    live: Callable[[], int],
+    observe: Callable[[float], None],
+    stack: AsyncExitStack,
+) -> None:
+    """Sample how this process fares, until ``stack`` ends; ``observe`` takes each lag too."""
+    watch = Watch(shedder, commit_s=lambda: outbox.busy_s, live=live)
+    lag = LoopLag(to_all(observe, watch))
+    stack.push_async_callback(lag.aclose)
+    lag.start()
