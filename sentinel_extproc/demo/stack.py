@@ -112,7 +112,7 @@ def start_stack(
         concurrency: Envoy's worker threads.
         native_metering: Envoy reads the usage of streams itself.
         providers: several, in place of the one; the settings must say the same.
-        attachment: further values of the ``Attachment``.
+        attachment: other values of the ``Attachment``.
 
     Raises:
         StartError: a part didn't come up; those before it have been stopped again.
@@ -154,16 +154,16 @@ def start_stack(
         progress.started("sidecar", sidecar.address)
         progress.starting("Envoy")
         host, port, tls = provider_address(services.openai_url)
+        attached: dict[str, Any] = {
+            "processors": (sidecar.address,),
+            "provider_host": host,
+            "provider_port": port,
+            "provider_tls": tls,
+            "providers": tuple(providers),
+        }
         config = to_dict(
             gateway_bootstrap(
-                Attachment(
-                    processors=(sidecar.address,),
-                    provider_host=host,
-                    provider_port=port,
-                    provider_tls=tls,
-                    providers=tuple(providers),
-                    **(attachment or {}),
-                ),
+                Attachment(**attached | dict(attachment or {})),
                 listener_address="127.0.0.1",
                 listener_port=listener_port,
             )

@@ -37,6 +37,12 @@ _SPELT_ONCE = frozenset({"authorization", "content-type", "content-length", "tra
 _PROVIDER_ONLY = frozenset(
     {"openai-organization", "openai-project", "anthropic-organization-id", "set-cookie"}
 )
+GATEWAYS_OWN = {
+    b"413": b"payload_too_large",
+    b"503": b"service_unavailable",
+    b"504": b"gateway_timeout",
+}
+"""By status, the ``x-sentinel-error`` of answers that Envoy makes in our shape."""
 _NOT_FOR_CLIENTS = ("x-ratelimit-", "anthropic-ratelimit-", OWN_PREFIX)
 
 SUBPROTOCOLS = "sec-websocket-protocol"
@@ -174,6 +180,10 @@ def to_client(
     removed = {
         name for name, _ in headers if name in _PROVIDER_ONLY or name.startswith(_NOT_FOR_CLIENTS)
     }
+    own = GATEWAYS_OWN.get(first(headers, ":status"))
+    if own is not None and all_values(headers, "x-sentinel-error") == [own]:
+        # Envoy's answer when the provider can't be reached comes by here like the provider's own.
+        kept.add("x-sentinel-error")
     return tuple(set_headers), tuple(sorted(removed - kept))
 
 

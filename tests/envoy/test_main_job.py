@@ -448,6 +448,18 @@ class TestBilling:
         eventually(lambda: billed(stack, user.external_id) == (1, 0, 0))
 
 
+def test_envoys_answer_for_an_unreachable_provider_has_our_shape(
+    run_stack: Callable[..., Stack],
+) -> None:
+    with socket.socket() as bound:  # and nobody listens
+        bound.bind(("127.0.0.1", 0))
+        stack = run_stack(attachment={"provider_port": bound.getsockname()[1]})
+        answer = call(stack)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
+    assert answer.headers["x-sentinel-error"] == "service_unavailable"
+    assert answer.headers["x-sentinel-exchange-id"]
+
+
 class TestLimit:
     def test_of_many_at_once_exactly_the_limit_is_admitted(
         self, run_stack: Callable[..., Stack]

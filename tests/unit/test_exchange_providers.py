@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sentinel_extproc.endpoints.messages import Messages
+from sentinel_extproc.envoyconf.local_reply import GATEWAY_ERRORS
 from sentinel_extproc.errors import InvalidRequest, NotFound
 from sentinel_extproc.exchange.events import RequestHeaders
-from sentinel_extproc.exchange.headers import Upstream, to_client, to_provider
+from sentinel_extproc.exchange.headers import GATEWAYS_OWN, Upstream, to_client, to_provider
 from sentinel_extproc.exchange.intake import bearer
 from sentinel_extproc.exchange.providers import (
     ANTHROPIC_VERSION,
@@ -168,6 +169,28 @@ def test_what_anthropic_says_of_our_account_stays_here() -> None:
     ]
     _, removed = to_client(answer, (), "x-1")
     assert removed == ("anthropic-organization-id", "anthropic-ratelimit-tokens-limit")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kept"),
+    [
+        (b"503", b"service_unavailable", True),
+        (b"504", b"gateway_timeout", True),
+        (b"503", b"identity_unavailable", False),
+        (b"200", b"service_unavailable", False),
+        (b"429", b"rate_limit_exceeded", False),
+    ],
+)
+def test_our_error_code_is_kept_on_envoys_own_answers_and_on_no_others(
+    status: bytes, code: bytes, *, kept: bool
+) -> None:
+    _, removed = to_client([(":status", status), ("x-sentinel-error", code)], (), "x-1")
+    assert ("x-sentinel-error" not in removed) is kept
+
+
+def test_the_gateways_own_answers_are_those_that_are_rendered() -> None:
+    rendered = {str(error.status).encode(): error.code.encode() for error in GATEWAY_ERRORS}
+    assert rendered == GATEWAYS_OWN
 
 
 @pytest.mark.parametrize(
