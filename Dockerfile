@@ -37,14 +37,23 @@ WORKDIR /
 USER 10001:10001
 
 
-FROM base AS serve
-# Volumes take over owner and mode of the folders they are first mounted on.
+# What the sidecar runs on, and nothing else: no shell, no package manager, no tool.
+FROM environment AS bare
 RUN groupadd --gid 10001 sentinel \
-    && useradd --uid 10001 --gid sentinel --no-create-home --shell /usr/sbin/nologin sentinel \
-    && install --directory --owner sentinel --group sentinel --mode 0750 \
-        /run/sentinel /var/lib/sentinel
-COPY --from=environment /opt/sentinel /opt/sentinel
-ENV PATH=/opt/sentinel/bin:$PATH
+    && useradd --uid 10001 --gid sentinel --no-create-home --home-dir / \
+        --shell /usr/sbin/nologin sentinel
+COPY deploy/image/bare.py /tmp/
+# Volumes take over owner and mode of the folders they are first mounted on.
+RUN /opt/sentinel/bin/python /tmp/bare.py --environment /opt/sentinel --into /bare \
+        --uid 10001 --writable /run/sentinel --writable /var/lib/sentinel
+
+
+FROM scratch AS serve
+COPY --from=bare /bare /
+ENV PATH=/opt/sentinel/bin:/usr/local/bin \
+    LANG=C.UTF-8 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
 USER 10001:10001
 # Draining is what SIGTERM starts; give it the time that SENTINEL_SERVER__DRAIN_SECONDS allows.
 STOPSIGNAL SIGTERM

@@ -4,10 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-SOURCES := sentinel_extproc tests bench scripts
+SOURCES := sentinel_extproc tests bench scripts deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help docs site examples setup run test browser soak lint fmt proto encodings accuracy lock wheel clean
+.PHONY: help docs site examples setup run test browser soak lint fmt proto encodings accuracy lock wheel audit sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -76,6 +76,12 @@ lock: setup ## resolve the requirements again
 
 wheel: setup ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation
+
+audit: setup ## what we ship from others: locks, licences, known vulnerabilities; ARGS=--offline asks nobody
+	@$(BIN)/python scripts/audit.py $(ARGS)
+
+sbom: setup ## write dist/sbom.json (CycloneDX) of what the image and `pip install` run
+	@$(BIN)/python scripts/sbom.py dist/sbom.json
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -42,6 +44,33 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (built,) = out.glob("*.whl")
     return built
+
+
+def test_whoever_builds_it_gets_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
+    sources = tmp_path / "elsewhere"
+    sources.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, sources)
+    for name in ("proto", "sentinel_extproc"):
+        # Neither dates nor what the group may do are copied, and leftovers of running are not.
+        shutil.copytree(
+            ROOT / name,
+            sources / name,
+            copy_function=shutil.copyfile,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)],
+        cwd=sources,
+        check=True,
+        capture_output=True,
+        timeout=120,
+        umask=0o077,
+    )
+    again = tmp_path / wheel.name
+    assert (
+        hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(wheel.read_bytes()).digest()
+    )
 
 
 @pytest.fixture(scope="module")
