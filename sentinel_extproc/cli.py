@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from sentinel_extproc.envoyconf.command import render
 from sentinel_extproc.envoyconf.doctor.command import doctor
 from sentinel_extproc.live_cli.look_commands import COMMANDS as LOOK_COMMANDS
 from sentinel_extproc.live_cli.top_command import top
+from sentinel_extproc.loadtest.command import DemoGateway, load_command
 from sentinel_extproc.policy_cli.explain_command import explain
 from sentinel_extproc.policy_cli.group import policy
 from sentinel_extproc.shadow.command import shadow
@@ -106,13 +108,25 @@ def demo(once: bool, port: int) -> None:
     try:
         from sentinel_extproc.demo.main import run_demo
     except ImportError as error:
-        click.echo(
-            f"The demo needs more packages ({error.name} is missing): "
-            "pip install '.[demo]' in a checkout",
-            err=True,
-        )
-        sys.exit(EXIT_START)
+        _lack_demo(error)
     sys.exit(run_demo(once=once, port=port))
+
+
+def _gateway_to_load() -> AbstractContextManager[DemoGateway]:
+    try:
+        from sentinel_extproc.demo.load_gateway import load_gateway
+    except ImportError as error:
+        _lack_demo(error)
+    return load_gateway()
+
+
+def _lack_demo(error: ImportError) -> NoReturn:
+    click.echo(
+        f"The demo needs more packages ({error.name} is missing): "
+        "pip install '.[demo]' in a checkout",
+        err=True,
+    )
+    sys.exit(EXIT_START)
 
 
 _COMMANDS = (
@@ -120,6 +134,7 @@ _COMMANDS = (
     *LOOK_COMMANDS,
     doctor,
     explain,
+    load_command(_gateway_to_load),
     policy,
     render,
     shadow,
