@@ -25,11 +25,13 @@ class Call:
         prompt_bytes: length of the user's message.
         chunks: of a streamed answer; 0 for a plain one.
         chunk_delay_s: before each of them.
+        model: says which encoding counts.
     """
 
     prompt_bytes: int = 300
     chunks: int = 0
     chunk_delay_s: float = 0.01
+    model: str = "gpt-4o-mini"
 
     def request(self, token: str) -> bytes:
         """The whole request."""
@@ -38,7 +40,7 @@ class Call:
         ]
         body = json.dumps(
             {
-                "model": "gpt-4o-mini",
+                "model": self.model,
                 "messages": [{"role": "user", "content": text}],
                 "max_tokens": 500,
                 "stream": bool(self.chunks),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import json
 import re
+import textwrap
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -53,14 +57,30 @@ def page() -> str:
         summary = " ".join((model.__doc__ or "").split())
         parts += [f"## {section}\n", f"{summary}\n"]
         parts += ["| Setting | Default | Allowed | Also | |", "|---|---|---|---|---|"]
-        parts += [_row(section, name, info) for name, info in model.model_fields.items()]
+        manuals = _manuals(model)
+        parts += [
+            _row(section, name, info, manuals.get(name, ""))
+            for name, info in model.model_fields.items()
+        ]
         parts.append("")
     return "\n".join(parts)
 
 
-def _row(section: str, name: str, info: FieldInfo) -> str:
+def _manuals(model: type[BaseModel]) -> dict[str, str]:
+    """The docstring under each field. Read here: pydantic would do so at every start."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(model)))
+    assert isinstance(tree.body[0], ast.ClassDef)
+    found = {}
+    for field, after in itertools.pairwise(tree.body[0].body):
+        match field, after:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                found[name] = text
+    return found
+
+
+def _row(section: str, name: str, info: FieldInfo, manual: str) -> str:
     also = [f"`{old}`" for old, target in PREDECESSOR.items() if target == (section, name)]
-    text = " ".join((info.description or "").split()).replace("|", "\\|")
+    text = " ".join(manual.split()).replace("|", "\\|")
     text = re.sub(r"\s*Also (?:read from )?`[A-Z_]+`\.", "", text)
     return f"| `{name}` | {_default(info)} | {_allowed(info)} | {' '.join(also)} | {text} |"
 

@@ -7,24 +7,58 @@ import json
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from sentinel_extproc import __version__
-from sentinel_extproc.admin.commands import COMMANDS as ADMIN_COMMANDS
-from sentinel_extproc.envoyconf.command import render
-from sentinel_extproc.envoyconf.doctor.command import doctor
-from sentinel_extproc.live_cli.look_commands import COMMANDS as LOOK_COMMANDS
-from sentinel_extproc.live_cli.top_command import top
-from sentinel_extproc.loadtest.command import DemoGateway, load_command
-from sentinel_extproc.policy_cli.explain_command import explain
-from sentinel_extproc.policy_cli.group import policy
-from sentinel_extproc.shadow.command import shadow
-from sentinel_extproc.usage_cli.group import usage
+from sentinel_extproc.lazy_commands import Lazy, LazyCommands
+
+if TYPE_CHECKING:
+    from sentinel_extproc.loadtest.command import DemoGateway
 
 EXIT_CONFIG = 2
 EXIT_START = 1
+
+
+def _gateway_to_load() -> AbstractContextManager[DemoGateway]:
+    try:
+        from sentinel_extproc.demo.load_gateway import load_gateway
+    except ImportError as error:
+        _lack_demo(error)
+    return load_gateway()
+
+
+def _lack_demo(error: ImportError) -> NoReturn:
+    click.echo(
+        f"The demo needs more packages ({error.name} is missing): "
+        "pip install '.[demo]' in a checkout",
+        err=True,
+    )
+    sys.exit(EXIT_START)
+
+
+def _load() -> click.Command:
+    from sentinel_extproc.loadtest.command import load_command
+
+    return load_command(_gateway_to_load)
+
+
+_LAZY: dict[str, Lazy] = {
+    "doctor": "sentinel_extproc.envoyconf.doctor.command:doctor",
+    "explain": "sentinel_extproc.policy_cli.explain_command:explain",
+    "invalidate": "sentinel_extproc.admin.commands:invalidate",
+    "limits": "sentinel_extproc.live_cli.look_commands:limits",
+    "load": _load,
+    "policy": "sentinel_extproc.policy_cli.group:policy",
+    "render": "sentinel_extproc.envoyconf.command:render",
+    "revoke": "sentinel_extproc.admin.commands:revoke",
+    "shadow": "sentinel_extproc.shadow.command:shadow",
+    "status": "sentinel_extproc.admin.commands:status",
+    "top": "sentinel_extproc.live_cli.top_command:top",
+    "usage": "sentinel_extproc.usage_cli.group:usage",
+    "whoami": "sentinel_extproc.live_cli.look_commands:whoami",
+}
 
 _config_option = click.option(
     "--config",
@@ -34,7 +68,11 @@ _config_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyCommands,
+    lazy=_LAZY,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="sentinel-extproc")
 def main() -> None:
     """Govern LLM traffic behind Envoy: authentication, limits, token accounting, billing."""
@@ -112,37 +150,6 @@ def demo(once: bool, port: int) -> None:
     sys.exit(run_demo(once=once, port=port))
 
 
-def _gateway_to_load() -> AbstractContextManager[DemoGateway]:
-    try:
-        from sentinel_extproc.demo.load_gateway import load_gateway
-    except ImportError as error:
-        _lack_demo(error)
-    return load_gateway()
-
-
-def _lack_demo(error: ImportError) -> NoReturn:
-    click.echo(
-        f"The demo needs more packages ({error.name} is missing): "
-        "pip install '.[demo]' in a checkout",
-        err=True,
-    )
-    sys.exit(EXIT_START)
-
-
-_COMMANDS = (
-    *ADMIN_COMMANDS,
-    *LOOK_COMMANDS,
-    doctor,
-    explain,
-    load_command(_gateway_to_load),
-    policy,
-    render,
-    shadow,
-    top,
-    usage,
-)
-
-
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
@@ -163,10 +170,6 @@ def completion(shell: str) -> None:
     shown = made(main, {}, "sentinel-extproc", "_SENTINEL_EXTPROC_COMPLETE")
     # Not source(): for bash that would run one, to look at its version.
     click.echo(shown.source_template % shown.source_vars())
-
-
-for _command in _COMMANDS:
-    main.add_command(_command)
 
 
 def _refuse(faults: list[str]) -> NoReturn:

@@ -14,8 +14,6 @@ from sentinel_extproc.identity.claims import credential_digest, credential_signe
 from sentinel_extproc.identity.claims_source import ClaimsSource
 from sentinel_extproc.identity.denylist import RedisDenyList
 from sentinel_extproc.identity.effect import EffectTimes
-from sentinel_extproc.identity.jwks_cache import JwksCache, JwksEndpoint
-from sentinel_extproc.identity.jwt_source import JwtSource
 from sentinel_extproc.identity.revocation import StoreEpochs
 from sentinel_extproc.identity.service import CachedAuthenticator, IdentitySource
 from sentinel_extproc.identity.shared import OwnersOnly, RedisSharedCache
@@ -108,6 +106,10 @@ def _source(settings: IdentitySettings, zion: ZionClient, stack: AsyncExitStack)
         case IdentitySourceName.JWT:
             if settings.jwks_url is None:
                 raise ValueError("identity.jwks_url is needed")
+            # Here, for they bring cryptography along, which takes 8 MiB.
+            from sentinel_extproc.identity.jwks_cache import JwksCache, JwksEndpoint
+            from sentinel_extproc.identity.jwt_source import JwtSource
+
             endpoint = JwksEndpoint(settings.jwks_url, ca_file=settings.jwks_ca_file)
             stack.push_async_callback(endpoint.aclose)
             return JwtSource(

@@ -112,10 +112,6 @@ def status(**admin: Any) -> None:
     Console().print(table)
 
 
-COMMANDS = [revoke, invalidate, status]
-"""For the command group."""
-
-
 def _body(
     token_stdin: bool, token_sha256: str | None, user: str | None, everybody: bool
 ) -> dict[str, Any]:

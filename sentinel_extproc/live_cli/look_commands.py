@@ -82,10 +82,6 @@ def whoami(source: Any, **admin: Any) -> None:
         sys.exit(EXIT_REFUSED)
 
 
-COMMANDS = [limits, whoami]
-"""For the command group."""
-
-
 def _facts(told: dict[str, Any]) -> Iterator[tuple[str, str | int | None]]:
     places = {"process": "by this sidecar", "shared": "by another replica", None: "no"}
     yield "remembered", places[told["remembered"]]

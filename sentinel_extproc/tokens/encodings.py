@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
+from itertools import accumulate, pairwise
 from typing import Final
 
 import tiktoken
@@ -126,13 +127,8 @@ def unpack(name: str, payload: bytes) -> dict[bytes, int]:
     shipped = SHIPPED[name]
     if hashlib.sha256(payload).hexdigest() != shipped.sha256:
         raise EncodingDataError(f"the ranks of {name} don't have the pinned SHA-256")
-    ranks: dict[bytes, int] = {}
-    start = shipped.tokens
-    for rank, length in enumerate(payload[: shipped.tokens]):
-        end = start + length
-        ranks[payload[start:end]] = rank
-        start = end
-    return ranks
+    ends = accumulate(payload[: shipped.tokens], initial=shipped.tokens)
+    return {payload[start:end]: rank for rank, (start, end) in enumerate(pairwise(ends))}
 
 
 def _read_payload(name: str) -> bytes:
@@ -169,12 +165,15 @@ def encoding(name: str) -> tiktoken.Encoding:
                 mergeable_ranks=unpack(name, _read_payload(name)),
                 special_tokens=shipped.special_tokens,
             )
+            # Its core has copied them, and nothing but pickling looks at them again, which goes by
+            # name for what is registered. A third of the memory of both encodings.
+            made._mergeable_ranks = {}  # noqa: SLF001
             _built[name] = registry.ENCODINGS.setdefault(name, made)
     return _built[name]
 
 
 def preload() -> None:
-    """Build every shipped encoding now (about 0.4 s), so that no request waits for it.
+    """Build every shipped encoding now (about 0.4 s of CPU), so that no request waits for it.
 
     Raises:
         EncodingDataError: ranks are missing or damaged.

@@ -66,18 +66,16 @@ class Intents:
         Raises:
             OSError: it can't be read or made; no room on the disk.
         """
-        left = self._read()
+        taken = self._read()
+        left = list(taken.values())
         slots = max(self._slots, len(left))
         if self._size_on_disk() != (SLOT_BYTES, slots):
             self._make(slots, left)
+            taken = dict(enumerate(left))
         self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        # Only what is used of it is ever touched, and so counts as our memory.
         self._map = mmap.mmap(self._file, _HEADER_BYTES + slots * SLOT_BYTES)
-        taken = set()
-        for slot in range(slots):
-            intent = self._decode(self._map, slot)
-            if intent is not None:
-                self._open[intent.id] = (slot, intent)
-                taken.add(slot)
+        self._open = {intent.id: (slot, intent) for slot, intent in taken.items()}
         self._free = [slot for slot in reversed(range(slots)) if slot not in taken]
         return left
 
@@ -132,38 +130,32 @@ class Intents:
             os.close(self._file)
             self._file = -1
 
-    def _read(self) -> list[Intent]:
-        """The slots of the file as it is, whatever its size; a damaged file is kept aside."""
+    def _read(self) -> dict[int, Intent]:
+        """The slots taken in the file as it is, whatever its size; a damaged file is kept aside."""
         size = self._size_on_disk()
         if size is None:
             if self._path.exists() and self._path.stat().st_size:
                 kept = files.set_aside(self._path)
                 logger.critical("the intents %s are damaged: kept as %s", self._path, kept)
-            return []
+            return {}
         if size[0] != SLOT_BYTES:
             raise OSError(0, f"{self._path.name} is of a newer version")
-        data = self._path.read_bytes()
-        left = []
-        for slot in range(min(size[1], (len(data) - _HEADER_BYTES) // SLOT_BYTES)):
-            try:
-                intent = self._decode(data, slot)
-            except TornSlotError:
-                self.torn += 1
-                place = _HEADER_BYTES + slot * SLOT_BYTES
-                text = data[place : place + SLOT_BYTES].rstrip(b"\0")
-                logger.exception("the intent in slot %d is torn and lost: %r", slot, text)
-                self._clear(place)
-            else:
-                if intent is not None:
-                    left.append(intent)
+        left = {}
+        with self._path.open("rb") as file:
+            file.seek(_HEADER_BYTES)
+            for slot in range(size[1]):
+                data = file.read(SLOT_BYTES)
+                try:
+                    intent = intent_slots.decode(data)
+                except TornSlotError:
+                    self.torn += 1
+                    text = data.rstrip(b"\0")
+                    logger.exception("the intent in slot %d is torn and lost: %r", slot, text)
+                    self._clear(_HEADER_BYTES + slot * SLOT_BYTES)
+                else:
+                    if intent is not None:
+                        left[slot] = intent
         return left
-
-    @staticmethod
-    def _decode(data: bytes | mmap.mmap, slot: int) -> Intent | None:
-        place = _HEADER_BYTES + slot * SLOT_BYTES
-        if data[place + 4 : place + 8] == _FREE[4:]:
-            return None
-        return intent_slots.decode(data[place : place + SLOT_BYTES])
 
     def _clear(self, place: int) -> None:
         with self._path.open("r+b") as file:

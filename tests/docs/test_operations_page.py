@@ -30,7 +30,10 @@ EXAMPLES = re.findall(r"^sentinel-extproc (.+)$", PAGE, re.MULTILINE)
 
 def leaves(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
             yield from leaves(inner, (*path, name))
     else:
         yield " ".join(path), command

@@ -133,12 +133,8 @@ def test_revoking_asks_the_user_service_at_the_next_request(stack: Stack) -> Non
 
 def test_the_command_line_reaches_it(stack: Stack) -> None:
     eventually(lambda: admin_socket(stack).exists())
-    script = (
-        "import click; from sentinel_extproc.admin.commands import COMMANDS; "
-        "click.Group(commands=COMMANDS)()"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", script, "status", "--json"],
+        [sys.executable, "-m", "sentinel_extproc", "status", "--json"],
         env={"SENTINEL_ADMIN__LISTEN": f"unix:{admin_socket(stack)}"},
         capture_output=True,
         text=True,

@@ -24,7 +24,7 @@ from sentinel_extproc.errors import InvalidRequest, NotFound, Unavailable
 from sentinel_extproc.identity.principal import Entitlement, Principal
 from sentinel_extproc.identity.shared import SharedEntry
 from sentinel_extproc.limits.model import LimitState, Quota, QuotaPeriod, Subject, Unit
-from sentinel_extproc.live_cli.look_commands import COMMANDS
+from sentinel_extproc.live_cli.look_commands import limits, whoami
 
 ADMIN_TOKEN = "admin-token-0123456789"
 ADA = Principal("ext-ada", "42", "ada@example.com", "free")
@@ -100,7 +100,7 @@ async def port(sidecar: Sidecar) -> AsyncIterator[str]:
 
 
 async def run(*arguments: str, url: str, stdin: str = "", token: str = ADMIN_TOKEN) -> Result:
-    group = click.Group(commands=COMMANDS)
+    group = click.Group(commands=[limits, whoami])
     return await asyncio.to_thread(
         CliRunner().invoke,
         group,

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from sentinel_extproc.admin.commands import COMMANDS
+from sentinel_extproc.admin import commands
 from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.admin.server import AdminServer, Tls
@@ -24,7 +24,7 @@ async def status() -> dict[str, Any]:
 
 
 async def run(*arguments: object) -> tuple[int, str]:
-    group = click.Group(commands=COMMANDS)
+    group = click.Group(commands=[commands.status])
     shown = await asyncio.to_thread(CliRunner().invoke, group, [str(each) for each in arguments])
     return shown.exit_code, shown.output
 

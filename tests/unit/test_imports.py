@@ -12,7 +12,17 @@ NAME = "sentinel_extproc"
 
 # Bottom to top. A module may import from its own layer and from those below.
 LAYERS: list[set[str]] = [
-    {"errors", "frozen", "pauses", "safe_text", "start_error", "yaml_file", "__init__"},
+    {
+        "errors",
+        "frozen",
+        "lazy_commands",
+        "memory",
+        "pauses",
+        "safe_text",
+        "start_error",
+        "yaml_file",
+        "__init__",
+    },
     {"sse", "tokens.model", "identity.principal", "limits.model", "usage.record"},
     {"identity.bearer", "identity.claims", "identity.expiry", "limits.headers"},
     {"endpoints"},

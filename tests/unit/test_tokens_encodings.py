@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import pickle
 import threading
 import zlib
 from unittest import mock
@@ -38,7 +39,7 @@ def test_known_counts(text: str, cl100k: int, o200k: int) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ranks_have_the_hash_that_tiktoken_expects(name: str) -> None:
-    ranks = encodings.encoding(name)._mergeable_ranks
+    ranks = encodings.unpack(name, encodings._read_payload(name))
     lines = (
         b"%s %d\n" % (base64.b64encode(token), rank)
         for token, rank in sorted(ranks.items(), key=lambda item: item[1])
@@ -61,6 +62,14 @@ def test_ranks_have_the_hash_that_tiktoken_expects(name: str) -> None:
 def test_tiktoken_finds_ours_without_downloading(name: str) -> None:
     ours = encodings.encoding(name)
     assert tiktoken.get_encoding(name) is ours
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_encoding_keeps_no_second_copy_of_its_ranks_and_can_be_pickled(name: str) -> None:
+    ours = encodings.encoding(name)
+    assert not ours._mergeable_ranks
+    again = pickle.loads(pickle.dumps(ours))  # noqa: S301 - made here
+    assert again.decode(ours.encode_ordinary("kept whole")) == "kept whole"
 
 
 def test_one_encoding_is_built_whatever_the_number_of_threads() -> None:
