@@ -163,7 +163,8 @@ _OPTIONS = (
     _option(
         "unmetered_routes",
         "--unmetered-route",
-        "Name of a VirtualService's route that passes without the sidecar.",
+        "Name of a VirtualService's route that passes without the sidecar, with its credentials: "
+        "for other services than the provider.",
         multiple=True,
         metavar="NAME",
     ),

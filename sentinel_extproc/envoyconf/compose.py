@@ -34,6 +34,10 @@ raise SystemExit(answer.status != health_pb2.HealthCheckResponse.SERVING)
 
 COMPOSE_NOTES = {
     "envoy.user": "The user of the sidecar, whose socket is for its owner and group only.",
+    "envoy.ports": (
+        "For this machine only. It is plain HTTP, so before GATEWAY_ADDRESS is 0.0.0.0 or another\n"
+        "address, put TLS in front: users' tokens would cross the network in clear."
+    ),
     "sidecar.stop_grace_period": (
         "Answers may go on after SIGTERM, and then there is usage to report."
     ),
@@ -70,7 +74,7 @@ def _envoy(version: Version) -> dict[str, Any]:
             "-c",
             "/etc/envoy/${ENVOY_CONFIG:-envoy.yaml}",
         ],
-        "ports": ["${GATEWAY_PORT:-8080}:8080"],
+        "ports": ["${GATEWAY_ADDRESS:-127.0.0.1}:${GATEWAY_PORT:-8080}:8080"],
         "volumes": ["./envoy:/etc/envoy:ro", f"sockets:{_folder(SOCKET)}"],
         "depends_on": {"sidecar": {"condition": "service_healthy"}},
     }

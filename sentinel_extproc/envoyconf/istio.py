@@ -30,7 +30,10 @@ ISTIO_NOTES = {
         "Read when a proxy starts: restart the gateway's pods once after applying this."
     ),
     "typed_config.access_log": "Beside the mesh's own; only what the sidecar was asked about.",
-    "value.typed_per_filter_config": "The sidecar isn't asked about this route.",
+    "value.typed_per_filter_config": (
+        "The sidecar isn't asked about this route, and clients' credentials stay on its requests: "
+        "it must not lead to the provider. See docs/attach/istio.md."
+    ),
     "typed_config.local_reply_config": (
         "Envoy's own 413, 503 and 504 in OpenAI's error shape, for all routes of this gateway."
     ),

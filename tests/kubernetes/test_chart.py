@@ -93,6 +93,24 @@ def test_helm_takes_the_values(values: Path) -> None:
 
 
 @needs_helm
+@pytest.mark.parametrize(("secret", "warns"), [("", True), ("envoys-tls", False)])
+def test_clear_text_between_pods_is_warned_of(secret: str, tmp_path: Path, *, warns: bool) -> None:
+    # Without a cluster, helm shows its notes to nobody: so they are made a field of a document.
+    chart = tmp_path / "chart"
+    shutil.copytree(render_chart.CHART, chart)
+    (chart / "templates" / "NOTES.txt").rename(chart / "notes")
+    told = 'notes: {{ tpl (.Files.Get "notes") . | toJson }}'
+    (chart / "templates" / "notes.yaml").write_text(told)
+    command = [
+        *("helm", "template", "x", str(chart), "--kube-version", render_chart.KUBERNETES),
+        *("--set", f"tls.secretName={secret}"),
+    ]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    (notes,) = (d["notes"] for d in yaml.safe_load_all(done.stdout) if d and "notes" in d)
+    assert ("clear text" in notes) is warns
+
+
+@needs_helm
 def test_helm_refuses_a_gateway_without_configuration(tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text("mode: sidecar\n")

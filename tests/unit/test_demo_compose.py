@@ -149,7 +149,8 @@ def test_the_gateways_port_is_published(services: dict[str, Any]) -> None:
     config = Path(services["envoy"]["command"][-1])
     assert config.name == "envoy-standins.yaml"
     assert "./envoy:/etc/envoy:ro" in services["envoy"]["volumes"]
-    assert published == f"8080:{listener_port(envoy_config(config.name))}"
+    port = listener_port(envoy_config(config.name))
+    assert published == f"127.0.0.1:8080:{port}", "plain HTTP is for this machine only"
 
 
 def test_the_provider_of_the_profile_is_the_stand_in(services: dict[str, Any]) -> None:
