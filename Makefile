@@ -72,7 +72,7 @@ LOCK := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsa
 
 lock: setup ## resolve the requirements again
 	@$(LOCK) --all-extras --output-file requirements/dev.txt pyproject.toml
-	@$(LOCK) --constraint requirements/dev.txt --output-file requirements/serve.txt pyproject.toml
+	@$(LOCK) --extra tracing --constraint requirements/dev.txt --output-file requirements/serve.txt pyproject.toml
 
 wheel: setup ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation

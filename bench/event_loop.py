@@ -236,6 +236,10 @@ class Messages:
     async def write(self, data: bytes) -> None:
         self.replies += bool(data)
 
+    def header(self, name: str) -> bytes:
+        """Nothing."""
+        return b""
+
     def stop_reading(self) -> None:
         """Nothing that is done here asks for it."""
 

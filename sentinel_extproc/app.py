@@ -60,6 +60,7 @@ from sentinel_extproc.telemetry.outages import Dependency, OutageLog
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.tokens.encodings import preload
 from sentinel_extproc.tokens.estimator import TokenEstimator
+from sentinel_extproc.tracing_parts import tracing_parts
 from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.server import Server
 from sentinel_extproc.usage.outbox import Outbox
@@ -137,6 +138,7 @@ async def _start(
     _note_head("ledger_opened", outbox)
     stack.push_async_callback(_close_outbox, outbox)
 
+    tracing = tracing_parts(settings, outbox.sidecar, stack)
     boards = breaker_boards(settings.redis, stack)
     zion = ZionClient(
         base_url=settings.zion.url,
@@ -178,7 +180,7 @@ async def _start(
         stack.push_async_callback(quotas.aclose)
     forgetters: tuple[Forgetter, ...] = (identity.authenticator, *([quotas] if quotas else []))
 
-    emit_limits = to_all(log_limit_fact, metrics.emit_limits)
+    emit_limits = to_all(log_limit_fact, metrics.emit_limits, *tracing.emit_limits)
     replicas = ReplicaCounter(store, at_least=settings.limits.replicas_at_least)
     ladder = Ladder(store, replicas=replicas, emit=emit_limits)
     current = swappable(settings)
@@ -207,7 +209,14 @@ async def _start(
         quotas=quotas,
         deferred=deferred_usage(settings.redis, stack) if bills else None,
         pool=pool,
-        emit=to_all(log_fact, metrics.emit, recent.emit, *await shadow_report(settings, stack)),
+        emit=to_all(
+            log_fact,
+            metrics.emit,
+            recent.emit,
+            *tracing.emit,
+            *await shadow_report(settings, stack),
+        ),
+        traced=tracing.on,
         admission=admission,
         decision_timeout_s=settings.server.decision_timeout_seconds,
     )
@@ -271,6 +280,7 @@ async def _start(
             running=driver.running,
             prefix=settings.endpoints.prefix,
             reloads=lambda: reloader.state,
+            traced=tracing.counters,
         ),
         stack,
     )

@@ -36,6 +36,7 @@ from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.live import Live
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Reading
+from sentinel_extproc.telemetry.tracing.shipper import SpanCounters
 from sentinel_extproc.usage.item_queue import Backlog
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reading import LedgerState
@@ -69,6 +70,7 @@ class Parts:
     running: Callable[[int], list[Running]]
     prefix: str
     reloads: Callable[[], ReloadState]
+    traced: SpanCounters | None = None
 
 
 async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitStack) -> None:
@@ -149,6 +151,7 @@ def _readings(
         *readings.reporter_readings(lambda: parts.usage.reporter.counters),
         *orphan_readings(lambda: parts.usage.orphans.counters),
         *_hop_readings(parts.usage),
+        *readings.trace_readings(parts.traced),
         *readings.breaker_readings(
             {
                 "zion_lookup": lambda: parts.zion.lookup_state,

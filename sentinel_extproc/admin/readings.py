@@ -16,6 +16,7 @@ from sentinel_extproc.identity.service import IdentityCounters
 from sentinel_extproc.identity.shared import SharedCounters
 from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.readings import Kind, Reading
+from sentinel_extproc.telemetry.tracing.shipper import SpanCounters
 from sentinel_extproc.usage.item_queue import Backlog, ItemState
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reading import LedgerState
@@ -81,6 +82,9 @@ REPORT_ITEMS: _Fields = {
     "ambiguous": "ambiguous",
     "parked": "parked",
 }
+
+
+TRACE_SPANS: _Fields = {"exported": "exported", "dropped": "dropped", "failed": "failed"}
 
 
 def identity_readings(counters: Callable[[], IdentityCounters]) -> list[Reading]:
@@ -367,6 +371,22 @@ def reload_readings(state: Callable[[], ReloadState]) -> list[Reading]:
             Kind.GAUGE,
             lambda: float(bool(state().faults)),
         ),
+    ]
+
+
+def trace_readings(counters: SpanCounters | None) -> list[Reading]:
+    """Of traces, if any are made."""
+    if counters is None:
+        return []
+    return [
+        _counters(
+            "sentinel_trace_spans_total",
+            "Spans by what became of them: dropped because too many waited, failed because the "
+            "receiver didn't take them.",
+            "result",
+            lambda: counters,
+            TRACE_SPANS,
+        )
     ]
 
 

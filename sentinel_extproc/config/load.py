@@ -37,6 +37,7 @@ from sentinel_extproc.config.settings import (
     TransportName,
 )
 from sentinel_extproc.config.tls import tls_faults
+from sentinel_extproc.config.tracing import tracing_faults
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 from sentinel_extproc.tokens.models import ModelTable, ModelTableError
 from sentinel_extproc.usage.prices_file import PricesFileError, load_prices
@@ -382,4 +383,5 @@ def _cross_checks(settings: Settings) -> list[str]:
             faults += [f"{settings.usage.prices_file}: {fault}" for fault in error.faults]
     faults += provider_faults(settings)
     faults += identity_faults(settings.identity)
+    faults += tracing_faults(settings.tracing)
     return faults + admin_faults(settings.admin)

@@ -531,6 +531,33 @@ class ShadowSettings(Section):
     filter that only observes."""
 
 
+class TracingSettings(Section):
+    """Traces by OpenTelemetry, see [observability.md](observability.md#traces). Needs the extra
+    `tracing`, which the image has."""
+
+    endpoint: HttpUrl | None = None
+    """Address of an OTLP receiver, as `http://collector:4318`; none: no traces. Over HTTP,
+    `/v1/traces` is added unless it has a path."""
+    protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    """How it is spoken to."""
+    headers_file: Path | None = None
+    """File with lines `name: value` to send along, such as a key of the receiver."""
+    ca_file: Path | None = None
+    """PEM bundle for an https address; replaces the shipped roots."""
+    client_cert_file: Path | None = None
+    """PEM certificate for mutual TLS."""
+    client_key_file: Path | None = None
+    """Its key."""
+    sample_ratio: float = Field(1.0, ge=0, le=1, allow_inf_nan=False)
+    """Share of exchanges to trace where neither Envoy nor its caller has decided."""
+    service_name: str = Field("sentinel-extproc", min_length=1, max_length=200)
+    """What receivers call us."""
+    timeout_seconds: Seconds = 5.0
+    """For one export, all its tries."""
+    max_queued: int = Field(2048, ge=64, le=1_000_000)
+    """Exchanges that may wait to be exported, at some 2 kB each; more are dropped and counted."""
+
+
 class LogSettings(Section):
     """What is told, and how."""
 
@@ -565,6 +592,7 @@ class Settings(BaseSettings):
     tokens: TokenSettings = TokenSettings()
     admin: AdminSettings = AdminSettings()
     shadow: ShadowSettings = ShadowSettings()
+    tracing: TracingSettings = TracingSettings()
     logs: LogSettings = LogSettings()
 
     def public(self) -> dict[str, Any]:

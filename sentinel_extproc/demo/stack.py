@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,7 @@ def start_stack(
     progress: Progress | None = None,
     providers: Sequence[ProviderWay] = (),
     attachment: Mapping[str, Any] | None = None,
+    amend: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Iterator[Stack]:
     """Start everything; on leaving, stop it in reverse order, whatever happened.
 
@@ -113,6 +114,7 @@ def start_stack(
         native_metering: Envoy reads the usage of streams itself.
         providers: several, in place of the one; the settings must say the same.
         attachment: other values of the ``Attachment``.
+        amend: changes Envoy's configuration, as JSON values.
 
     Raises:
         StartError: a part didn't come up; those before it have been stopped again.
@@ -170,6 +172,8 @@ def start_stack(
         )
         if native_metering:
             config = with_native_metering(config, envoy_version=NEWEST)
+        if amend is not None:
+            config = amend(config)
         envoy = parts.enter_context(start_envoy(config, work_dir=work_dir, concurrency=concurrency))
         progress.started("Envoy", envoy.url)
         yield Stack(services, redis, sidecar, envoy, openai, zion)

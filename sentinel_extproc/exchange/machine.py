@@ -172,6 +172,21 @@ class Exchange:
         return None if user is None else str(user)
 
     @property
+    def request_id(self) -> str | None:
+        """What Envoy calls the request; None if it doesn't."""
+        return request_id(self._headers)
+
+    @property
+    def trace_headers(self) -> tuple[bytes, bytes]:
+        """What the request says of its trace: ``traceparent`` and ``tracestate``."""
+        return first(self._headers, "traceparent"), first(self._headers, "tracestate")
+
+    @property
+    def _headers(self) -> on.Headers:
+        request = getattr(self, "_request", None)
+        return () if request is None else request.headers
+
+    @property
     def running(self) -> Running:
         """What can be told of it while it runs."""
         endpoint, model = self._facts.get("endpoint"), self._facts.get("model")

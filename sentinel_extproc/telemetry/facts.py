@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from sentinel_extproc.frozen import value
 from sentinel_extproc.telemetry.timeline import Timeline
+from sentinel_extproc.telemetry.trace_context import TraceContext
 from sentinel_extproc.usage.record import UsageRecord
 
 
@@ -20,6 +21,7 @@ class ExchangeRefused:
     Attributes:
         user: external id; None before authentication.
         model: as requested; None before the body was read.
+        request_id: Envoy's ``x-request-id``; None when there was none.
     """
 
     exchange_id: str
@@ -28,6 +30,7 @@ class ExchangeRefused:
     endpoint: str | None
     user: str | None
     model: str | None = None
+    request_id: str | None = None
 
 
 @value(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class ExchangeNoted:
     Attributes:
         at_ms: when it began, milliseconds since the epoch, UTC.
         limit: the limit that had no room.
+        request_id: as in ``ExchangeRefused``.
         cut: it would have been let through, and its answer ended early.
     """
 
@@ -49,6 +53,7 @@ class ExchangeNoted:
     model: str | None = None
     limit: str | None = None
     cut: bool = False
+    request_id: str | None = None
 
 
 @value(frozen=True, slots=True)
@@ -108,11 +113,13 @@ class ExchangeTimed:
 
     Attributes:
         end: how it ended; None when its client left before anything was decided, or a bug did it.
+        trace: the trace that it belongs to, where somebody asks for that and there is one.
     """
 
     exchange_id: str
     timeline: Timeline
     end: End | None
+    trace: TraceContext | None = None
 
 
 Fact = End | ExchangeTimed | RecordNotStored | InternalFault

@@ -49,6 +49,7 @@ from sentinel_extproc.telemetry.facts import (
     RecordNotStored,
 )
 from sentinel_extproc.telemetry.timeline import Timeline
+from sentinel_extproc.telemetry.trace_context import PARENT, STATE, TraceContext, read_trace
 from sentinel_extproc.tokens.model import RequestEstimator
 from sentinel_extproc.transport.access_logs import LogWaits
 from sentinel_extproc.transport.background import Background
@@ -80,6 +81,10 @@ T = TypeVar("T")
 class Stream(Protocol):
     """One gRPC stream, in serialized messages."""
 
+    def header(self, name: str) -> bytes:
+        """A header line of the stream itself, not of the request; empty when there is none."""
+        ...
+
     async def read(self) -> bytes | None:
         """The next message; None when Envoy has ended its side."""
         ...
@@ -103,6 +108,7 @@ class _Timed:
 
     timeline: Timeline = field(default_factory=Timeline)
     end: End | None = None
+    trace: TraceContext | None = None
     behind: int = 0
 
 
@@ -123,6 +129,7 @@ class Driver:
         emit: takes facts.
         admission: who comes in at all; None: its defaults.
         bytes_per_token: learns from answers that Envoy metered itself.
+        traced: tell which trace an exchange belongs to.
     """
 
     def __init__(
@@ -139,6 +146,7 @@ class Driver:
         deferred: DeferredUsage | None = None,
         bytes_per_token: BytesPerToken | None = None,
         admission: Admission | None = None,
+        traced: bool = False,
         decision_timeout_s: float = 1.8,
     ) -> None:
         self._new_exchange = new_exchange
@@ -150,6 +158,7 @@ class Driver:
         self._pool = pool
         self._emit = _guarded(emit)
         self._admission = Admission() if admission is None else admission
+        self._traced = traced
         self._decision_timeout_s = decision_timeout_s
         self._live: dict[Exchange, Stream] = {}
         self._timed: dict[Exchange, _Timed] = {}
@@ -209,6 +218,8 @@ class Driver:
         self._live[exchange] = stream
         timed = self._timed[exchange] = _Timed()
         timeline = timed.timeline
+        if self._traced:
+            timed.trace = read_trace(stream.header(PARENT), stream.header(STATE))
         try:
             while (data := await stream.read()) is not None:
                 came_ns = time.perf_counter_ns()
@@ -445,7 +456,11 @@ class Driver:
         """Tell what took how long, once its stream is over and its end is told."""
         if exchange not in self._live and not self._timed[exchange].behind:
             timed = self._timed.pop(exchange)
-            self._emit(ExchangeTimed(exchange.exchange_id, timed.timeline, timed.end))
+            trace = timed.trace
+            if trace is None and self._traced:
+                # Some gateways tell it on the request alone: then our span is beside theirs.
+                trace = read_trace(*exchange.trace_headers)
+            self._emit(ExchangeTimed(exchange.exchange_id, timed.timeline, timed.end, trace))
 
     def _give_up(self, exchange: Exchange, actual: Quantities | None) -> None:
         """A bug keeps it from its end: settle what it holds, as ``actual`` or else as reserved,

@@ -157,6 +157,12 @@ class _GrpcStream:
     def __init__(self, context: Context) -> None:
         self._context = context
 
+    def header(self, name: str) -> bytes:
+        for key, value in self._context.invocation_metadata() or ():
+            if key == name:
+                return value.encode() if isinstance(value, str) else value
+        return b""
+
     async def read(self) -> bytes | None:
         message: Any = await self._context.read()
         return None if message is grpc.aio.EOF else message

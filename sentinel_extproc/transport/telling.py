@@ -37,6 +37,7 @@ def noted(exchange: Exchange, note: do.Note) -> ExchangeNoted:
         model=texts.get("model"),
         limit=None if limit is None else str(limit),
         cut=facts.get("decision") == "cut",
+        request_id=exchange.request_id,
     )
 
 
@@ -52,4 +53,5 @@ def refused(exchange: Exchange, respond: do.Respond) -> ExchangeRefused:
         endpoint=None if endpoint is None else str(endpoint),
         user=None if user is None else str(user),
         model=None if model is None else str(model),
+        request_id=exchange.request_id,
     )

@@ -136,6 +136,10 @@ class Script:
     async def write(self, data: bytes) -> None:
         self.replies.append(pb.ProcessingResponse.FromString(data))
 
+    def header(self, name: str) -> bytes:
+        """Nothing."""
+        return b""
+
     def stop_reading(self) -> None:
         """Nothing that is done here asks for it."""
 

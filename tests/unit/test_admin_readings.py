@@ -21,6 +21,7 @@ from sentinel_extproc.identity.shared import SharedCounters
 from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Kind, Reading
+from sentinel_extproc.telemetry.tracing.shipper import SpanCounters
 from sentinel_extproc.usage.forwarder import ForwarderCounters, StreamState
 from sentinel_extproc.usage.item_queue import Backlog, ItemState
 from sentinel_extproc.usage.orphans import OrphanCounters
@@ -48,6 +49,7 @@ TABLES: list[tuple[type, list[Mapping[str, str]]]] = [
     (ReporterCounters, [named.REPORT_BATCHES, named.REPORT_ITEMS]),
     (ForwarderCounters, [HOP_ITEMS]),
     (OrphanCounters, [ORPHANS]),
+    (SpanCounters, [named.TRACE_SPANS]),
 ]
 
 
@@ -72,6 +74,13 @@ def test_identity() -> None:
     again = values(named.identity_readings(lambda: counters))["sentinel_identity_answers_total"]
     assert isinstance(again, dict)
     assert again["fresh"] == 9
+
+
+def test_traces() -> None:
+    counters = SpanCounters(exported=3, dropped=2, failed=1)
+    found = values(named.trace_readings(counters))
+    assert found == {"sentinel_trace_spans_total": {"exported": 3, "dropped": 2, "failed": 1}}
+    assert named.trace_readings(None) == []
 
 
 def test_revocations() -> None:

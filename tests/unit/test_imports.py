@@ -27,7 +27,15 @@ LAYERS: list[set[str]] = [
     {"identity.bearer", "identity.claims", "identity.expiry", "limits.headers"},
     {"endpoints"},
     {"exchange"},
-    {"tokens", "limits", "zion", "credentials", "telemetry", "overload"},
+    {
+        "tokens",
+        "limits",
+        "zion",
+        "credentials",
+        "telemetry",
+        "telemetry.trace_context",
+        "overload",
+    },
     {
         "identity",
         "usage",
@@ -43,7 +51,7 @@ LAYERS: list[set[str]] = [
     {"overload_parts", "redis_parts", "server_parts", "usage_parts"},
     {"admin"},
     {"identity_parts", "provider_parts"},
-    {"exchange_parts"},
+    {"exchange_parts", "tracing_parts"},
     {"app"},
     {"usage_cli"},
     {"policy_cli", "live_cli", "loadtest"},
@@ -63,6 +71,7 @@ PURE = {
     "frozen",
     "safe_text",
     "sse",
+    "telemetry.trace_context",
     "endpoints",
     "exchange",
     "identity.bearer",
@@ -181,6 +190,18 @@ def test_only_the_codec_knows_protobuf() -> None:
     # The health service brings its own messages; envoyconf builds files, not wire messages.
     users -= {"transport.grpcio_server", "transport.http2.health", "demo.sidecar"}
     assert {m for m in users if unit(m) != "envoyconf"} == {"transport.codec"}
+
+
+def test_opentelemetry_is_imported_only_where_tracing_is_on() -> None:
+    users = {
+        dotted(path)
+        for path in modules()
+        if any(name.split(".")[0] == "opentelemetry" for name in imports(path))
+    }
+    assert users == {"telemetry.tracing.spans", "telemetry.tracing.otlp"}
+    importers = {dotted(path): [own(name) for name in imports(path)] for path in modules()}
+    callers = {module for module, names in importers.items() if users & set(names)}
+    assert callers - users == {"tracing_parts"}
 
 
 def test_the_demo_is_never_needed_to_serve() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -76,6 +77,7 @@ class Stream:
     def __init__(self, *messages: pb.ProcessingRequest | bytes | None) -> None:
         self.incoming: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.replies: list[pb.ProcessingResponse] = []
+        self.headers: dict[str, bytes] = {}
         self.wrote = asyncio.Event()
         for message in messages:
             self.send(message)
@@ -91,6 +93,9 @@ class Stream:
     async def write(self, data: bytes) -> None:
         self.replies.append(pb.ProcessingResponse.FromString(data))
         self.wrote.set()
+
+    def header(self, name: str) -> bytes:
+        return self.headers.get(name, b"")
 
     def stop_reading(self) -> None:
         """Nothing that is done here asks for it."""
@@ -190,6 +195,7 @@ class Parts:
         quotas: EntitlementSource | None = None,
         native: BytesPerToken | None = None,
         admission: Admission | None = None,
+        traced: bool = False,
     ) -> Driver:
         def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
             return Exchange(
@@ -210,6 +216,7 @@ class Parts:
             pool=self.pool,
             emit=self.facts.append,
             decision_timeout_s=timeout_s,
+            traced=traced,
             quotas=quotas,
             admission=admission,
         )
@@ -593,6 +600,32 @@ async def test_times_are_told_once_when_all_is_accounted_for(parts: Parts) -> No
     assert isinstance(finished, ExchangeFinished)
     assert isinstance(timed, ExchangeTimed)
     assert timed.end is finished
+
+
+@pytest.mark.parametrize(
+    ("of_stream", "of_request", "parent"),
+    [("a", "b", 0xA), (None, "b", 0xB), ("nonsense", "b", 0xB), (None, None, None)],
+)
+async def test_the_streams_own_trace_goes_before_the_requests(
+    parts: Parts, of_stream: str | None, of_request: str | None, parent: int | None
+) -> None:
+    def header(span: str | None) -> dict[str, str]:
+        return {} if span is None else {"traceparent": f"00-{'1' * 32}-{span * 16}-01"[:55]}
+
+    lines = {"method": "POST", "path": "/v1/models", "authorization": "Bearer t"}
+    request = pb.ProcessingRequest(request_headers=head(**lines, **header(of_request)))
+    for traced in (True, False):
+        parts.facts.clear()
+        stream = Stream(request, None)
+        stream.headers = {name: text.encode() for name, text in header(of_stream).items()}
+        with contextlib.suppress(UndecidedEnd):
+            await parts.driver(traced=traced).run(stream)
+        (timed,) = (fact for fact in parts.facts if isinstance(fact, ExchangeTimed))
+        if traced and parent is not None:
+            assert timed.trace is not None
+            assert timed.trace.span_id == parent * 0x1111_1111_1111_1111
+        else:
+            assert timed.trace is None
 
 
 async def test_a_client_that_leaves_before_a_decision_leaves_its_times(parts: Parts) -> None:

@@ -124,6 +124,20 @@ async def test_it_serves_and_says_so_on_its_socket(kind: Servers, folder: Path) 
     assert not (folder / "deeper" / "s.sock").exists()
 
 
+async def test_a_streams_own_headers_can_be_read(kind: Servers, folder: Path) -> None:
+    class Tells(Echo):
+        async def run(self, stream: Stream) -> None:
+            for name in ("traceparent", "tracestate"):
+                await stream.write(stream.header(name))
+
+    listen = f"unix:{folder / 's.sock'}"
+    async with serving(kind, listen, Tells()), channel(listen) as client:
+        method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = client.stream_stream(PATH)
+        call = method(metadata=grpc.aio.Metadata(("traceparent", "00-ab")))
+        assert await call.read() == b"00-ab"
+        assert await call.read() == b""
+
+
 async def test_a_message_over_the_bound_is_refused(kind: Servers, folder: Path) -> None:
     listen = f"unix:{folder / 's.sock'}"
     async with serving(kind, listen, Echo(), max_message_bytes=1000), channel(listen) as client:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from sentinel_extproc.transport.http2.head import Status
+from sentinel_extproc.transport.http2.head import Fields, Status
 
 _PREFIX = 5
 
@@ -77,6 +77,7 @@ class Call:
     """What the connection knows of one call.
 
     Attributes:
+        head: the fields that it began with.
         window: bytes that the peer may still send.
         credit: of those that came, how many are dealt with but not yet given back to it.
         queued: of those that came, how many wait in messages that nobody took yet, or behind them.
@@ -93,6 +94,7 @@ class Call:
         "deferred",
         "ending",
         "half_closed",
+        "head",
         "may_send",
         "queued",
         "stream",
@@ -101,13 +103,21 @@ class Call:
     )
 
     def __init__(
-        self, stream: int, *, window: int, may_send: int, max_message: int, half_closed: bool
+        self,
+        stream: int,
+        *,
+        window: int,
+        may_send: int,
+        max_message: int,
+        half_closed: bool,
+        head: Fields = (),
     ) -> None:
         self.stream = stream
         self.window = window
         self.may_send = may_send
         self.assembler = Assembler(max_message)
         self.half_closed = half_closed
+        self.head = head
         self.answered = False
         self.credit = 0
         self.queued = 0

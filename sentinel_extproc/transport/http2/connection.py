@@ -20,6 +20,7 @@ from sentinel_extproc.transport.http2.head import (
     NOT_GRPC,
     OK_TRAILERS,
     OPENING,
+    Fields,
     HeadReader,
     Status,
     method_of,
@@ -139,6 +140,11 @@ class Connection:
         out = b"".join(self._out)
         self._out.clear()
         return out
+
+    def head(self, stream: int) -> Fields:
+        """What a call began with; empty once it has ended."""
+        call = self._calls.get(stream)
+        return () if call is None else call.head
 
     # From the peer
 
@@ -309,6 +315,7 @@ class Connection:
             may_send=self._peer_window,
             max_message=self._max_message,
             half_closed=half_closed,
+            head=fields,
         )
         events.append(CallOpened(stream, path))
         if half_closed:

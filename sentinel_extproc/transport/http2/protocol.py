@@ -12,7 +12,7 @@ from typing import cast
 
 from sentinel_extproc.transport.http2 import connection as h2
 from sentinel_extproc.transport.http2.frames import ConnectionFault
-from sentinel_extproc.transport.http2.head import Status
+from sentinel_extproc.transport.http2.head import Fields, Status
 
 log = logging.getLogger("sentinel.server")
 
@@ -36,15 +36,21 @@ class Abort(Exception):
 class ServedCall:
     """One call, as its method sees it: ``driver.Stream``."""
 
-    __slots__ = ("_ended", "_messages", "_protocol", "_stream", "_waiter", "task")
+    __slots__ = ("_ended", "_head", "_messages", "_protocol", "_stream", "_waiter", "task")
 
-    def __init__(self, protocol: Http2Protocol, stream: int) -> None:
+    def __init__(self, protocol: Http2Protocol, stream: int, head: Fields = ()) -> None:
         self._protocol = protocol
         self._stream = stream
+        self._head = head
         self._messages: deque[tuple[bytes, int]] = deque()
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
+
+    def header(self, name: str) -> bytes:
+        """A header line of the call itself; empty when there is none."""
+        wanted = name.encode()
+        return next((value for key, value in self._head if key == wanted), b"")
 
     async def read(self) -> bytes | None:
         """The next message; None when the peer has ended its side."""
@@ -259,7 +265,7 @@ class Http2Protocol(asyncio.Protocol):
         if method is None:
             self._connection.end(stream, Status.UNIMPLEMENTED, "no such method")
             return
-        call = self._calls[stream] = ServedCall(self, stream)
+        call = self._calls[stream] = ServedCall(self, stream, self._connection.head(stream))
         call.task = self.loop.create_task(self._serve(stream, call, method))
 
     async def _serve(self, stream: int, call: ServedCall, method: Method) -> None:
