@@ -236,7 +236,7 @@ class Messages:
     async def write(self, data: bytes) -> None:
         self.replies += bool(data)
 
-    def header(self, name: str) -> bytes:
+    def header(self, name: str) -> bytes:  # noqa: ARG002
         """Nothing."""
         return b""
 
