@@ -68,7 +68,12 @@ def test_pictures_are_current_and_tell_those_who_cannot_see_them() -> None:
         assert shown, name
 
 
-def test_tests_that_the_predecessors_table_names_exist() -> None:
-    page = ROOT / "docs" / "predecessor.md"
-    for path in re.findall(r"`(tests/[\w/]+\.py)", page.read_text()):
-        assert (ROOT / path).exists(), path
+def test_each_of_the_predecessors_faults_has_its_proof() -> None:
+    page = (ROOT / "docs" / "predecessor.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \|.*\| (.*) \|$", page, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 31))
+    for number, proof in rows:
+        paths = re.findall(r"`((?:tests|bench)/[\w/]+\.py)`", proof)
+        assert paths, number
+        for path in paths:
+            assert (ROOT / path).exists(), path

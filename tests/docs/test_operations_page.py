@@ -108,3 +108,26 @@ def test_completion_completes() -> None:
         check=True,
     )
     assert done.stdout.strip() == "plain,replay"
+
+
+def test_redis_memory_is_as_measured() -> None:
+    """The bounds that the page gives hold all that docs/benchmarks.md has."""
+    measured = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text("utf-8")
+    table = measured.partition("## Redis' memory")[2].partition("\n## ")[0]
+    rows = {
+        name: [int(cell) for cell in cells.split("|")]
+        for name, cells in re.findall(r"^\| ([\w ]+) \| ([\d |]+) \|$", table, re.MULTILINE)
+    }
+    assert len(rows) == 5
+    shown = re.search(r"(\d+) to (\d+) a bucket or quota, (\d+) to (\d+) a ring", PAGE)
+    assert shown is not None
+    small, large, ring_least, ring_most = (int(number) for number in shown.groups())
+    for states in (*rows["1 bucket"][:3], *rows["1 calendar"][:3]):
+        assert small - 2 <= states <= large + 2
+    assert all(ring_least <= states <= ring_most for states in rows["1 ring"][:3])
+    ended = re.search(r"one that has ended \| (\d+) to (\d+)", PAGE)
+    assert ended is not None
+    assert all(int(ended[1]) <= cells[4] <= int(ended[2]) for cells in rows.values())
+    under_way = re.search(r"under way \| (\d+) to (\d+)", PAGE)
+    assert under_way is not None
+    assert all(int(under_way[1]) <= cells[3] <= int(under_way[2]) for cells in rows.values())
