@@ -53,9 +53,9 @@ from sentinel_extproc.reloading.reading import CurrentPrice, Swappable, read_aga
 from sentinel_extproc.reloading.reloader import Reloader
 from sentinel_extproc.server_parts import server_of
 from sentinel_extproc.shadow.recorder import NoLedger
+from sentinel_extproc.telemetry.fact_logs import log_credential_fact, log_fact, log_limit_fact
 from sentinel_extproc.telemetry.facts import to_all
 from sentinel_extproc.telemetry.live import Live
-from sentinel_extproc.telemetry.logs import log_credential_fact, log_fact, log_limit_fact
 from sentinel_extproc.telemetry.outages import Dependency, OutageLog
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.tokens.encodings import preload

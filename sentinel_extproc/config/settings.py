@@ -100,6 +100,10 @@ def _octal(value: Any) -> Any:
     return value
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _check_secret(value: SecretStr) -> SecretStr:
     secret = value.get_secret_value()
     if not secret:
@@ -120,6 +124,7 @@ RedisUrl = Annotated[str, AfterValidator(_check_redis_url), PlainSerializer(_mas
 Listen = Annotated[str, AfterValidator(_check_listen)]
 Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*$", max_length=253)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 FileMode = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -561,8 +566,8 @@ class TracingSettings(Section):
 class LogSettings(Section):
     """What is told, and how."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level that is written."""
+    level: LogLevel = "info"
+    """Least level that is written, in any case."""
     format: Literal["json", "console"] = "json"
     """JSON lines for machines, text for people."""
 

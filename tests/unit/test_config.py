@@ -69,6 +69,12 @@ def test_the_predecessors_names_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.identity.fresh_seconds, settings.identity.jwt_fresh_seconds) == (7, 9)
 
 
+@pytest.mark.parametrize("level", ["warning", "WARNING", "Warning"])
+def test_the_level_of_logs_in_any_case(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    given(monkeypatch, SENTINEL_LOGS__LEVEL=level)
+    assert load().logs.level == "warning"
+
+
 def test_environment_over_predecessor_over_file_over_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -5,27 +5,44 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel_extproc.limits.facts import HoldExhausted
+from sentinel_extproc.telemetry.fact_logs import log_fact, log_limit_fact
 from sentinel_extproc.telemetry.facts import ExchangeFinished, ExchangeRefused, InternalFault
-from sentinel_extproc.telemetry.logs import clip, configure, log_fact
+from sentinel_extproc.telemetry.logs import clip, configure
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 
 
 @pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    root, ours = logging.getLogger(), logging.getLogger("sentinel")
-    before = (list(root.handlers), root.level, ours.level)
+def put_back() -> Iterator[None]:
+    root, ours, old = (logging.getLogger(name) for name in ("", "sentinel", "sentinel_extproc"))
+    before = (list(root.handlers), root.level, ours.level, old.level)
+    yield
+    root.handlers[:] = before[0]
+    for logger, level in zip((root, ours, old), before[1:], strict=True):
+        logger.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def lines(put_back: None) -> io.StringIO:
     stream = io.StringIO()
     configure(level="info", json_lines=True, stream=stream)
-    yield stream
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
+    return stream
+
+
+@pytest.fixture
+def console(put_back: None) -> io.StringIO:
+    stream = io.StringIO()
+    configure(level="info", json_lines=False, stream=stream)
+    return stream
 
 
 def record(model: str) -> UsageRecord:
@@ -41,6 +58,7 @@ def record(model: str) -> UsageRecord:
         usage=TokenUsage(3, 4),
         provenance=Provenance.PROVIDER,
         outcome=Outcome.COMPLETED,
+        request_id="req-9",
     )
 
 
@@ -75,3 +93,72 @@ def test_a_bug_is_told_with_its_traceback(lines: io.StringIO) -> None:
     written = json.loads(lines.getvalue())
     assert written["level"] == "error"
     assert "ZeroDivisionError" in written["exception"]
+
+
+def test_a_line_has_its_ids_and_no_address(lines: io.StringIO) -> None:
+    log_fact(ExchangeFinished(record("gpt-4o"), 0))
+    log_fact(ExchangeRefused("x-2", 401, "invalid_api_key", None, None, request_id="req-8"))
+    finished, refused = (json.loads(line) for line in lines.getvalue().splitlines())
+    assert (finished["exchange_id"], finished["request_id"]) == ("x-1", "req-9")
+    assert (refused["exchange_id"], refused["request_id"]) == ("x-2", "req-8")
+    assert list(finished)[:4] == ["time", "level", "logger", "event"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", finished["time"])
+    assert "a@example.com" not in lines.getvalue()
+
+
+def test_a_key_that_is_refused_is_a_warning(lines: io.StringIO) -> None:
+    log_fact(ExchangeFinished(record("gpt-4o"), 0, provider="azure", key_refused=401))
+    warning, _ = (json.loads(line) for line in lines.getvalue().splitlines())
+    assert warning["level"] == "warning"
+    assert warning["event"] == "provider_key_refused"
+    assert (warning["provider"], warning["status"]) == ("azure", 401)
+
+
+@pytest.mark.parametrize("name", ["sentinel.app", "sentinel_extproc.usage.writer"])
+def test_what_modules_say_comes_out_the_same_way(lines: io.StringIO, name: str) -> None:
+    log = logging.getLogger(name)
+    log.info("serving on %s", "a\nb", extra={"listen": "unix:/x", "seq": 3})
+    log.debug("not this")
+    log_limit_fact(HoldExhausted("tokens", cut=False))
+    said, fact = (json.loads(line) for line in lines.getvalue().splitlines())
+    assert said["event"] == "serving on a\nb"
+    assert (said["logger"], said["listen"], said["seq"]) == (name, "unix:/x", 3)
+    assert list(said)[:4] == list(fact)[:4]
+
+
+def test_libraries_are_heard_from_warnings_on(lines: io.StringIO) -> None:
+    logging.getLogger("some.library").info("chatter")
+    logging.getLogger("some.library").warning("trouble")
+    (line,) = lines.getvalue().splitlines()
+    assert json.loads(line)["event"] == "trouble"
+
+
+def test_the_level_holds_for_facts(put_back: None) -> None:
+    stream = io.StringIO()
+    configure(level="error", json_lines=True, stream=stream)
+    log_fact(ExchangeFinished(record("gpt-4o"), 0))
+    assert stream.getvalue() == ""
+    log_fact(ExchangeFinished(record("gpt-4o"), 2))
+    assert json.loads(stream.getvalue())["event"] == "metering_fault"
+
+
+@pytest.mark.parametrize("model", ["a\nb", "\x1b[31mred", "\u2028", "\ud800", "\u202e"])
+def test_nothing_from_outside_reaches_a_terminal_as_it_is(console: io.StringIO, model: str) -> None:
+    log_fact(ExchangeFinished(record(model), 0))
+    logging.getLogger("sentinel.app").warning("said %s", model)
+    log_fact(InternalFault("x", "exchange", ValueError(model), False))
+    text = console.getvalue()
+    assert "exchange_finished" in text
+    assert "ValueError" in text
+    assert all(line.isprintable() for line in text.split("\n"))
+    text.encode()
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError("no space left")
+
+
+def test_a_log_that_cannot_be_written_harms_nobody(put_back: None) -> None:
+    configure(level="info", json_lines=True, stream=Broken())
+    log_fact(ExchangeFinished(record("gpt-4o"), 0))
