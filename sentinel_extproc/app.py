@@ -14,7 +14,6 @@ from sentinel_extproc import __version__
 from sentinel_extproc.admin.assembly import Parts, start_admin
 from sentinel_extproc.admin.revoking import AllForgetters, RevokerControl
 from sentinel_extproc.config.settings import (
-    Durability,
     LimitSettings,
     Metering,
     Mode,
@@ -38,6 +37,7 @@ from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
 from sentinel_extproc.memory import give_back
+from sentinel_extproc.outbox_parts import departed, open_outbox
 from sentinel_extproc.overload_parts import admission_of, watch_load
 from sentinel_extproc.pauses import keep_pauses_short
 from sentinel_extproc.provider_parts import provider_parts
@@ -65,6 +65,7 @@ from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.server import Server
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage_parts import UsageParts, usage_parts
+from sentinel_extproc.workers.place import Place
 from sentinel_extproc.zion.breaker import State
 from sentinel_extproc.zion.client import ZionClient
 from sentinel_extproc.zion.wire import Dialect
@@ -74,33 +75,56 @@ log = logging.getLogger("sentinel.app")
 _SETTLE_DEADLINE_S = 5.0
 
 
-async def serve(settings: Settings, config_file: Path | None = None) -> None:
+async def serve(
+    settings: Settings, config_file: Path | None = None, *, place: Place | None = None
+) -> None:
     """Run until SIGTERM or SIGINT, then drain; SIGHUP reloads.
 
     Args:
         config_file: where the settings are from, to be read again.
+        place: which one of several workers this is; None: the only one.
 
     Raises:
         StartError, ServerError, OutboxError, ValueError: it can't start as configured.
     """
     stop = asyncio.Event()
+    replaced = False
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     reload = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, reload.set)
+
+    def leave(for_another: bool) -> None:
+        nonlocal replaced
+        replaced = for_another
+        stop.set()
+
     async with AsyncExitStack() as stack:
+        if place is not None:
+            place.lifeline.hold(leave)
+            stack.push_async_callback(place.lifeline.let_go)
         server, driver = await _start(
-            settings, stack, config_file=config_file, reload=reload, draining=stop.is_set
+            settings,
+            stack,
+            config_file=config_file,
+            reload=reload,
+            draining=stop.is_set,
+            place=place,
         )
         keep_pauses_short()
         give_back()
-        log.info("serving", extra={"listen": settings.server.listen, "version": __version__})
+        listen = settings.server.listen if place is None else place.address
+        log.info("serving", extra={"listen": listen, "version": __version__})
+        if place is not None:
+            place.lifeline.ready()
         await stop.wait()
         log.info("draining", extra={"streams": driver.live})
         began = loop.time()
         await server.drain(
-            grace_s=settings.server.drain_seconds, hand_back_s=settings.server.hand_back_seconds
+            grace_s=settings.server.drain_seconds,
+            hand_back_s=settings.server.hand_back_seconds,
+            replaced=replaced,
         )
         log.info("intake_stopped", extra={"seconds": round(loop.time() - began, 3)})
         if late := await driver.join(_SETTLE_DEADLINE_S):
@@ -116,8 +140,10 @@ async def _start(
     config_file: Path | None,
     reload: asyncio.Event,
     draining: Callable[[], bool],
+    place: Place | None,
 ) -> tuple[Server, Driver]:
     """Start every part; ``stack`` ends them in the reverse order."""
+    workers = 1 if place is None else place.count
     metrics, recent = Metrics(), Live()
     pool = ThreadPoolExecutor(settings.tokens.threads, thread_name_prefix="count")
     stack.callback(pool.shutdown, wait=False, cancel_futures=True)
@@ -125,16 +151,7 @@ async def _start(
     # kept in between would hold on to that memory, 15 MiB of it.
     preload()
 
-    outbox = Outbox(
-        settings.usage.outbox_path,
-        max_bytes=settings.usage.max_bytes,
-        fsync=settings.usage.durability is Durability.FSYNC,
-        split_metrics=settings.zion.dialect.value == Dialect.PER_METRIC.value,
-        retain_s=settings.usage.retain_days * 86_400,
-        name=settings.usage.sidecar_name,
-        max_under_way=settings.server.max_streams,
-    )
-    outbox.open()
+    outbox, outbox_file = open_outbox(settings, workers=workers)
     _note_head("ledger_opened", outbox)
     stack.push_async_callback(_close_outbox, outbox)
 
@@ -155,15 +172,21 @@ async def _start(
     stack.push_async_callback(zion.aclose)
     await zion.prime()
 
+    for_usage = redis_client(settings.redis, stack, max_connections=8)
     usage = await usage_parts(
         settings.usage,
         outbox=outbox,
         zion=zion,
-        redis=redis_client(settings.redis, stack, max_connections=8),
+        redis=for_usage,
         prefix=settings.redis.prefix,
         report_deadline_s=settings.zion.report_deadline_seconds,
         stack=stack,
     )
+
+    if place is None or place.index == 0:
+        left = departed(settings, own=outbox_file, workers=workers, zion=zion, redis=for_usage)
+        stack.push_async_callback(left.aclose)
+        left.start()
 
     store = redis_store(settings.redis)
     identity = identity_parts(
@@ -181,7 +204,7 @@ async def _start(
     forgetters: tuple[Forgetter, ...] = (identity.authenticator, *([quotas] if quotas else []))
 
     emit_limits = to_all(log_limit_fact, metrics.emit_limits, *tracing.emit_limits)
-    replicas = ReplicaCounter(store, at_least=settings.limits.replicas_at_least)
+    replicas = ReplicaCounter(store, at_least=settings.limits.replicas_at_least * workers)
     ladder = Ladder(store, replicas=replicas, emit=emit_limits)
     current = swappable(settings)
     limiter = _limiter(settings.limits, ladder, current.policy, emit_limits)
@@ -228,7 +251,9 @@ async def _start(
         stack=stack,
     )
     await _hear_revocations(settings, identity, forgetters, driver.end_streams, stack)
-    server = server_of(settings.server, driver)
+    server = server_of(
+        settings.server, driver, inherited=None if place is None else place.listening
+    )
     stack.push_async_callback(server.drain, grace_s=0.0, hand_back_s=0.0)
     await server.start()
     revoker = Revoker(
@@ -283,6 +308,7 @@ async def _start(
             traced=tracing.counters,
         ),
         stack,
+        worker=place,
     )
     return server, driver
 

@@ -87,6 +87,9 @@ def serve(config_file: Path | None) -> None:
     constants of counting are swapped at once, or all refused with the reason in the log, the
     metrics and `status`. Other settings hold from the next start on.
 
+    With several workers (server.workers) SIGHUP reaches all of them, and SIGUSR2 replaces them one
+    after the other under settings read anew, without an end to any exchange.
+
     Settings come from the environment (SENTINEL_<SECTION>__<NAME>) and a YAML file; see
     check-config.
 
@@ -96,6 +99,7 @@ def serve(config_file: Path | None) -> None:
 
     from sentinel_extproc import app
     from sentinel_extproc.config.load import ConfigError, load, named_file
+    from sentinel_extproc.config.workers import worker_count
     from sentinel_extproc.start_error import StartError
     from sentinel_extproc.telemetry import logs
     from sentinel_extproc.transport.server import ServerError
@@ -107,7 +111,12 @@ def serve(config_file: Path | None) -> None:
     except ConfigError as error:
         _refuse(error.faults)
     logs.configure(level=settings.logs.level, json_lines=settings.logs.format == "json")
+    workers = worker_count(settings.server.workers)
     try:
+        if workers > 1:
+            from sentinel_extproc.workers.run import run_workers
+
+            sys.exit(run_workers(settings, file, workers))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.serve(settings, file))
     except (StartError, ServerError, OutboxError, ValueError) as error:

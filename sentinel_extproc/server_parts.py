@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from functools import partial
 
@@ -11,9 +12,15 @@ from sentinel_extproc.transport.http2.server import Http2Server
 from sentinel_extproc.transport.server import Keepalive, Server, ServerTls
 
 
-def server_of(server: ServerSettings, driver: Driver) -> Server:
-    """The server; not started."""
-    make: Callable[..., Server] = Http2Server
+def server_of(
+    server: ServerSettings, driver: Driver, *, inherited: socket.socket | None = None
+) -> Server:
+    """The server; not started.
+
+    Args:
+        inherited: a socket that listens already, in place of the configured address.
+    """
+    make: Callable[..., Server] = partial(Http2Server, inherited=inherited)
     if server.transport is TransportName.GRPCIO:
         from sentinel_extproc.transport.grpcio_server import GrpcioServer
 

@@ -6,17 +6,21 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
+
+from starlette.types import ASGIApp
 
 from sentinel_extproc import __version__
 from sentinel_extproc.admin import readings
 from sentinel_extproc.admin.control import Control
 from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.hop_readings import hop_readings, orphan_readings
+from sentinel_extproc.admin.inner import FinalCounts, inner_routes
 from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.looking import SidecarLookUps
 from sentinel_extproc.admin.overload_readings import overload_readings
-from sentinel_extproc.admin.page.routes import Sources
+from sentinel_extproc.admin.page.routes import OwnSources
 from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.admin.server import AdminServer, Tls
@@ -41,6 +45,7 @@ from sentinel_extproc.usage.item_queue import Backlog
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reading import LedgerState
 from sentinel_extproc.usage_parts import UsageParts
+from sentinel_extproc.workers.place import Place
 from sentinel_extproc.zion.breaker import State
 from sentinel_extproc.zion.client import ZionClient
 
@@ -73,8 +78,13 @@ class Parts:
     traced: SpanCounters | None = None
 
 
-async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitStack) -> None:
+async def start_admin(
+    settings: AdminSettings, parts: Parts, stack: AsyncExitStack, *, worker: Place | None = None
+) -> None:
     """Start what is measured behind the requests, and the port; ``stack`` ends them.
+
+    Args:
+        worker: which one of several this is; then the port is only for the one of all workers.
 
     Raises:
         ServerError: the address or the certificates can't be used.
@@ -90,10 +100,6 @@ async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitSta
     ledger.start()
     parts.metrics.add_readings(_readings(parts, backlog, ledger))
 
-    on_socket = settings.listen.startswith("unix:")
-    tls = None
-    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
-        tls = Tls(settings.tls_cert_file, settings.tls_key_file, settings.client_ca_file)
     status = _status(parts, backlog, ledger, started_s=time.monotonic())
     look_ups = SidecarLookUps(
         peek=parts.limiter.peek,
@@ -103,28 +109,66 @@ async def start_admin(settings: AdminSettings, parts: Parts, stack: AsyncExitSta
         quotas=parts.quotas,
         prefix=parts.prefix,
     )
-    app = admin_app(
+    page = OwnSources(
+        live=parts.recent,
+        running=parts.running,
+        in_all=parts.live,
+        status=status,
+        look_ups=look_ups,
+        control=parts.control,
+    )
+
+    make = partial(
+        admin_app,
         exposition=parts.metrics.exposition,
         checks=_checks(parts, settings.ready_requires),
         status=status,
+        control=parts.control,
+        replay=parts.outbox.replay,
+        look_ups=look_ups,
+    )
+    if worker is None:
+        await serve_admin(settings, partial(make, page=page), stack)
+        return
+    counts = FinalCounts(parts.metrics.families, worker.final)
+    stack.push_async_callback(counts.aclose)
+    counts.start()
+    app = make(
+        access=Access(token=None, trusted_peers=True),
+        hosts=None,
+        more=inner_routes(parts.metrics.families, page.picture),
+    )
+    await _serve(AdminServer(app, listen=worker.admin), stack)
+
+
+async def serve_admin(
+    settings: AdminSettings, make: Callable[..., ASGIApp], stack: AsyncExitStack
+) -> None:
+    """Serve an application where the settings say, to whom they say.
+
+    Args:
+        make: makes it; ``admin_app`` without ``access`` and ``hosts``.
+
+    Raises:
+        As ``start_admin``.
+    """
+    on_socket = settings.listen.startswith("unix:")
+    tls = None
+    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+        tls = Tls(settings.tls_cert_file, settings.tls_key_file, settings.client_ca_file)
+    app = make(
         access=Access(
             token=admin_token(settings),
             trusted_peers=on_socket or settings.client_ca_file is not None,
         ),
         hosts=None if on_socket else HostRule((host_of(settings.listen), *settings.allowed_hosts)),
-        control=parts.control,
-        replay=parts.outbox.replay,
-        look_ups=look_ups,
-        page=Sources(
-            live=parts.recent,
-            running=parts.running,
-            in_all=parts.live,
-            status=status,
-            look_ups=look_ups,
-            control=parts.control,
-        ),
     )
-    server = AdminServer(app, listen=settings.listen, socket_mode=settings.socket_mode, tls=tls)
+    await _serve(
+        AdminServer(app, listen=settings.listen, socket_mode=settings.socket_mode, tls=tls), stack
+    )
+
+
+async def _serve(server: AdminServer, stack: AsyncExitStack) -> None:
     stack.push_async_callback(server.aclose)
     await server.start()
 

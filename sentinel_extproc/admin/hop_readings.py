@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from sentinel_extproc.telemetry.across import Across
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.usage.forwarder import ForwarderCounters, StreamState
 from sentinel_extproc.usage.orphans import OrphanCounters
@@ -65,13 +66,18 @@ def hop_readings(
             taken_over,
         ),
         Reading(
-            "sentinel_stream_entries", "Items in the stream.", Kind.GAUGE, lambda: state().entries
+            "sentinel_stream_entries",
+            "Items in the stream.",
+            Kind.GAUGE,
+            lambda: state().entries,
+            across=Across.GREATEST,
         ),
         Reading(
             "sentinel_stream_pending",
             "Items in the stream that some replica has, or that wait for their time.",
             Kind.GAUGE,
             lambda: state().pending,
+            across=Across.GREATEST,
         ),
         Reading("sentinel_stream_in_hand", "Those that this replica has.", Kind.GAUGE, in_hand),
         Reading(
@@ -79,11 +85,13 @@ def hop_readings(
             "How long the oldest item has been in the stream; 0 when there is none.",
             Kind.GAUGE,
             lambda: state().oldest_s,
+            across=Across.GREATEST,
         ),
         Reading(
             "sentinel_stream_away",
             "1 while usage goes straight to Zion because Redis failed.",
             Kind.GAUGE,
             lambda: 1 if away() else 0,
+            across=Across.GREATEST,
         ),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sentinel_extproc.overload.admission import REASONS, Admission
+from sentinel_extproc.telemetry.across import Across
 from sentinel_extproc.telemetry.readings import Kind, Reading
 
 
@@ -21,6 +22,7 @@ def overload_readings(admission: Admission) -> list[Reading]:
             "Share of new requests that is let in; below 1 while load is shed.",
             Kind.GAUGE,
             lambda: admission.shedder.share,
+            across=Across.LEAST,
         ),
         Reading(
             "sentinel_overload_exchanges_bound",
@@ -33,5 +35,6 @@ def overload_readings(admission: Admission) -> list[Reading]:
             "Exchanges of the user that has most of them now.",
             Kind.GAUGE,
             lambda: admission.busiest,
+            across=Across.GREATEST,
         ),
     ]

@@ -15,6 +15,7 @@ from sentinel_extproc.identity.refreshing import CacheCounters
 from sentinel_extproc.identity.service import IdentityCounters
 from sentinel_extproc.identity.shared import SharedCounters
 from sentinel_extproc.reloading.reloader import ReloadState
+from sentinel_extproc.telemetry.across import Across
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.telemetry.tracing.shipper import SpanCounters
 from sentinel_extproc.usage.item_queue import Backlog, ItemState
@@ -145,12 +146,12 @@ def revocation_readings(
             Kind.COUNTER,
             lambda: effect().seconds,
         ),
-        _gauge(
+        _greatest(
             "sentinel_revocation_effect_last_seconds",
             "From the latest revocation to its effect here.",
             lambda: effect().last_s,
         ),
-        _gauge(
+        _greatest(
             "sentinel_revocation_effect_longest_seconds",
             "The longest that a revocation took to its effect here.",
             lambda: effect().longest_s,
@@ -231,12 +232,12 @@ def outbox_readings(outbox: Outbox, backlog: Sampler[Backlog]) -> list[Reading]:
             OUTBOX_FILES,
         ),
         _gauge("sentinel_outbox_used_bytes", "Bytes in use.", lambda: outbox.used_bytes),
-        _gauge(
+        _greatest(
             "sentinel_outbox_fill_ratio",
             "Share of its bound in use; at 1 new metered requests get 503.",
             lambda: outbox.fill,
         ),
-        _gauge(
+        _greatest(
             "sentinel_outbox_faulty",
             "1 while records can't be stored.",
             lambda: 0 if outbox.fault is None else 1,
@@ -249,7 +250,7 @@ def outbox_readings(outbox: Outbox, backlog: Sampler[Backlog]) -> list[Reading]:
             items,
             label="state",
         ),
-        _gauge(
+        _greatest(
             "sentinel_outbox_oldest_age_seconds",
             "Age of the oldest usage not yet delivered; 0 when there is none.",
             oldest_s,
@@ -290,7 +291,7 @@ def ledger_readings(outbox: Outbox, ledger: Sampler[LedgerState]) -> list[Readin
             "Damaged files kept beside the outbox, for a person to look at.",
             lambda: len(outbox.set_aside),
         ),
-        _gauge(
+        _greatest(
             "sentinel_outbox_degraded",
             "1 from 80 % of the bound on: usage piles up that can't be delivered.",
             lambda: 1 if outbox.degraded else 0,
@@ -328,6 +329,7 @@ def breaker_readings(states: Mapping[str, Callable[[], State]]) -> list[Reading]
             Kind.GAUGE,
             lambda: {name: numbers[state()] for name, state in states.items()},
             label="breaker",
+            across=Across.GREATEST,
         )
     ]
 
@@ -337,7 +339,7 @@ def limit_readings(
 ) -> list[Reading]:
     """Of the limiter and its store."""
     return [
-        _gauge(
+        _greatest(
             "sentinel_limit_store_down",
             "1 while limits decide without the store, each by its own rung.",
             lambda: 1 if down() else 0,
@@ -347,7 +349,7 @@ def limit_readings(
             "Settlements that the store has not taken yet.",
             pending,
         ),
-        _gauge(
+        _greatest(
             "sentinel_limit_replicas",
             "Replicas that share the limits, as this one last heard.",
             replicas,
@@ -370,6 +372,7 @@ def reload_readings(state: Callable[[], ReloadState]) -> list[Reading]:
             "1 when the settings as they are now were refused, so that older ones hold.",
             Kind.GAUGE,
             lambda: float(bool(state().faults)),
+            across=Across.GREATEST,
         ),
     ]
 
@@ -394,7 +397,9 @@ def serving_readings(*, live: Callable[[], int], draining: Callable[[], bool]) -
     """Of the main job."""
     return [
         _gauge("sentinel_exchanges_live", "Exchanges that have a stream now.", live),
-        _gauge("sentinel_draining", "1 after the signal to end.", lambda: 1 if draining() else 0),
+        _greatest(
+            "sentinel_draining", "1 after the signal to end.", lambda: 1 if draining() else 0
+        ),
     ]
 
 
@@ -408,5 +413,14 @@ def _counters(
     return Reading(name, text, Kind.COUNTER, read, label=label)
 
 
-def _gauge(name: str, text: str, read: Callable[[], float | None]) -> Reading:
-    return Reading(name, text, Kind.GAUGE, read)
+def _gauge(
+    name: str,
+    text: str,
+    read: Callable[[], float | None],
+    across: Across = Across.SUM,
+) -> Reading:
+    return Reading(name, text, Kind.GAUGE, read, across=across)
+
+
+def _greatest(name: str, text: str, read: Callable[[], float | None]) -> Reading:
+    return _gauge(name, text, read, Across.GREATEST)

@@ -172,6 +172,7 @@ def admin_app(
     replay: Replay | None = None,
     look_ups: LookUps | None = None,
     page: Sources | None = None,
+    more: Sequence[Route] = (),
 ) -> ASGIApp:
     """The application, ready to be served.
 
@@ -182,6 +183,7 @@ def admin_app(
         replay: None when there is no outbox.
         look_ups: answers ``/v1/limits`` and ``/v1/whoami``.
         page: what the live page looks at; None for none.
+        more: further routes.
     """
     routes = _Routes(
         exposition=exposition,
@@ -205,6 +207,7 @@ def admin_app(
                 for name, answer in ({} if look_ups is None else answers(look_ups)).items()
             ),
             *([] if page is None else _page(page, access, hosts or HostRule())),
+            *more,
         ],
         exception_handlers={
             SentinelError: _refusal,

@@ -28,6 +28,7 @@ from sentinel_extproc.config.policy import unknown_endpoints
 from sentinel_extproc.config.providers import provider_faults
 from sentinel_extproc.config.secret_files import read_secret_files
 from sentinel_extproc.config.settings import (
+    MAX_SOCKET_PATH,
     UNSET,
     Metering,
     Mode,
@@ -38,6 +39,7 @@ from sentinel_extproc.config.settings import (
 )
 from sentinel_extproc.config.tls import tls_faults
 from sentinel_extproc.config.tracing import tracing_faults
+from sentinel_extproc.config.workers import worker_addresses, worker_count
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 from sentinel_extproc.tokens.models import ModelTable, ModelTableError
 from sentinel_extproc.usage.prices_file import PricesFileError, load_prices
@@ -332,6 +334,9 @@ def _server_faults(server: ServerSettings) -> list[str]:
         faults.append("server.metering: native needs server.transport: native")
     if server.metering is Metering.NATIVE and server.mode is Mode.SHADOW:
         faults.append("server.metering: native needs server.mode: enforce")
+    if server.workers != 1 and grpcio:
+        faults.append("server.workers: more than 1 needs server.transport: native")
+    faults += _address_faults(server)
     return faults
 
 
@@ -339,6 +344,17 @@ def _overload_faults(settings: Settings) -> list[str]:
     most = settings.overload.max_exchanges
     if most is not None and most >= settings.server.max_streams:
         return ["overload.max_exchanges: must be below server.max_streams"]
+    return []
+
+
+def _address_faults(server: ServerSettings) -> list[str]:
+    try:
+        last = worker_addresses(server.listen, worker_count(server.workers))[-1]
+    except ValueError as error:
+        return [f"server.workers: {error}"]
+    path = last.removeprefix("unix:").removeprefix("//")
+    if path.startswith("/") and len(path.encode()) > MAX_SOCKET_PATH:
+        return [f"server.workers: {last} is longer than the {MAX_SOCKET_PATH} bytes of a socket"]
     return []
 
 

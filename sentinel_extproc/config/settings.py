@@ -32,7 +32,7 @@ from sentinel_extproc.limits.store.connect import build_client
 _SECRET = re.compile(r"[\x21-\x7e]+")
 _LISTEN = re.compile(r"unix:(?://)?/[^\0\s]+|(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
 _HOST = r"^[a-z0-9_.-]+(?::\d{1,5})?$|^\[[0-9a-f:.]+\](?::\d{1,5})?$"
-_MAX_SOCKET_PATH = 107  # sockaddr_un of Linux, less the terminator
+MAX_SOCKET_PATH = 107  # sockaddr_un of Linux, less the terminator
 
 
 def _check_http_url(value: str) -> str:
@@ -86,8 +86,8 @@ def _check_listen(value: str) -> str:
         raise ValueError("must have a port between 1 and 65535")
     if value.startswith("unix:"):
         path = value.removeprefix("unix:").removeprefix("//")
-        if len(path.encode()) > _MAX_SOCKET_PATH:
-            raise ValueError(f"socket paths are limited to {_MAX_SOCKET_PATH} bytes")
+        if len(path.encode()) > MAX_SOCKET_PATH:
+            raise ValueError(f"socket paths are limited to {MAX_SOCKET_PATH} bytes")
     return value
 
 
@@ -125,6 +125,7 @@ Listen = Annotated[str, AfterValidator(_check_listen)]
 Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*$", max_length=253)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+Workers = Annotated[int, Field(ge=1, le=64)] | Literal["auto"]
 FileMode = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -201,10 +202,15 @@ class ServerSettings(Section):
     """Address of the ext_proc service: `unix:/path` or `host:port`."""
     socket_mode: FileMode = 0o660
     """Permissions of the Unix socket; text is read as octal, so `0660` (which is 432)."""
+    workers: Workers = 1
+    """Processes, up to 64; `auto` is one per CPU. The first listens at `listen`, the others beside
+    it: `sentinel-1.sock`, or the next port. See [operations.md](operations.md#workers)."""
+    worker_silent_seconds: float = Field(10.0, ge=1, le=3600)
+    """A worker that hangs for so long is killed and replaced."""
     max_message_bytes: int = Field(64 << 20, ge=64 << 10, le=1 << 30)
     """Largest message from Envoy; above Envoy's own buffer limit, which answers 413."""
     max_streams: int = Field(10_000, ge=1, le=1_000_000)
-    """Requests in work at once; more get Envoy's `status_on_error` (503)."""
+    """Requests in work at once, of each worker; more get Envoy's `status_on_error` (503)."""
     decision_timeout_seconds: Seconds = 1.8
     """For authentication, and again for counting and reserving; below Envoy's message_timeout."""
     keepalive_seconds: Seconds = 30.0
@@ -438,9 +444,10 @@ class UsageSettings(Section):
     """The outbox and its reports to Zion."""
 
     outbox_path: Path = Path("/var/lib/sentinel/outbox.db")
-    """SQLite file; its folder is created. One process at a time."""
+    """SQLite file; its folder is created. One process at a time; further workers have files of
+    their own beside it."""
     max_bytes: int = Field(1 << 30, ge=1 << 20, le=1 << 40)
-    """Bound of the outbox; at the bound new metered requests get 503."""
+    """Bound of the outbox; at the bound new metered requests get 503. Workers share it out."""
     retain_days: float = Field(7.0, ge=0, le=3650)
     """How long billed records are kept for audit, if half of `max_bytes` has room for them."""
     sidecar_name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")

@@ -20,6 +20,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+from prometheus_client.registry import Collector
 
 from sentinel_extproc import __version__
 from sentinel_extproc.credentials.facts import CredentialFact, KeysTaken
@@ -33,6 +34,7 @@ from sentinel_extproc.limits.facts import (
     StoreLost,
     StoreRegained,
 )
+from sentinel_extproc.telemetry.across import Across, Family, families
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeNoted,
@@ -87,6 +89,7 @@ class Metrics:
         # Creation times would double the series, and nobody looks at them.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=True)
+        self._across: dict[str, Across] = {}
         self._models = FirstValues(max_models)
         self._codes = FirstValues(max_codes)
         self._limits = FirstValues(max_limits)
@@ -281,7 +284,9 @@ class Metrics:
         Raises:
             ValueError: a name is in use already.
         """
+        readings = list(readings)
         self.registry.register(Readings(readings))
+        self._across |= {one.name: one.across for one in readings}
 
     def emit(self, fact: Fact) -> None:
         """An ``Emit``."""
@@ -304,11 +309,11 @@ class Metrics:
 
         Takes some milliseconds for thousands of series; may run in another thread.
         """
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is no number
-            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
-        return encode(self.registry), content_type
+        return written(self.registry, accept)
+
+    def families(self) -> list[Family]:
+        """All metrics, for the process that puts those of several together; costs as much."""
+        return families(self.registry, self._across)
 
     def _take(self, fact: Fact) -> None:
         match fact:
@@ -392,6 +397,15 @@ class Metrics:
                 self._replayed.inc(fact.replayed)
             case SettlementDropped():
                 self._dropped.inc()
+
+
+def written(source: Collector, accept: str) -> tuple[bytes, str]:
+    """Metrics and their content type: text, or OpenMetrics if ``accept`` asks for it."""
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no number
+        encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+    return encode(source), content_type
 
 
 def _by_kind(usage: TokenUsage) -> tuple[tuple[str, int], ...]:

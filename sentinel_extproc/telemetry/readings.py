@@ -11,6 +11,8 @@ from enum import Enum
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from sentinel_extproc.telemetry.across import Across
+
 log = logging.getLogger(__name__)
 
 Values = float | Mapping[str, float] | None
@@ -33,6 +35,7 @@ class Reading:
         text: what it says, for the person at the dashboard.
         read: returns the value; quick, and safe to call from another thread.
         label: the label's name when ``read`` returns a mapping.
+        across: of a gauge, what it is over several worker processes.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Reading:
     kind: Kind
     read: Callable[[], Values]
     label: str | None = None
+    across: Across = Across.SUM
 
 
 Family = CounterMetricFamily | GaugeMetricFamily

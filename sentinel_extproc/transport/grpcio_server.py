@@ -110,7 +110,13 @@ class GrpcioServer:
         self._server = server
         await self._set_serving(True)
 
-    async def drain(self, *, grace_s: float, hand_back_s: float) -> None:
+    async def drain(
+        self,
+        *,
+        grace_s: float,
+        hand_back_s: float,
+        replaced: bool = False,  # noqa: ARG002 - a single process is never replaced
+    ) -> None:
         """See ``Server``."""
         if self._server is None:
             return

@@ -57,13 +57,14 @@ class Server(Protocol):
         """
         ...
 
-    async def drain(self, *, grace_s: float, hand_back_s: float) -> None:
+    async def drain(self, *, grace_s: float, hand_back_s: float, replaced: bool = False) -> None:
         """End in order: refuse new streams, let running ones finish, then let go of them.
 
         Args:
             grace_s: for streams to end by themselves; as long as a generation may last.
             hand_back_s: after that, for each stream's next message, at which it is settled and
                 its answer flows on without us. What sends none until then is cut.
+            replaced: another process serves at this address already.
         """
         ...
 

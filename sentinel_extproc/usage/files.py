@@ -8,9 +8,38 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+MAX_OUTBOXES = 256
+"""Files of one sidecar. It has one for each worker, and one more while a worker is replaced."""
+
 
 class OutboxError(Exception):
     """The outbox can't be opened; the message says why and what to do."""
+
+
+class OutboxInUseError(OutboxError):
+    """Another process has it open."""
+
+
+def outbox_path(path: Path, number: int) -> Path:
+    """The file of that number beside the one that is configured, which is number 0."""
+    if number == 0:
+        return path
+    return path.with_name(f"{path.stem}.worker-{number}{path.suffix}")
+
+
+def outbox_paths(path: Path) -> list[Path]:
+    """The outboxes of a sidecar that are there, that of ``path`` first."""
+    stem = len(f"{path.stem}.worker-")
+    pattern = f"{glob.escape(path.stem)}.worker-*{glob.escape(path.suffix)}"
+    numbers = {
+        int(number)
+        for found in path.parent.glob(pattern)
+        if (number := found.name[stem : len(found.name) - len(path.suffix)]).isascii()
+        and number.isdigit()
+        and outbox_path(path, int(number)) == found
+    }
+    ours = [outbox_path(path, number) for number in sorted(numbers)]
+    return [*([path] if path.exists() else []), *ours]
 
 
 def make_directory(path: Path) -> None:
@@ -36,7 +65,8 @@ def lock(path: Path) -> int:
     The kernel lets go of it when the process dies, however that happens.
 
     Raises:
-        OutboxError: another process holds it, or the file can't be made.
+        OutboxInUseError: another process holds it.
+        OutboxError: the file can't be made.
     """
     lock_path = path.with_name(path.name + ".lock")
     try:
@@ -48,7 +78,7 @@ def lock(path: Path) -> int:
     except OSError:
         holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
-        raise OutboxError(
+        raise OutboxInUseError(
             f"the outbox {path} is in use by another process (pid {holder}); "
             "every process needs a file of its own"
         ) from None

@@ -122,7 +122,7 @@ def _trees() -> Iterator[tuple[ast.Module, bool]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         part = path.relative_to(PACKAGE).parts[0]
         if part != "demo" and "pb" not in path.parts:
-            yield _parsed(path), part == "admin"
+            yield _parsed(path), part in ("admin", "workers")
 
 
 @cache

@@ -15,7 +15,7 @@ from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.looking import Question
 from sentinel_extproc.admin.page.cells import Cell, counted, duration, name, number
 from sentinel_extproc.admin.page.html import Html, document, el, text
-from sentinel_extproc.admin.page.routes import Sources
+from sentinel_extproc.admin.page.routes import OwnSources
 from sentinel_extproc.admin.page.session import MAX_ENDED, Sessions, same_origin
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.errors import Unavailable
@@ -73,7 +73,7 @@ class Browser:
         self.fault: Exception | None = None
         self.store = "up"
         self.others: list[Running] = []
-        self.sources = Sources(
+        self.sources = OwnSources(
             live=self.live,
             running=lambda most: self.others[:most],
             in_all=lambda: len(self.others),

@@ -48,11 +48,14 @@ LAYERS: list[set[str]] = [
     {"config"},
     {"reloading"},
     {"transport", "shadow"},
+    {"workers.lifeline", "workers.place", "workers.shelf", "workers.supervision"},
     {"overload_parts", "redis_parts", "server_parts", "usage_parts"},
+    {"outbox_parts"},
     {"admin"},
     {"identity_parts", "provider_parts"},
     {"exchange_parts", "tracing_parts"},
     {"app"},
+    {"workers"},
     {"usage_cli"},
     {"policy_cli", "live_cli", "loadtest"},
     {"envoyconf"},
@@ -93,6 +96,7 @@ PURE = {
     "usage.prices",
     "usage.rows",
     "usage.sealing",
+    "workers.supervision",
 }
 NO_IO = {
     "asyncio",

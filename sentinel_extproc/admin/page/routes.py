@@ -21,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files as package_files
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -72,9 +72,27 @@ _PAGE_HEADERS = {
 _FOR_EVER = "public, max-age=31536000, immutable"
 
 
+class Sources(Protocol):
+    """What the page looks at."""
+
+    @property
+    def look_ups(self) -> LookUps:
+        """Answers what is asked about a user."""
+        ...
+
+    @property
+    def control(self) -> Control:
+        """Does what is asked for."""
+        ...
+
+    async def picture(self) -> Picture:
+        """Everything that it shows, now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """What the page looks at.
+class OwnSources:
+    """``Sources`` of one process.
 
     Attributes:
         running: the oldest exchanges, at most so many.
@@ -88,6 +106,22 @@ class Sources:
     status: Callable[[], Awaitable[Mapping[str, Any]]]
     look_ups: LookUps
     control: Control
+
+    async def picture(self) -> Picture:
+        """See ``Sources``."""
+        live = self.live
+        return Picture(
+            at_s=time.time(),
+            samples=live.samples(),
+            users=live.users(TOP),
+            models=live.models(TOP),
+            reasons=live.reasons(TOP),
+            running=self.running(MAX_RUNNING),
+            running_in_all=self.in_all(),
+            status=await self.status(),
+            not_stored=live.not_stored,
+            faults=live.faults,
+        )
 
 
 class Page:
@@ -136,7 +170,7 @@ class Page:
         if session is None:
             return self._to_login()
         shown = documents.dashboard(
-            view(await self._picture()),
+            view(await self._sources.picture()),
             await self._look_up(request),
             csrf=self._sessions.csrf(session),
             files=self._files,
@@ -151,7 +185,7 @@ class Page:
     async def _data(self, request: Request) -> Response:
         if self._session(request) is None:
             raise Unauthenticated("Log in first.", code="not_logged_in")
-        body = json.dumps(view(await self._picture()).as_json(), separators=(",", ":"))
+        body = json.dumps(view(await self._sources.picture()).as_json(), separators=(",", ":"))
         return Response(body, media_type="application/json")
 
     async def _login(self, request: Request) -> Response:
@@ -237,22 +271,6 @@ class Page:
             return Response(status_code=404)
         content, media_type = found
         return Response(content, media_type=media_type, headers={"cache-control": _FOR_EVER})
-
-    async def _picture(self) -> Picture:
-        sources = self._sources
-        live = sources.live
-        return Picture(
-            at_s=time.time(),
-            samples=live.samples(),
-            users=live.users(TOP),
-            models=live.models(TOP),
-            reasons=live.reasons(TOP),
-            running=sources.running(MAX_RUNNING),
-            running_in_all=sources.in_all(),
-            status=await sources.status(),
-            not_stored=live.not_stored,
-            faults=live.faults,
-        )
 
     async def _look_up(self, request: Request) -> documents.LookUp:
         given = {key: value[:MAX_FIELD_CHARS] for key, value in request.query_params.items()}

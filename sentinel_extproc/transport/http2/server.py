@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
+import sys
 from pathlib import Path
+from typing import Any
 
 from sentinel_extproc.transport.codec import ACCESS_LOGS, METHOD, CodecError, read_access_logs
 from sentinel_extproc.transport.driver import Driver
@@ -52,6 +55,7 @@ class Http2Server:
             which Envoy answers with its ``status_on_error``.
         socket_mode: permissions of a Unix socket.
         tls: None serves in the clear, for a Unix socket or one pod.
+        inherited: a socket that listens already, and whose path is somebody else's to remove.
     """
 
     def __init__(
@@ -64,9 +68,11 @@ class Http2Server:
         socket_mode: int = 0o660,
         keepalive: Keepalive = KEEPALIVE,
         tls: ServerTls | None = None,
+        inherited: socket.socket | None = None,
     ) -> None:
         self._driver = driver
         self._listen = listen
+        self._inherited = inherited
         self._socket_mode = socket_mode
         self._max_streams = max_streams
         self._tls = tls
@@ -93,7 +99,9 @@ class Http2Server:
         path = socket_path(self._listen)
         try:
             context = None if self._tls is None else _tls_context(self._tls)
-            if path is not None:
+            if self._inherited is not None:
+                self._listener = await self._take_over(self._inherited, context)
+            elif path is not None:
                 make_way(path)
                 self._listener = await loop.create_unix_server(
                     self._protocol, str(path), backlog=_BACKLOG, ssl=context
@@ -109,12 +117,27 @@ class Http2Server:
             raise ServerError(f"can't listen on {self._listen}: {fault}") from fault
         self._health.set_serving(True)
 
-    async def drain(self, *, grace_s: float, hand_back_s: float) -> None:
+    async def _take_over(
+        self, inherited: socket.socket, context: ssl.SSLContext | None
+    ) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        if inherited.family == socket.AF_UNIX:
+            # Closing it must leave its path, where another process may listen.
+            keep: dict[str, Any] = {} if sys.version_info < (3, 13) else {"cleanup_socket": False}
+            return await loop.create_unix_server(
+                self._protocol, sock=inherited, backlog=_BACKLOG, ssl=context, **keep
+            )
+        return await loop.create_server(
+            self._protocol, sock=inherited, backlog=_BACKLOG, ssl=context
+        )
+
+    async def drain(self, *, grace_s: float, hand_back_s: float, replaced: bool = False) -> None:
         """See ``Server``."""
         if self._listener is None:
             return
         listener, self._listener = self._listener, None
-        self._health.set_serving(False)
+        # Who is told so stops asking at this address, where somebody else serves already.
+        self._health.set_serving(replaced)
         listener.close()
         for connection in tuple(self._connections):
             connection.shut_down()
@@ -128,7 +151,7 @@ class Http2Server:
         for task in self._streams:
             task.cancel()
         await self._idle(_END_S)
-        if (path := socket_path(self._listen)) is not None:
+        if self._inherited is None and (path := socket_path(self._listen)) is not None:
             path.unlink(missing_ok=True)
 
     async def _parted(self, deadline_s: float) -> None:
