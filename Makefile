@@ -50,6 +50,7 @@ proto: setup ## regenerate the wire types from proto/
 docs: setup ## write what docs/ has from the code: configuration.md, attach/doctor.md; draw its pictures
 	@$(BIN)/python scripts/document_settings.py
 	@$(BIN)/python scripts/document_findings.py
+	@$(BIN)/python scripts/document_metrics.py
 	@$(BIN)/python scripts/draw_pictures.py
 
 site: setup ## build docs/ into build/site; a dead link or anchor is an error

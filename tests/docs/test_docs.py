@@ -22,6 +22,7 @@ _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
     [
         ("document_settings.py", "docs/configuration.md"),
         ("document_findings.py", "docs/attach/doctor.md"),
+        ("document_metrics.py", "docs/metrics.md"),
     ],
 )
 def test_written_pages_are_current(script: str, page: str) -> None:
@@ -77,3 +78,16 @@ def test_each_of_the_predecessors_faults_has_its_proof() -> None:
         assert paths, number
         for path in paths:
             assert (ROOT / path).exists(), path
+
+
+def test_metrics_and_events_that_the_page_on_observability_names_exist() -> None:
+    page = (ROOT / "docs" / "observability.md").read_text()
+    listed = set(
+        re.findall(r"^\| `(sentinel_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.M)
+    )
+    assert set(re.findall(r"`(sentinel_[a-z_]+)", page)) <= listed
+    logs = (ROOT / "sentinel_extproc" / "telemetry" / "fact_logs.py").read_text()
+    events = re.search(r"\| Event \|.*?\n\n", page, re.DOTALL)
+    assert events is not None
+    for event, level in re.findall(r"^\| `(\w+)` \| (\w+) \|", events[0], re.MULTILINE):
+        assert re.search(rf'log\.{level}\(\s*"{event}"', logs), event
