@@ -7,7 +7,7 @@ ARGS   ?=
 SOURCES := sentinel_extproc tests bench scripts deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help docs site examples setup run test browser soak lint fmt proto encodings accuracy lock wheel audit sbom clean
+.PHONY: help docs site examples setup run test quick unit browser soak lint fmt proto encodings accuracy lock wheel audit sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,6 +27,13 @@ run: setup ## run the main job on embedded parts; ARGS=--once ends after the sce
 
 test: setup ## run every test, the real Envoy and Redis included
 	@$(BIN)/python -m pytest $(ARGS)
+
+quick: setup ## the tests of what decides: a thousand in some seconds, no process, no network
+	@$(BIN)/python -m pytest -q tests/unit/test_exchange*.py tests/unit/test_endpoints*.py \
+		tests/unit/test_limits*.py tests/unit/test_sse.py $(ARGS)
+
+unit: setup ## all unit tests; a minute or so
+	@$(BIN)/python -m pytest -q tests/unit $(ARGS)
 
 browser: ## install Chromium with apt, for the live page's tests; they are skipped without
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }

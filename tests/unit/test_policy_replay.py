@@ -136,6 +136,7 @@ async def test_a_right_sized_request_is_clamped_and_a_shadow_limit_only_counts()
 
 async def test_a_model_without_a_price_is_refused_by_no_limit_of_its_own() -> None:
     cost = """
+    prices: {another-model: {input: 1, output: 2}}
     rules:
       - limits:
           - {name: spend, unit: cost, kind: calendar, limit: 1, per: day,
