@@ -20,6 +20,10 @@ CHART = ROOT / "deploy" / "helm" / "sentinel-extproc"
 CASES = ROOT / "deploy" / "helm" / "cases"
 """Values to render with, and what came of it: ``NAME.values.yaml``, ``NAME.rendered.yaml``."""
 
+OBSERVABILITY = ROOT / "deploy" / "observability"
+SHIPPED = {name: CHART / "files" / name for name in ("rules.yaml", "dashboard.json")}
+"""Files of that folder, and their copies in the chart, which can't reach outside itself."""
+
 BASE = ROOT / "deploy" / "kustomize" / "base"
 BASE_CASE = "shared"
 
@@ -100,6 +104,8 @@ def _plain(value: Any) -> Any:
 
 def main() -> int:
     """Write everything; without helm nothing, and a test tells if that was too little."""
+    for name, copy in SHIPPED.items():
+        copy.write_bytes((OBSERVABILITY / name).read_bytes())
     if shutil.which("helm") is None:
         print("no helm on the PATH: the chart's kept output stays as it is", file=sys.stderr)
         return 0

@@ -63,7 +63,7 @@ def containers(case: str) -> dict[str, dict[str, Any]]:
 
 
 def settings_of(case: str) -> Settings:
-    (config,) = of_kind(case, "ConfigMap")
+    (config,) = (d for d in of_kind(case, "ConfigMap") if "config.yaml" in d["data"])
     return only(yaml.safe_load(config["data"]["config.yaml"]))
 
 
@@ -75,6 +75,20 @@ def values_schema() -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES)
 def test_the_kept_output_is_of_this_chart(case: str) -> None:
     assert kept_text(case).startswith(render_chart.head(CASES[case])), HOW
+
+
+def test_the_chart_ships_the_rules_and_the_dashboard() -> None:
+    for name, copy in render_chart.SHIPPED.items():
+        assert copy.read_bytes() == (render_chart.OBSERVABILITY / name).read_bytes(), HOW
+    (rules,) = (d["spec"] for d in kept("everything") if d["kind"] == "PrometheusRule")
+    source = yaml.safe_load((render_chart.OBSERVABILITY / "rules.yaml").read_text("utf-8"))
+    assert [group["name"] for group in rules["groups"]] == [g["name"] for g in source["groups"]]
+    alert = rules["groups"][1]["rules"][0]
+    assert alert["annotations"]["runbook_url"] == (
+        "https://docs.example/sentinel/alerts.html#sentinelabsent"
+    )
+    shown = [d["data"] for d in kept("everything") if d["metadata"]["name"].endswith("-dashboard")]
+    assert json.loads(shown[0]["sentinel-extproc.json"])["title"] == "Sentinel ext_proc"
 
 
 @needs_helm
@@ -122,7 +136,7 @@ def test_helm_refuses_a_gateway_without_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_an_api_server_takes_it(case: str) -> None:
     for document in kept(case):
-        if document["kind"] != "ServiceMonitor":  # not Kubernetes' own
+        if document["kind"] not in ("ServiceMonitor", "PrometheusRule"):  # not Kubernetes' own
             kubernetes_validate.validate(document, "1.34", strict=True)
 
 
@@ -182,7 +196,7 @@ def test_the_configuration_is_one_that_the_sidecar_takes(case: str) -> None:
     assert environment["SENTINEL_SECRETS_DIR"] == mounts["secrets"]
     config = Path(environment["SENTINEL_CONFIG"])
     assert str(config.parent) == mounts["config"]
-    (data,) = (c["data"] for c in of_kind(case, "ConfigMap"))
+    (data,) = (c["data"] for c in of_kind(case, "ConfigMap") if "config.yaml" in c["data"])
     assert config.name in data
     if settings.limits.policy_file is not None:
         assert settings.limits.policy_file.parent == config.parent
