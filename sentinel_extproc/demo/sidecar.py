@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +12,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sentinel_extproc.config.workers import worker_addresses
 from sentinel_extproc.demo.process import ManagedProcess
 
 _OURS = ("SENTINEL_", "ZION_", "OPENAI_")
@@ -22,22 +23,18 @@ _PROBE_TIMEOUT_S = 1.0
 class RunningSidecar:
     """A sidecar that says it is serving."""
 
-    def __init__(self, process: ManagedProcess, *, address: str) -> None:
+    def __init__(self, process: ManagedProcess, *, addresses: Sequence[str]) -> None:
         self.process = process
-        self.address = address
+        self.addresses = tuple(addresses)
+
+    @property
+    def address(self) -> str:
+        """Of the first worker."""
+        return self.addresses[0]
 
     def is_serving(self) -> bool:
-        """What grpc.health.v1 says about the server as a whole."""
-        options = [("grpc.enable_http_proxy", 0)]
-        with grpc.insecure_channel(self.address, options=options) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            try:
-                answer = stub.Check(
-                    health_pb2.HealthCheckRequest(service=""), timeout=_PROBE_TIMEOUT_S
-                )
-            except grpc.RpcError:
-                return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        """What grpc.health.v1 says about the server as a whole, of every worker."""
+        return all(map(_is_serving, self.addresses))
 
     def restart(self, *, ready_timeout_s: float = 30.0) -> None:
         """Start it, with the same settings and files as before its end.
@@ -66,6 +63,17 @@ class RunningSidecar:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _is_serving(address: str) -> bool:
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(address, options=options) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=""), timeout=_PROBE_TIMEOUT_S)
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def sidecar_environment(
@@ -120,6 +128,7 @@ def start_sidecar(
         env=environment,
         stop_timeout_s=stop_timeout_s,
     )
-    running = RunningSidecar(process, address=address)
+    workers = int(environment.get("SENTINEL_SERVER__WORKERS", "1"))
+    running = RunningSidecar(process, addresses=worker_addresses(address, workers))
     running.restart(ready_timeout_s=ready_timeout_s)
     return running

@@ -157,7 +157,7 @@ def start_stack(
         progress.starting("Envoy")
         host, port, tls = provider_address(services.openai_url)
         attached: dict[str, Any] = {
-            "processors": (sidecar.address,),
+            "processors": sidecar.addresses,
             "provider_host": host,
             "provider_port": port,
             "provider_tls": tls,

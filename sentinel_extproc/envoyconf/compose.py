@@ -9,6 +9,7 @@ from typing import Any
 
 from sentinel_extproc import __version__
 from sentinel_extproc.config.settings import Settings
+from sentinel_extproc.envoyconf.from_settings import known_addresses
 from sentinel_extproc.envoyconf.set_values import grace_seconds, set_values
 from sentinel_extproc.envoyconf.versions import Version, shown
 
@@ -49,8 +50,9 @@ def compose_file(settings: Settings, envoy_version: Version) -> dict[str, Any]:
     """The file's content; ``envoy/envoy.yaml`` beside it is what ``--target envoy`` renders.
 
     Raises:
-        ValueError: TLS between containers that share a socket.
+        ValueError: workers of an unknown number, or TLS between containers that share a socket.
     """
+    known_addresses(settings, SOCKET)  # as Envoy is told
     if settings.server.tls_cert_file is not None:
         raise ValueError("server.tls_cert_file: not where Envoy and sidecar share a Unix socket")
     return {

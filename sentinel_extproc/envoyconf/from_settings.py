@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sentinel_extproc.config.settings import IdentitySourceName, Metering, Mode, Settings
+from sentinel_extproc.config.workers import worker_addresses
 from sentinel_extproc.envoyconf.attachment import Attachment, SidecarTls
 from sentinel_extproc.envoyconf.names import JWT_NAMESPACE
 from sentinel_extproc.envoyconf.provider_way import ProviderWay
@@ -52,7 +53,7 @@ def attachment_of(settings: Settings, choices: Choices) -> Attachment:
         )
     host, port, tls = provider_of(settings.provider.url)
     return Attachment(
-        processors=choices.workers or (_reachable(server.listen),),
+        processors=choices.workers or known_addresses(settings, _reachable(server.listen)),
         provider_host=host,
         provider_port=port,
         provider_tls=tls,
@@ -71,6 +72,21 @@ def attachment_of(settings: Settings, choices: Choices) -> Attachment:
         providers=provider_ways(settings),
         shadow=settings.server.mode is Mode.SHADOW,
     )
+
+
+def known_addresses(settings: Settings, first: str) -> tuple[str, ...]:
+    """Where the workers are, as a gateway sees them, that sees the first one there.
+
+    Raises:
+        ValueError: there is one per CPU of another machine.
+    """
+    workers = settings.server.workers
+    if isinstance(workers, str):
+        raise ValueError(  # noqa: TRY004 - as for every other setting
+            "server.workers: auto isn't a number yet where a gateway is rendered; set one, or give"
+            " the addresses with --worker"
+        )
+    return worker_addresses(first, workers)
 
 
 def in_mode(settings: Settings, mode: str | None) -> Settings:

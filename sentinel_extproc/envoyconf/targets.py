@@ -19,7 +19,12 @@ from sentinel_extproc.envoyconf.envoy_gateway import (
     GatewayTls,
     envoy_gateway_resources,
 )
-from sentinel_extproc.envoyconf.from_settings import Choices, attachment_of, check_sidecar_tls
+from sentinel_extproc.envoyconf.from_settings import (
+    Choices,
+    attachment_of,
+    check_sidecar_tls,
+    known_addresses,
+)
 from sentinel_extproc.envoyconf.helm_values import HELM_NOTES, helm_values
 from sentinel_extproc.envoyconf.istio import ISTIO_NOTES, IstioGateway, istio_resources
 from sentinel_extproc.envoyconf.kubernetes import DEFAULT_SERVICE, Service
@@ -93,6 +98,18 @@ def _metered_by_us(settings: Settings, target: str) -> None:
         raise ValueError(f"server.metering: native is rendered for envoy only, not for {target}")
 
 
+def _one_worker(settings: Settings) -> None:
+    """Behind a Service a pod is one endpoint, whatever is in it.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if settings.server.workers != 1:
+        raise ValueError(
+            "server.workers: sidecars behind a Service have one worker each; add replicas instead"
+        )
+
+
 def render_istio(settings: Settings, options: Options) -> str:
     """An EnvoyFilter and what belongs to it."""
     _metered_by_us(settings, "istio")
@@ -106,6 +123,7 @@ def render_istio(settings: Settings, options: Options) -> str:
         )
     service = options.service
     if not choices.workers:
+        _one_worker(settings)
         choices = replace(choices, workers=(f"{service.host}:{service.port}",))
     attachment = attachment_of(settings, choices)
     version = shown(attachment.envoy_version)
@@ -127,6 +145,7 @@ def render_envoy_gateway(settings: Settings, options: Options) -> str:
         settings, given=tls is not None, client_certificate=tls is not None and bool(tls.client)
     )
     gateway = replace(options.envoy_gateway, service=options.service, tls=tls)
+    _one_worker(settings)
     # The address is the Service's; it only has to be one here.
     service = options.service
     choices = replace(options.choices, workers=(f"{service.host}:{service.port}",))
@@ -143,7 +162,8 @@ def render_helm_values(settings: Settings, options: Options) -> str:
     """Values for deploy/helm/sentinel-extproc."""
     envoy = None
     if options.with_envoy:
-        choices = replace(options.choices, workers=(SIDECAR_SOCKET,))
+        workers = known_addresses(settings, SIDECAR_SOCKET)
+        choices = replace(options.choices, workers=workers)
         made = gateway_bootstrap(attachment_of(settings, choices), admin="127.0.0.1:9901")
         envoy = to_yaml(made)
     return documents(

@@ -1,0 +1,131 @@
+"""Where workers are: addresses, sockets that outlive them, outboxes, and the number of them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from sentinel_extproc.config.workers import usable_cpus, worker_addresses, worker_count
+from sentinel_extproc.telemetry.worker_field import WorkerField
+from sentinel_extproc.usage.departed import Departed, opened
+from sentinel_extproc.usage.files import OutboxInUseError, outbox_path, outbox_paths
+from sentinel_extproc.usage.item_queue import Settlement
+from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
+from sentinel_extproc.workers.seats import Seats
+
+
+@pytest.mark.parametrize(
+    ("listen", "third"),
+    [
+        ("unix:/run/x/sentinel.sock", "unix:/run/x/sentinel-2.sock"),
+        ("unix:///run/x/sentinel.sock", "unix:/run/x/sentinel-2.sock"),
+        ("unix:/run/x.d/socket", "unix:/run/x.d/socket-2"),
+        ("127.0.0.1:50051", "127.0.0.1:50053"),
+        ("[::]:50051", "[::]:50053"),
+    ],
+)
+def test_workers_listen_beside_the_first_one(listen: str, third: str) -> None:
+    assert worker_addresses(listen, 3)[0] == listen
+    assert worker_addresses(listen, 3)[2] == third
+    assert worker_addresses(listen, 1) == (listen,)
+
+
+def test_there_must_be_a_port_for_each() -> None:
+    with pytest.raises(ValueError, match="65536"):
+        worker_addresses("127.0.0.1:65534", 3)
+
+
+@pytest.mark.parametrize(
+    ("quota", "most"), [("max 100000", 64), ("100000 100000", 1), ("50000 100000", 1)]
+)
+def test_auto_is_a_worker_for_each_cpu_that_the_container_has(
+    tmp_path: Path, quota: str, most: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    assert 1 <= usable_cpus(tmp_path) <= most
+    assert usable_cpus(tmp_path / "elsewhere") >= 1
+    assert worker_count("auto") == min(64, usable_cpus())
+    assert worker_count(5) == 5
+
+
+def test_a_socket_waits_for_whoever_serves_next_until_it_is_closed(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 's.sock'}"
+    seats = Seats([address], socket_mode=0o600)
+    assert seats.listening(0) is seats.listening(0)
+    assert (tmp_path / "s.sock").stat().st_mode & 0o777 == 0o600
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "s.sock"))  # nobody has accepted
+    seats.close(0)
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(FileNotFoundError):
+        client.connect(str(tmp_path / "s.sock"))
+    seats.listening(0)
+    seats.close_all()
+    assert not (tmp_path / "s.sock").exists()
+
+
+def test_outboxes_of_a_sidecar_are_those_that_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    ours = [outbox_path(path, number) for number in (0, 1, 10)]
+    others = ["outbox.worker-x.db", "outbox.worker-01.db", "outbox.db.workers.lock", "box.db"]
+    for file in [*ours, *(tmp_path / name for name in others)]:
+        file.touch()
+    assert outbox_paths(path) == ours
+
+
+def record(number: int) -> UsageRecord:
+    return UsageRecord(
+        id=f"0190b8b0-0000-7000-8000-{number:012d}",
+        occurred_at_ms=1_700_000_000_000,
+        external_id="ada",
+        email="",
+        endpoint="chat.completions",
+        model_requested="gpt-4o-mini",
+        model_served=None,
+        requests=1,
+        usage=TokenUsage(input_tokens=3, output_tokens=4),
+        provenance=Provenance.PROVIDER,
+        outcome=Outcome.COMPLETED,
+    )
+
+
+async def test_departed_outboxes_are_delivered_and_those_in_use_let_alone(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    used, left = Outbox(outbox_path(path, 1)), Outbox(outbox_path(path, 2))
+    for outbox in (used, left):
+        outbox.open()
+        await outbox.append(record(1))
+    await left.aclose()
+    billed: list[str] = []
+
+    @asynccontextmanager
+    async def delivering(found: Path) -> AsyncIterator[Outbox]:
+        async with opened(Outbox(found)) as outbox:
+            items = await outbox.claim(10)
+            billed.extend(item.item.id for item in items)
+            await outbox.settle(Settlement(acknowledged=tuple(i.item.id for i in items)))
+            yield outbox
+
+    departed = Departed(path, own=path, delivering=delivering, poll_s=0.01)
+    assert await departed.look() == []  # what is billed as it is opened needs no more
+    assert len(billed) == 1
+    await departed.look()
+    assert len(billed) == 1
+    with pytest.raises(OutboxInUseError):
+        Outbox(outbox_path(path, 1)).open()
+    await used.aclose()
+    await departed.look()
+    assert len(billed) == 2
+    await departed.aclose()
+
+
+def test_a_line_says_whose_it_is() -> None:
+    import logging
+
+    line = logging.makeLogRecord({"msg": "serving"})
+    assert WorkerField(2).filter(line)
+    assert vars(line)["worker"] == 2
