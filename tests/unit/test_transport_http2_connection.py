@@ -13,6 +13,7 @@ import pytest
 from hpack import Encoder
 
 from sentinel_extproc.transport.http2 import frames
+from sentinel_extproc.transport.http2.budget import Budget
 from sentinel_extproc.transport.http2.connection import (
     Alive,
     CallEnded,
@@ -100,12 +101,14 @@ def connection(
     max_message_bytes: int = 1 << 20,
     stream_window: int = 1 << 20,
     connection_window: int = 16 << 20,
+    budget: Budget | None = None,
 ) -> Connection:
     return Connection(
         max_streams=max_streams,
         max_message_bytes=max_message_bytes,
         stream_window=stream_window,
         connection_window=connection_window,
+        budget=budget,
     )
 
 
@@ -280,15 +283,17 @@ def test_a_compressed_message_ends_its_call() -> None:
     assert (b"grpc-status", b"12") in [(bytes(k), bytes(v)) for k, v in heads[0].headers or ()]
 
 
-def test_unfinished_messages_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sentinel_extproc.transport.http2.connection._MAX_ASSEMBLING", 100_000)
-    client, server = Client(), connection()
+def test_unfinished_messages_are_bounded_together() -> None:
+    budget = Budget(100_000)
+    client, server = Client(), connection(budget=budget)
     lost: list[Event] = []
     for _ in range(9):
         stream = client.open()
         client.h2.send_data(stream, framed(bytes(1 << 19))[:15_000])
         lost += [e for e in client.exchange(server) if isinstance(e, CallLost)]
     assert len(lost) == 3, "six fit, and each that is lost makes room"
+    server.drop()
+    assert budget.held == 0
 
 
 def test_what_is_no_grpc_call_is_told_so() -> None:

@@ -26,6 +26,7 @@ from sentinel_extproc.transport.http2.frames import (
 )
 from sentinel_extproc.transport.http2.head import Status
 from sentinel_extproc.transport.http2.health import Health
+from sentinel_extproc.transport.http2.live import Connections
 from sentinel_extproc.transport.http2.protocol import Abort, Bounds, Http2Protocol, ServedCall
 
 ANSWER = health_pb2.HealthCheckResponse
@@ -43,8 +44,8 @@ async def serving(
     *methods: Callable[[ServedCall], Awaitable[None]],
     bounds: Bounds = Bounds(max_streams=10, max_message_bytes=1 << 20),  # noqa: B008
     more: dict[bytes, Callable[[ServedCall], Awaitable[None]]] | None = None,
-) -> AsyncIterator[set[Http2Protocol]]:
-    connections: set[Http2Protocol] = set()
+) -> AsyncIterator[Connections]:
+    connections = Connections()
     table = {f"/x/{method.__name__}".encode(): method for method in methods} | (more or {})
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: Http2Protocol(table, bounds, connections), path)

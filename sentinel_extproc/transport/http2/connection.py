@@ -4,15 +4,19 @@ Give it what the socket gives (`receive`), act on the events, answer with `send_
 and write what `take` returns. It keeps the peer to its windows, and itself to the peer's.
 
 Bounds, all of them the peer's to hit: ``max_streams`` calls, ``max_message_bytes`` a message,
-``stream_window`` and ``connection_window`` of bytes in messages that nobody took yet, and
-``_MAX_ASSEMBLING`` of bytes in messages that have begun but not ended.
+``stream_window`` and ``connection_window`` of bytes in messages that nobody took yet, a ``Budget``
+over several connections of bytes in these and in messages that have begun but not ended,
+``_MAX_CHATTER`` frames at a time that only want an answer, and ``_MAX_GIVEN_UP`` and
+``max_streams`` calls that it gives up before it got anything, beyond those that it waited for.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 from sentinel_extproc.transport.http2 import frames as h2
+from sentinel_extproc.transport.http2.budget import Budget
 from sentinel_extproc.transport.http2.calls import Call, CallFault
 from sentinel_extproc.transport.http2.frames import ConnectionFault, ErrorCode
 from sentinel_extproc.transport.http2.head import (
@@ -27,8 +31,12 @@ from sentinel_extproc.transport.http2.head import (
     trailers,
 )
 
-_MAX_ASSEMBLING = 512 << 20
-"""Bytes of unfinished messages over all calls. Past it, calls with more of them end."""
+_MAX_CHATTER = 20
+"""Pings, settings and frames without a meaning that come in one piece. Envoy sends one of them now
+and then; a flood costs us an answer each, and settings a look at every call."""
+
+_MAX_GIVEN_UP = 1000
+"""Besides all that may run: clients who leave before they are answered are no flood."""
 
 _MAX_FRAME = 64 << 10
 """Largest frame that we take: a body of 64 KiB in one piece."""
@@ -86,6 +94,7 @@ class Connection:
         max_streams: calls at once; more are refused.
         max_message_bytes: largest message.
         stream_window, connection_window: bytes that may wait to be taken.
+        budget: of all connections; None: this one has as much as it likes within its windows.
     """
 
     def __init__(
@@ -95,6 +104,7 @@ class Connection:
         max_message_bytes: int,
         stream_window: int = 1 << 20,
         connection_window: int = 16 << 20,
+        budget: Budget | None = None,
     ) -> None:
         self._max_streams = max_streams
         self._max_message = max_message_bytes
@@ -107,7 +117,10 @@ class Connection:
         self._peer_frame = h2.DEFAULT_FRAME_BYTES
         self._calls: dict[int, Call] = {}
         self._last = 0
-        self._assembling = 0
+        self._budget = Budget(sys.maxsize) if budget is None else budget
+        self._blocked: dict[int, Call] = {}
+        self._chatter = 0
+        self._given_up = 0
         self._heads = HeadReader()
         self._block: tuple[int, int, bytearray] | None = None
         self._greeted = False
@@ -155,6 +168,7 @@ class Connection:
             ConnectionFault: the peer broke the protocol; ``take`` has what to tell it, then close.
         """
         events: list[Event] = []
+        self._chatter = 0
         try:
             self._receive(data, events)
         except ConnectionFault as fault:
@@ -206,19 +220,34 @@ class Connection:
                 h2.read_word(payload)
                 self._check_known(stream)
                 if (call := self._calls.get(stream)) is not None:
-                    self._lose(call, events)
+                    self._give_up(call, events)
             case h2.WINDOW_UPDATE:
                 self._more_room(stream, h2.read_word(payload), events)
             case h2.SETTINGS:
+                self._chat()
                 self._settings(flags, stream, payload)
             case h2.PING:
+                self._chat()
                 self._ping(flags, payload, events)
             case h2.PUSH_PROMISE:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client that pushes")
             case h2.GOAWAY:
                 events.append(PeerLeaves())
             case _:
-                pass  # PRIORITY and unknown kinds mean nothing
+                self._chat()  # PRIORITY and unknown kinds mean nothing
+
+    def _chat(self) -> None:
+        self._chatter += 1
+        if self._chatter > _MAX_CHATTER:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames to no purpose")
+
+    def _give_up(self, call: Call, events: list[Event]) -> None:
+        if not call.answered:
+            # Each of these costs the work of a call; one that waits for answers earns it back.
+            self._given_up += 1
+            if self._given_up > self._max_streams + _MAX_GIVEN_UP:
+                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many calls given up")
+        self._lose(call, events)
 
     def _data(self, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
         size = len(payload)
@@ -244,12 +273,12 @@ class Connection:
             events.append(CallLost(stream))
             return
         if messages:
-            call.queued += size
+            self._queue(call, size)
             events.extend(MessageReceived(stream, message, 0) for message in messages[:-1])
             events.append(MessageReceived(stream, messages[-1], size))
         elif call.queued:
             # One unfinished message may grow past the window, but no more behind one that waits.
-            call.queued += size
+            self._queue(call, size)
             call.deferred += size
         else:
             self._credit_call(call, size)
@@ -257,15 +286,19 @@ class Connection:
             call.half_closed = True
             events.append(CallEnded(stream))
 
+    def _queue(self, call: Call, size: int) -> None:
+        call.queued += size
+        self._budget.held += size
+
     def _assemble(self, call: Call, payload: bytes) -> list[bytes]:
         assembler = call.assembler
         before = assembler.held
         try:
             messages = assembler.feed(payload)
         finally:
-            self._assembling += assembler.held - before
-        if self._assembling > _MAX_ASSEMBLING:
-            raise CallFault(Status.RESOURCE_EXHAUSTED, "too much in unfinished messages")
+            self._budget.held += assembler.held - before
+        if self._budget.exceeded:
+            raise CallFault(Status.RESOURCE_EXHAUSTED, "too much in messages that wait")
         return messages
 
     def _begin_block(self, flags: int, stream: int, fragment: bytes, events: list[Event]) -> None:
@@ -326,7 +359,8 @@ class Connection:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
         if flags & h2.ACK:
             return
-        for name, value in h2.read_settings(payload):
+        # Of a setting that is there twice only the last counts in the end.
+        for name, value in dict(h2.read_settings(payload)).items():
             if name == h2.SETTING_INITIAL_WINDOW_SIZE:
                 if value > h2.MAX_WINDOW:
                     raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "too large a window")
@@ -359,9 +393,10 @@ class Connection:
             self._may_send += room
             if not room or self._may_send > h2.MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "an impossible window")
-            for call in list(self._calls.values()):
-                if call.waiting:
-                    self._flush(call)
+            for call in list(self._blocked.values()):
+                if self._may_send <= 0:
+                    break
+                self._flush(call)
             return
         self._check_known(stream)
         call_ = self._calls.get(stream)
@@ -391,6 +426,7 @@ class Connection:
             return True  # lost meanwhile; the event that tells is on its way
         if not call.answered:
             call.answered = True
+            self._given_up = max(0, self._given_up - 1)
             self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, OPENING))
         size = len(data)
         framed = size + 5
@@ -420,6 +456,8 @@ class Connection:
         call = self._calls.get(stream)
         if call is None or call.ending is not None:
             return
+        if not call.answered:
+            self._given_up = max(0, self._given_up - 1)
         if status is Status.OK and call.answered:
             call.ending = OK_TRAILERS
         else:
@@ -432,8 +470,10 @@ class Connection:
         call = self._calls.get(stream)
         if call is not None:
             call.queued -= credit
+            self._budget.held -= credit
             if call.queued == call.deferred:
                 credit += call.deferred
+                self._budget.held -= call.deferred
                 call.queued = call.deferred = 0
             self._credit_call(call, credit)
 
@@ -443,6 +483,12 @@ class Connection:
         if call is not None:
             self._out.append(h2.reset(stream, code))
             self._forget(call)
+
+    def drop(self) -> None:
+        """The socket is gone, and all that waited for it."""
+        for call in list(self._calls.values()):
+            self._forget(call)
+        self._out.clear()
 
     def ask_alive(self) -> None:
         """Have the peer show that it is there, by an ``Alive``."""
@@ -459,6 +505,7 @@ class Connection:
         while waiting:
             room = min(call.may_send, self._may_send, self._peer_frame)
             if room <= 0:
+                self._blocked[call.stream] = call
                 return
             payload = waiting[0]
             if len(payload) <= room:
@@ -469,6 +516,7 @@ class Connection:
             call.may_send -= len(payload)
             self._may_send -= len(payload)
             self._out += (h2.head(h2.DATA, 0, call.stream, len(payload)), payload)
+        self._blocked.pop(call.stream, None)
         if call.ending is not None:
             last = h2.END_HEADERS | h2.END_STREAM
             self._out.append(h2.frame(h2.HEADERS, last, call.stream, call.ending))
@@ -483,7 +531,8 @@ class Connection:
 
     def _forget(self, call: Call) -> None:
         del self._calls[call.stream]
-        self._assembling -= call.assembler.held
+        self._blocked.pop(call.stream, None)
+        self._budget.held -= call.assembler.held + call.queued
         self._give_back(call.queued)
 
     def _credit_call(self, call: Call, size: int) -> None:

@@ -13,6 +13,7 @@ from typing import cast
 from sentinel_extproc.transport.http2 import connection as h2
 from sentinel_extproc.transport.http2.frames import ConnectionFault
 from sentinel_extproc.transport.http2.head import Fields, Status
+from sentinel_extproc.transport.http2.live import Connections
 
 log = logging.getLogger("sentinel.server")
 
@@ -124,21 +125,23 @@ class Http2Protocol(asyncio.Protocol):
 
     Args:
         methods: by path.
-        connections: the server's set of live ones, kept by this.
+        connections: the server's live ones, kept by this.
     """
 
     def __init__(
         self,
         methods: Mapping[bytes, Method],
         bounds: Bounds,
-        connections: set[Http2Protocol],
+        connections: Connections,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._methods = methods
         self._bounds = bounds
         self._connections = connections
         self._connection = h2.Connection(
-            max_streams=bounds.max_streams, max_message_bytes=bounds.max_message_bytes
+            max_streams=bounds.max_streams,
+            max_message_bytes=bounds.max_message_bytes,
+            budget=connections.budget,
         )
         self._calls: dict[int, ServedCall] = {}
         self._transport: asyncio.Transport | None = None
@@ -154,10 +157,18 @@ class Http2Protocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
-        self._transport = cast("asyncio.Transport", transport)  # what servers make
-        self._connections.add(self)
+        made = cast("asyncio.Transport", transport)  # what servers make
+        if not self._connections.admit(self):
+            log.warning("http2_refused", extra={"connections": len(self._connections)})
+            made.abort()
+            return
+        self._transport = made
         self._again(_GREETING_S, partial(self._dead, "no greeting"))
+        if self._connections.leaving:
+            self._connection.shut_down()
         self._send()
+        if self._connections.gone:
+            self._close()
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
@@ -201,6 +212,7 @@ class Http2Protocol(asyncio.Protocol):
         for call in list(self._calls.values()):
             call.cancel()
         self._calls.clear()
+        self._connection.drop()
         self._wake_writers()
 
     # Calls call these

@@ -15,6 +15,7 @@ from sentinel_extproc.transport.codec import ACCESS_LOGS, METHOD, CodecError, re
 from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.http2.head import Status
 from sentinel_extproc.transport.http2.health import Health
+from sentinel_extproc.transport.http2.live import MAX_CONNECTIONS, Connections
 from sentinel_extproc.transport.http2.protocol import (
     Abort,
     Bounds,
@@ -41,6 +42,9 @@ _BACKLOG = 1024
 _PARTING_S = 1.0
 """For peers to hear that we leave, and for what they sent before that to come."""
 
+_ACCEPTING_TURNS = 10
+"""Of the event loop, in which it accepts who waits for it."""
+
 _END_S = 1.0
 """For cancelled calls to account for themselves before their connection closes."""
 
@@ -53,6 +57,7 @@ class Http2Server:
         max_message_bytes: largest message.
         max_streams: streams at once over all connections; more end with RESOURCE_EXHAUSTED,
             which Envoy answers with its ``status_on_error``.
+        max_connections: further ones are closed at once.
         socket_mode: permissions of a Unix socket.
         tls: None serves in the clear, for a Unix socket or one pod.
         inherited: a socket that listens already, and whose path is somebody else's to remove.
@@ -65,6 +70,7 @@ class Http2Server:
         listen: str,
         max_message_bytes: int = 64 << 20,
         max_streams: int = 10_000,
+        max_connections: int = MAX_CONNECTIONS,
         socket_mode: int = 0o660,
         keepalive: Keepalive = KEEPALIVE,
         tls: ServerTls | None = None,
@@ -88,7 +94,7 @@ class Http2Server:
             f"/{ACCESS_LOGS[0]}/{ACCESS_LOGS[1]}".encode(): self._access_logs,
             **self._health.methods,
         }
-        self._connections: set[Http2Protocol] = set()
+        self._connections = Connections(max_connections)
         self._streams: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self.port = 0
@@ -138,28 +144,36 @@ class Http2Server:
         listener, self._listener = self._listener, None
         # Who is told so stops asking at this address, where somebody else serves already.
         self._health.set_serving(replaced)
-        listener.close()
-        for connection in tuple(self._connections):
+        self._connections.leaving = True
+        if replaced:
+            listener.close()  # who waits to be accepted is the other's
+        elif self._inherited is None and (path := socket_path(self._listen)) is not None:
+            # Nobody else shall come. Once: its next owner may be there before we are gone.
+            path.unlink(missing_ok=True)
+        for connection in self._connections:
             connection.shut_down()
         await self._parted(min(grace_s, _PARTING_S))
+        # Not before: whoever waited to be accepted would be cut off, instead of sent elsewhere.
+        listener.close()
         if not await self._idle(grace_s):
             log.warning("handing_back", extra={"streams": self._driver.live})
             self._driver.hand_back()
             await self._idle(hand_back_s)
-        for connection in tuple(self._connections):
+        self._connections.gone = True
+        for connection in self._connections:
             connection.close()
         for task in self._streams:
             task.cancel()
         await self._idle(_END_S)
-        if self._inherited is None and (path := socket_path(self._listen)) is not None:
-            path.unlink(missing_ok=True)
 
     async def _parted(self, deadline_s: float) -> None:
         """Wait until no peer can open a call any more, for ``deadline_s`` at most."""
+        for _ in range(_ACCEPTING_TURNS):
+            await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
-                for connection in tuple(self._connections):
-                    await connection.parted.wait()
+                while waiting := [one for one in self._connections if not one.parted.is_set()]:
+                    await waiting[0].parted.wait()
 
     async def _idle(self, deadline_s: float) -> bool:
         """Wait until no stream runs, for ``deadline_s`` at most."""
