@@ -20,7 +20,9 @@ def server_of(
     Args:
         inherited: a socket that listens already, in place of the configured address.
     """
-    make: Callable[..., Server] = partial(Http2Server, inherited=inherited)
+    make: Callable[..., Server] = partial(
+        Http2Server, inherited=inherited, max_connections=server.max_connections
+    )
     if server.transport is TransportName.GRPCIO:
         from sentinel_extproc.transport.grpcio_server import GrpcioServer
 

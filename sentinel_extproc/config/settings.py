@@ -211,6 +211,9 @@ class ServerSettings(Section):
     """Largest message from Envoy; above Envoy's own buffer limit, which answers 413."""
     max_streams: int = Field(10_000, ge=1, le=1_000_000)
     """Requests in work at once, of each worker; more get Envoy's `status_on_error` (503)."""
+    max_connections: int = Field(4096, ge=1, le=1_000_000)
+    """From Envoy: one for each of its worker threads, and one for health checks. More are closed
+    at once; `transport: grpcio` doesn't know this bound."""
     decision_timeout_seconds: Seconds = 1.8
     """For authentication, and again for counting and reserving; below Envoy's message_timeout."""
     keepalive_seconds: Seconds = 30.0
@@ -227,7 +230,8 @@ class ServerSettings(Section):
     reflection: bool = False
     """Offer gRPC server reflection; needs `transport: grpcio`."""
     tls_cert_file: Path | None = None
-    """PEM certificate, to serve TLS where Envoy is on another machine."""
+    """PEM certificate, to serve TLS where Envoy is on another machine. Read again when it changes,
+    as are the two below; not with `transport: grpcio`."""
     tls_key_file: Path | None = None
     """Its key."""
     client_ca_file: Path | None = None

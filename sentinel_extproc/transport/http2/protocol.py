@@ -21,6 +21,10 @@ _GREETING_S = 10.0
 """From connecting to the first frame."""
 
 
+_TELL_EVERY = 1000
+"""Of refused connections, for one line in the log."""
+
+
 class Abort(Exception):
     """A method ends its call with an error.
 
@@ -159,7 +163,8 @@ class Http2Protocol(asyncio.Protocol):
         """See ``asyncio.Protocol``."""
         made = cast("asyncio.Transport", transport)  # what servers make
         if not self._connections.admit(self):
-            log.warning("http2_refused", extra={"connections": len(self._connections)})
+            if self._connections.refused % _TELL_EVERY == 1:
+                log.warning("http2_refused", extra={"connections": len(self._connections)})
             made.abort()
             return
         self._transport = made

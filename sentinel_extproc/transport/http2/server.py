@@ -8,7 +8,6 @@ import logging
 import socket
 import ssl
 import sys
-from pathlib import Path
 from typing import Any
 
 from sentinel_extproc.transport.codec import ACCESS_LOGS, METHOD, CodecError, read_access_logs
@@ -23,6 +22,7 @@ from sentinel_extproc.transport.http2.protocol import (
     Method,
     ServedCall,
 )
+from sentinel_extproc.transport.http2.tls import HANDSHAKE_S, ServingTls
 from sentinel_extproc.transport.server import (
     KEEPALIVE,
     TOO_MANY,
@@ -59,7 +59,8 @@ class Http2Server:
             which Envoy answers with its ``status_on_error``.
         max_connections: further ones are closed at once.
         socket_mode: permissions of a Unix socket.
-        tls: None serves in the clear, for a Unix socket or one pod.
+        tls: None serves in the clear, for a Unix socket or one pod. Its files are read again when
+            they change, and then peers are asked to connect anew.
         inherited: a socket that listens already, and whose path is somebody else's to remove.
     """
 
@@ -97,6 +98,7 @@ class Http2Server:
         self._connections = Connections(max_connections)
         self._streams: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -104,44 +106,73 @@ class Http2Server:
         loop = asyncio.get_running_loop()
         path = socket_path(self._listen)
         try:
-            context = None if self._tls is None else _tls_context(self._tls)
+            tls = None if self._tls is None else ServingTls(self._tls)
+            context, within_s = (None, None) if tls is None else (tls.context, HANDSHAKE_S)
             if self._inherited is not None:
                 self._listener = await self._take_over(self._inherited, context)
             elif path is not None:
                 make_way(path)
                 self._listener = await loop.create_unix_server(
-                    self._protocol, str(path), backlog=_BACKLOG, ssl=context
+                    self._protocol,
+                    str(path),
+                    backlog=_BACKLOG,
+                    ssl=context,
+                    ssl_handshake_timeout=within_s,
                 )
                 path.chmod(self._socket_mode)
             else:
                 host, _, port = self._listen.rpartition(":")
                 self._listener = await loop.create_server(
-                    self._protocol, host.strip("[]"), int(port), backlog=_BACKLOG, ssl=context
+                    self._protocol,
+                    host.strip("[]"),
+                    int(port),
+                    backlog=_BACKLOG,
+                    ssl=context,
+                    ssl_handshake_timeout=within_s,
                 )
                 self.port = self._listener.sockets[0].getsockname()[1]
         except (OSError, ssl.SSLError) as fault:
             raise ServerError(f"can't listen on {self._listen}: {fault}") from fault
+        if tls is not None:
+            self._watching = asyncio.create_task(tls.watch(self._reconnect), name="tls-watch")
         self._health.set_serving(True)
 
     async def _take_over(
         self, inherited: socket.socket, context: ssl.SSLContext | None
     ) -> asyncio.Server:
         loop = asyncio.get_running_loop()
+        within_s = None if context is None else HANDSHAKE_S
         if inherited.family == socket.AF_UNIX:
             # Closing it must leave its path, where another process may listen.
             keep: dict[str, Any] = {} if sys.version_info < (3, 13) else {"cleanup_socket": False}
             return await loop.create_unix_server(
-                self._protocol, sock=inherited, backlog=_BACKLOG, ssl=context, **keep
+                self._protocol,
+                sock=inherited,
+                backlog=_BACKLOG,
+                ssl=context,
+                ssl_handshake_timeout=within_s,
+                **keep,
             )
         return await loop.create_server(
-            self._protocol, sock=inherited, backlog=_BACKLOG, ssl=context
+            self._protocol,
+            sock=inherited,
+            backlog=_BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=within_s,
         )
+
+    def _reconnect(self) -> None:
+        """Have every peer come back under the new files; what runs goes on."""
+        for connection in self._connections:
+            connection.shut_down()
 
     async def drain(self, *, grace_s: float, hand_back_s: float, replaced: bool = False) -> None:
         """See ``Server``."""
         if self._listener is None:
             return
         listener, self._listener = self._listener, None
+        if self._watching is not None:
+            self._watching.cancel()
         # Who is told so stops asking at this address, where somebody else serves already.
         self._health.set_serving(replaced)
         self._connections.leaving = True
@@ -207,18 +238,3 @@ class Http2Server:
 
     def _protocol(self) -> Http2Protocol:
         return Http2Protocol(self._methods, self._bounds, self._connections)
-
-
-def _tls_context(tls: ServerTls) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    for file in (tls.certificate, tls.key, tls.client_ca):
-        # OpenSSL's own message names no file.
-        if file is not None and not Path(file).is_file():
-            raise ServerError(f"no such file: {file}")
-    context.load_cert_chain(tls.certificate, tls.key)
-    if tls.client_ca is not None:
-        context.load_verify_locations(tls.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
