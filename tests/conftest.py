@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.faults.outcome import PROPERTY, Outcome
 
 # How long an example takes says more of the machine than of us; bench/ is where time is measured.
 # CI tries the same examples every time, so that it judges a change and not its luck; new ones are
@@ -64,3 +67,11 @@ def rows(accuracy: Any, recordings: list[Any]) -> list[Any]:
     """What estimates make of every recorded call, as `accuracy.Row`."""
     measured: list[Any] = accuracy.measure(recordings)[0]
     return measured
+
+
+@pytest.fixture
+def outcome(record_property: Callable[[str, object], None]) -> Iterator[Outcome]:
+    """Where a test of a fault says what it found; `make reliability` collects it."""
+    found = Outcome()
+    yield found
+    record_property(PROPERTY, found.as_json())

@@ -27,10 +27,17 @@ from sentinel_extproc.limits.policy import Policy, Rule
 from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.redis import RedisStore
+from tests.faults.outcome import Outcome
+from tests.faults.tcp_proxy import TcpProxy
 
 LIMIT = 40
 SHARE = LIMIT // 2
 USERS = 4
+SLOW_TO_LOAD = (
+    *("--key-load-delay", "1000"),  # µs
+    *("--loading-process-events-interval-bytes", "1024"),
+)
+"""After a restart with data it answers -LOADING for some seconds."""
 WORKERS = 8
 
 
@@ -38,7 +45,7 @@ WORKERS = 8
 def server() -> Iterator[RunningRedis]:
     with (
         tempfile.TemporaryDirectory(prefix="sx-redis-") as folder,
-        start_redis(work_dir=Path(folder)) as running,
+        start_redis(work_dir=Path(folder), arguments=SLOW_TO_LOAD) as running,
     ):
         yield running
 
@@ -102,9 +109,20 @@ class Scene:
     server: RunningRedis
     ladder: Ladder
     load: Load
+    outcome: Outcome
 
     def admin(self) -> sync_redis.Redis:
         return sync_redis.Redis.from_url(self.server.url, socket_timeout=5.0)
+
+    def is_loading(self) -> bool:
+        try:
+            with self.admin() as admin:
+                admin.get("other:0")
+        except sync_redis.BusyLoadingError:
+            return True
+        except sync_redis.RedisError:
+            pass
+        return False
 
     def all_users(self, counter: Counter[str]) -> bool:
         return len(counter) == USERS
@@ -125,7 +143,29 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(server: RunningRedis) -> AsyncIterator[Scene]:
+async def scene(server: RunningRedis, outcome: Outcome) -> AsyncIterator[Scene]:
+    async with scene_at(server, server.url, outcome) as made:
+        yield made
+
+
+@pytest.fixture
+async def proxy(server: RunningRedis) -> AsyncIterator[TcpProxy]:
+    path = server.url.removeprefix("unix://").partition("?")[0]
+    async with TcpProxy(path) as running:
+        yield running
+
+
+@pytest.fixture
+async def far(server: RunningRedis, proxy: TcpProxy, outcome: Outcome) -> AsyncIterator[Scene]:
+    """A scene whose Redis is behind the proxy, with time for an answer that is 50 ms late."""
+    async with scene_at(server, proxy.url, outcome, timeout_s=0.25) as made:
+        yield made
+
+
+@asynccontextmanager
+async def scene_at(
+    server: RunningRedis, url: str, outcome: Outcome, *, timeout_s: float = 0.025
+) -> AsyncIterator[Scene]:
     limit = Limit(
         name="requests",
         unit=Unit.REQUESTS,
@@ -133,19 +173,31 @@ async def scene(server: RunningRedis) -> AsyncIterator[Scene]:
         capacity=LIMIT,
         period_ms=3_600_000,
     )
-    ladder = Ladder(RedisStore(build_client(server.url)))
+    ladder = Ladder(RedisStore(build_client(url), timeout_s=timeout_s))
     limiter = StoreLimiter(ladder, Policy((Rule(limits=(limit,)),)))
     await limiter.start()
-    made = Scene(server, ladder, Load(limiter))
+    made = Scene(server, ladder, Load(limiter), outcome)
     yield made
     await limiter.close(timeout_s=1.0)
 
 
 def check(scene: Scene, *, bound: int) -> None:
+    tell(scene, bound)
     assert scene.load.unexpected == []
     assert len(scene.load.admitted) == USERS
     assert max(scene.load.admitted.values()) <= bound
     assert min(scene.load.admitted.values()) >= SHARE
+
+
+def tell(scene: Scene, bound: int) -> None:
+    load, found = scene.load, scene.outcome
+    refused = sum(load.denied_by_redis.values()) + sum(load.denied_locally.values())
+    seen = {"200": sum(load.admitted.values()), "429": refused, "503": load.unavailable}
+    found.clients.update({status: count for status, count in seen.items() if count})
+    found.clients.update(type(error).__name__ for error in load.unexpected)
+    found.tried = sum(found.clients.values())
+    found.held = found.tried - len(load.unexpected)
+    found.over = sum(max(0, admitted - bound) for admitted in load.admitted.values())
 
 
 async def test_killed_and_restarted_empty(scene: Scene) -> None:
@@ -198,6 +250,91 @@ async def test_out_of_memory(scene: Scene) -> None:
             admin.config_set("maxmemory", 0)
         await scene.spent()
     check(scene, bound=LIMIT + SHARE)
+
+
+async def test_busy_with_a_script(scene: Scene) -> None:
+    async with scene.load.running():
+        await until(lambda: sum(scene.load.admitted.values()) >= USERS, "it was under load")
+        with scene.admin() as admin, scene.admin() as other:
+            admin.config_set("lua-time-limit", 5)
+            stuck = asyncio.create_task(asyncio.to_thread(other.eval, "while true do end", 0))
+            await scene.down()
+            await scene.spent_locally()
+            admin.script_kill()
+            with pytest.raises(sync_redis.ResponseError):
+                await stuck
+        await scene.spent()
+    check(scene, bound=LIMIT + SHARE)
+
+
+async def test_loading_its_data(scene: Scene) -> None:
+    async with scene.load.running():
+        await scene.spent()
+        async with asyncio.timeout(30):
+            await scene.load.limiter.flush()
+        with scene.admin() as admin:
+            with admin.pipeline(transaction=False) as pipe:
+                for number in range(2000):
+                    pipe.set(f"other:{number}", "x" * 1000)
+                pipe.execute()
+            admin.save()
+        scene.server.process.kill()
+        back = asyncio.create_task(asyncio.to_thread(scene.server.restart, forget=False))
+        await until(scene.is_loading, "it answered that it is loading")
+        await scene.down()
+        await scene.spent_locally()
+        await back
+        await scene.spent()
+    check(scene, bound=LIMIT + SHARE)
+
+
+async def test_50_ms_slower_and_still_deciding(far: Scene, proxy: TcpProxy) -> None:
+    async with far.load.running():
+        await until(lambda: sum(far.load.admitted.values()) >= USERS, "it was under load")
+        proxy.delay_s = 0.05
+        await far.spent()
+    # Redis decides throughout, so nobody gets more than the limit.
+    check(far, bound=LIMIT if not far.load.denied_locally else LIMIT + SHARE)
+
+
+async def test_500_ms_slower_is_as_good_as_away(far: Scene, proxy: TcpProxy) -> None:
+    async with far.load.running():
+        await until(lambda: sum(far.load.admitted.values()) >= USERS, "it was under load")
+        proxy.delay_s = 0.5
+        await far.down()
+        await far.spent_locally()
+        proxy.delay_s = 0.0
+        await far.spent()
+    check(far, bound=LIMIT + SHARE)
+
+
+async def test_half_open(far: Scene, proxy: TcpProxy) -> None:
+    async with far.load.running():
+        await until(lambda: sum(far.load.admitted.values()) >= USERS, "it was under load")
+        proxy.half_open = True
+        await far.down()
+        await far.spent_locally()
+        proxy.half_open = False
+        await far.spent()
+    check(far, bound=LIMIT + SHARE)
+
+
+async def test_reset_again_and_again(far: Scene, proxy: TcpProxy) -> None:
+    async with far.load.running():
+        await until(lambda: sum(far.load.admitted.values()) >= USERS, "it was under load")
+        for _ in range(5):
+            await proxy.go()
+            await proxy.__aenter__()
+            before = sum(far.load.admitted.values()) + sum(far.load.denied_by_redis.values())
+            await until(
+                lambda before=before: (  # type: ignore[misc]
+                    sum(far.load.admitted.values()) + sum(far.load.denied_by_redis.values())
+                    > before
+                ),
+                "it went on",
+            )
+        await far.spent()
+    check(far, bound=LIMIT + SHARE)
 
 
 async def test_flushed(scene: Scene) -> None:
