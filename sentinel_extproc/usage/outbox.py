@@ -101,6 +101,7 @@ class Outbox:
         self._lock: int | None = None
         self._handled: BaseException | None = None
         self._told_degraded = False
+        self._unreadable = False
         self._claiming = asyncio.Lock()
         self._claimed: set[str] = set()
         self._writer = Writer(
@@ -351,12 +352,16 @@ class Outbox:
             raise unavailable("The outbox is closed.")
         before = self._writer.counters.replaced
         try:
-            return await asyncio.to_thread(read, self._path, *args)
+            found = await asyncio.to_thread(read, self._path, *args)
         except sqlite3.Error as error:
-            logger.exception("the outbox can't be read")
+            if not self._unreadable:  # told once, however often it is tried
+                logger.exception("the outbox can't be read")
+            self._unreadable = True
             if is_damage(error):
                 await self._writer.run(partial(self._damaged, error, before))
             raise unavailable("The outbox can't be read right now.") from None
+        self._unreadable = False
+        return found
 
     def _damaged(self, error: sqlite3.Error, before: int, _: Database) -> None:
         """Tell the writer of damage that a reader found, unless it has replaced the file since."""

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sentinel_extproc.demo.stack import Stack
 
+DONE = b"data: [DONE]"
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
 
 
@@ -67,6 +68,36 @@ class Client:
 
     def _headers(self, more: dict[str, str]) -> dict[str, str]:
         return {"authorization": f"Bearer {self._token}"} | more
+
+
+def billed_as_served(stack: Stack) -> bool:
+    """Whether Zion's ledger has exactly what the provider served, in requests and in tokens."""
+    assert stack.openai is not None
+    assert stack.zion is not None
+    served, billed = stack.openai.served(), stack.zion.ledger()
+    return (
+        len(served),
+        sum(one.prompt_tokens for one in served),
+        sum(one.completion_tokens for one in served),
+    ) == (
+        sum(row.requests for row in billed),
+        sum(row.input_tokens for row in billed),
+        sum(row.output_tokens for row in billed),
+    )
+
+
+def misbilled(stack: Stack, *, seconds: float = 30.0) -> int:
+    """Requests that the provider served and Zion hasn't billed once, after a while; 1 at least if
+    only tokens differ."""
+    end = time.monotonic() + seconds
+    while not billed_as_served(stack):
+        if time.monotonic() > end:
+            assert stack.openai is not None
+            assert stack.zion is not None
+            billed = sum(row.requests for row in stack.zion.ledger())
+            return max(1, abs(len(stack.openai.served()) - billed))
+        time.sleep(0.05)
+    return 0
 
 
 @contextmanager

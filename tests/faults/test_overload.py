@@ -15,12 +15,11 @@ from contextlib import contextmanager
 import httpx
 
 from sentinel_extproc.demo.stack import Stack
-from tests.faults.gateway import clients, eventually, metric, streams
+from tests.faults.gateway import DONE, clients, eventually, metric, streams
 
 StartStack = Callable[..., Stack]
 
 PLENTY = {"SENTINEL_LIMITS__REQUESTS": "100000"}
-DONE = b"data: [DONE]"
 SLOW_S, LONG = 0.2, 600
 """Streams that would take two minutes, if the provider weren't told to hurry in the end."""
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import resource
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ import pytest
 from sentinel_extproc.config.settings import OverloadSettings
 from sentinel_extproc.errors import Overloaded, TooManyAtOnce
 from sentinel_extproc.overload.admission import REASONS, Admission
+from sentinel_extproc.overload.descriptors import descriptors_left
 from sentinel_extproc.overload.memory import container_bytes, resident_bytes
 from sentinel_extproc.overload.shedder import (
     LAG_SAMPLES,
@@ -167,6 +172,33 @@ def test_the_beginning_and_the_end_are_told_once(caplog: pytest.LogCaptureFixtur
     assert caplog.messages == ["shedding", "shedding_ended"]
     told = vars(caplog.records[0])
     assert (told["reasons"], told["commit_s"], told["live"]) == (["outbox"], 3.0, 7)
+
+
+def test_a_lack_of_descriptors_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    left = [True]
+    watch = Watch(
+        Shedder(BOUNDS), commit_s=lambda: 0.0, live=lambda: 0, descriptors=lambda: left[0]
+    )
+    with caplog.at_level(logging.WARNING, logger="sentinel.overload"):
+        for now in (True, False, False, False, True, True):
+            left[0] = now
+            watch(0.0)
+    assert caplog.messages == ["descriptors_exhausted", "descriptors_left_again"]
+
+
+def test_descriptors_are_tried_out() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert descriptors_left()
+    with ExitStack() as taken:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.callback(os.close, os.dup(0))
+            assert not descriptors_left()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert descriptors_left()
 
 
 def test_the_memory_of_this_process_and_of_its_container(tmp_path: Path) -> None:

@@ -45,21 +45,27 @@ def load(name: str, kinds: Kinds = frozenset()) -> Script:
         kinds: what the command's lines are. What a script defines is defined anew at every call,
             which costs, so that it carries only what it needs.
     """
-    parts = {kind: _sections(_read(kind.value)) for kind in sorted(kinds)}
+    parts = {kind: _sections(_FILES[kind.value]) for kind in sorted(kinds)}
     source = "\n".join(
         (
-            *(_read(file) for file in _LIBRARIES[name]),
+            *(_FILES[file] for file in _LIBRARIES[name]),
             *(sections[""] for sections in parts.values()),
-            *_with_steps(_read(name), parts),
+            *_with_steps(_FILES[name], parts),
         )
     )
     digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
     return Script(name, source, digest)
 
 
-def _read(file: str) -> str:
+def _all_files() -> dict[str, str]:
     folder = resources.files("sentinel_extproc.limits") / "scripts"
-    return (folder / f"{file}.lua").read_text(encoding="utf-8")
+    names = {*_LIBRARIES, *(one for many in _LIBRARIES.values() for one in many), *Kind}
+    return {str(name): (folder / f"{name}.lua").read_text(encoding="utf-8") for name in names}
+
+
+_FILES = _all_files()
+"""Texts by name, read once: a combination of kinds may be needed first when no file can be opened
+any more."""
 
 
 def _sections(source: str) -> dict[str, str]:
@@ -89,7 +95,7 @@ def _with_steps(command: str, parts: Mapping[Kind, Mapping[str, str]]) -> Iterat
 
 
 class ByKinds:
-    """The variants of one script, at most one per set of kinds, read when first needed."""
+    """The variants of one script, at most one per set of kinds, made when first needed."""
 
     def __init__(self, name: str) -> None:
         self._name = name
