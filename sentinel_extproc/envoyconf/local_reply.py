@@ -1,8 +1,8 @@
 """Envoy's own answers in the provider's error shape, ours untouched.
 
-Some answers never come from us: a body over the buffer (413), a sidecar or provider that can't be
-reached (503), one that is too slow (504). By default they are plain text, and a client that reads
-``error.code`` finds nothing.
+Some answers never come from us: a body over the buffer (413), a provider whose answer breaks off as
+it begins (502), a sidecar or provider that can't be reached (503), one that is too slow (504). By
+default they are plain text, and a client that reads ``error.code`` finds nothing.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ GATEWAY_ERRORS = (
         "invalid_request_error",
         "payload_too_large",
         "The request body is larger than this gateway reads.",
+    ),
+    GatewayError(
+        502,
+        "service_unavailable_error",
+        "bad_gateway",
+        "The provider's answer broke off before it could be passed on.",
     ),
     GatewayError(
         503,
