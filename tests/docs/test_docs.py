@@ -91,3 +91,16 @@ def test_metrics_and_events_that_the_page_on_observability_names_exist() -> None
     assert events is not None
     for event, level in re.findall(r"^\| `(\w+)` \| (\w+) \|", events[0], re.MULTILINE):
         assert re.search(rf'log\.{level}\(\s*"{event}"', logs), event
+
+
+def test_every_part_is_on_the_map() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    parts = page.partition("\n## Parts")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", parts.replace("*", "")))
+    package = ROOT / "sentinel_extproc"
+    there = {path.stem for path in package.iterdir() if path.suffix in ("", ".py")}
+    assert {name for name in there - named if not name.endswith("_parts")} <= {
+        "__init__",
+        "__main__",
+        "__pycache__",
+    }

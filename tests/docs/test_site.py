@@ -10,25 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.built_site import build
+
 ROOT = Path(__file__).parents[2]
 OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 _SOURCES = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as `make site` builds it: a warning, such as a dead link or anchor, is a fault."""
-    built = tmp_path_factory.mktemp("site")
-    options = ["-q", "-W", "--keep-going", "-d", str(built / ".doctrees")]
-    result = subprocess.run(
-        [sys.executable, "-m", "sphinx", *options, "docs", built],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def site() -> Path:
+    folder, result = build()
     assert result.returncode == 0, result.stderr
-    return built
+    return folder
 
 
 class Loaded(HTMLParser):
