@@ -18,6 +18,9 @@ Metadata = Mapping[str, str | int]
 class Phase(Enum):
     """Which message a reply answers; Envoy insists on the same kind."""
 
+    # Members are the only ones of their kind; Enum's own hash is a Python function.
+    __hash__ = object.__hash__
+
     REQUEST_HEADERS = "request_headers"
     REQUEST_BODY = "request_body"
     REQUEST_TRAILERS = "request_trailers"
@@ -28,6 +31,8 @@ class Phase(Enum):
 
 class Mode(Enum):
     """What Envoy shall send from here on; only meaningful in replies to headers."""
+
+    __hash__ = object.__hash__
 
     REQUEST_AND_STREAM = "request body buffered, answer streamed"
     HEADERS_ONLY = "no request body, answer's headers only"

@@ -8,6 +8,9 @@ from enum import Enum, auto
 class State(Enum):
     """Where an exchange stands."""
 
+    # Members are the only ones of their kind; Enum's own hash is a Python function.
+    __hash__ = object.__hash__
+
     START = auto()
     AUTHENTICATING = auto()
     WAITING_FOR_BODY = auto()

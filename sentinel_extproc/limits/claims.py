@@ -96,13 +96,13 @@ def seeded(quota: Quota) -> Seed:
 
 def retaken(claim: Claim, quantities: Quantities, model: str) -> Claim:
     """The same claim about other quantities, unclamped: what is to be held, or was used."""
-    return replace(
-        claim,
-        lines=tuple(
+    lines = tuple(
+        [
             Line(line.limit, line.key, _amount(line.limit, quantities, model), line.seed)
             for line in claim.lines
-        ),
+        ]
     )
+    return Claim(claim.id, claim.owner, lines, claim.epochs, claim.at_ms)
 
 
 def right_sized(claim: Claim, verdict: Verdict | None, asked: Quantities, model: str) -> Quantities:
@@ -135,9 +135,11 @@ def covered(claim: Claim, held: Quantities, model: str) -> Quantities:
     lines = [line for line in claim.lines if not line.limit.shadow]
 
     def fits(output: int) -> bool:
-        smaller = replace(held, output_tokens=output)
+        smaller = held if output == held.output_tokens else replace(held, output_tokens=output)
         return all(_amount(line.limit, smaller, model) <= line.amount for line in lines)
 
+    if fits(held.output_tokens):
+        return held
     return replace(held, output_tokens=_most(fits, held.output_tokens))
 
 

@@ -169,7 +169,8 @@ class StoreLimiter:
         claim, held, verdict = asked.claim, asked.held, asked.verdict
         self._raise_unless_admitted(claim, verdict)
         covers = covered(claim, held, model)
-        hold = _Hold(replace(claim, at_ms=verdict.at_ms), covers, model)
+        taken = Claim(claim.id, claim.owner, claim.lines, claim.epochs, verdict.at_ms)
+        hold = _Hold(taken, covers, model)
         self._renewer.watch(hold.claim)
         return Reservation(
             request=request,

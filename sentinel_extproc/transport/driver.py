@@ -374,8 +374,10 @@ class Driver:
 
     def _begin(self, intent: Intent, reservation: Reservation) -> None:
         granted = reservation.held.output_tokens
+        if granted != intent.reserved_output_tokens:
+            intent = replace(intent, reserved_output_tokens=granted)
         try:
-            self._ledger.begin(replace(intent, reserved_output_tokens=granted))
+            self._ledger.begin(intent)
         except SentinelError:
             self._background.start(self._limiter.settle(reservation, NOTHING))
             raise

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 _DOUBLE = struct.Struct("<d")
+_SHORT = 100
+"""Of what is up to here the lengths, its own and those around it, take one byte each."""
 
 # A field's tag is its number times eight, and two for "a length follows".
 _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A
@@ -20,7 +23,6 @@ TRAILER_MUTATION = _FIRST
 BODY_MUTATION = _THIRD
 CLEAR_ROUTE_CACHE = b"\x28\x01"
 _CLEAR_BODY = b"\x10\x01"
-_NUMBER = b"\x11"
 _OVERWRITE_OR_ADD = b"\x18\x02"
 
 
@@ -48,8 +50,15 @@ def wrapped(tag: int, parts: list[bytes]) -> list[bytes]:
 
 def set_header(name: str, value: bytes) -> bytes:
     """A ``HeaderValueOption`` that replaces a header or adds it."""
-    header = sized(_FIRST, name.encode("latin-1")) + sized(_THIRD, value)
-    return sized(_FIRST, header) + _OVERWRITE_OR_ADD
+    key, size = _name(name), len(value)
+    if len(key) + size < _SHORT:
+        return b"\x0a%c%b\x1a%c%b\x18\x02" % (len(key) + 2 + size, key, size, value)
+    return sized(_FIRST, key + sized(_THIRD, value)) + _OVERWRITE_OR_ADD
+
+
+@lru_cache(256)
+def _name(name: str) -> bytes:
+    return sized(_FIRST, name.encode("latin-1"))
 
 
 def header_mutation(set_headers: list[bytes], remove: tuple[str, ...]) -> bytes:
@@ -67,16 +76,22 @@ def body_mutation(body: bytes) -> list[bytes]:
 
 def metadata(namespace: str, facts: Mapping[str, str | int | float]) -> bytes:
     """A ``Struct`` that has ``facts`` under ``namespace``."""
-    inner = b"".join([sized(_FIRST, _entry(name, _value(value))) for name, value in facts.items()])
-    outer = _entry(namespace, sized(0x2A, inner))
-    return sized(_FIRST, outer)
+    inner = b"".join([_entry(name, value) for name, value in facts.items()])
+    return sized(_FIRST, _key(namespace) + sized(_SECOND, sized(0x2A, inner)))
 
 
-def _entry(key: str, value: bytes) -> bytes:
-    return sized(_FIRST, key.encode()) + sized(_SECOND, value)
+def _entry(name: str, value: str | float) -> bytes:
+    """An entry of a map to values."""
+    key = _key(name)
+    if not isinstance(value, str):
+        return sized(_FIRST, b"%b\x12\x09\x11%b" % (key, _DOUBLE.pack(value)))
+    text = value.encode("utf-8", "replace")
+    size = len(text)
+    if len(key) + size < _SHORT:
+        return b"\x0a%c%b\x12%c\x1a%c%b" % (len(key) + 4 + size, key, size + 2, size, text)
+    return sized(_FIRST, key + sized(_SECOND, sized(_THIRD, text)))
 
 
-def _value(value: str | float) -> bytes:
-    if isinstance(value, str):
-        return sized(_THIRD, value.encode("utf-8", "replace"))
-    return _NUMBER + _DOUBLE.pack(value)
+@lru_cache(256)
+def _key(name: str) -> bytes:
+    return sized(_FIRST, name.encode())

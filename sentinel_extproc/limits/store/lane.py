@@ -16,6 +16,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError
@@ -57,15 +58,20 @@ class Lane:
         self._later: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def call(self, *command: Argument, soon_s: float = 0.0) -> object:
-        """One command's reply. Bound it with ``asyncio.timeout``; giving up is safe at any time.
+    async def call(
+        self, *command: Argument, soon_s: float = 0.0, within_s: float | None = None
+    ) -> object:
+        """One command's reply. Giving up is safe at any time.
 
         Args:
             soon_s: it may wait that long for others to travel with.
+            within_s: how long to wait for the reply; None: for ever, so that the caller bounds it.
+                A tenth of what ``asyncio.timeout`` costs.
 
         Raises:
             RedisError, OSError: Redis' own errors, or a connection that can't be made or was lost;
                 then the command may have been carried out.
+            TimeoutError: no reply came within ``within_s``; it may have been carried out.
         """
         if self._closed:
             raise RedisConnectionError("the connection is closed")
@@ -81,7 +87,13 @@ class Lane:
                 self._later = loop.call_later(soon_s, self._wake.set)
         else:
             self._wake.set()
-        return await reply
+        if within_s is None:
+            return await reply
+        expiry = loop.call_later(within_s, _expire, reply)
+        try:
+            return await reply
+        finally:
+            expiry.cancel()
 
     async def aclose(self) -> None:
         """End the connection; commands under way fail."""
@@ -143,7 +155,8 @@ class Lane:
         for command, reply in unsent:
             if reply.done():
                 continue  # given up before it was sent: nothing happened
-            pieces += connection.pack_command(*command)
+            # redis-py packs for asyncio in Python, argument by argument.
+            pieces.append(pack_command(command))  # type: ignore[arg-type]  # its stub has one
             self._sent.append((reply, now))
         if pieces:
             await connection.send_packed_command(pieces, check_health=False)
@@ -185,3 +198,8 @@ class Lane:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time() if self._clock is None else self._clock()
+
+
+def _expire(reply: asyncio.Future[object]) -> None:
+    if not reply.done():
+        reply.set_exception(TimeoutError())

@@ -6,8 +6,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import SentinelConnectionPool
@@ -27,10 +26,8 @@ from . import (
     owner_tag,
     scripts,
 )
-from .lane import Lane
+from .lane import Argument, Lane
 from .slots import tag_of_every_slot, tag_of_slot
-
-_T = TypeVar("_T")
 
 Client = Redis | RedisCluster
 
@@ -42,6 +39,9 @@ _SHARED = "1"
 """The layout of epochs and of the replicas' list. A revocation must hold through an upgrade."""
 
 _EVERYBODY = "all"
+
+_FAULTS = (TimeoutError, RedisError, RedisClusterException, OSError)
+"""A cluster's own error is not a RedisError."""
 
 _LINE = struct.Struct("<8d")
 _PERIODS = {Period.DAY: 1, Period.WEEK: 2, Period.MONTH: 3, Period.LIFETIME: 4}
@@ -105,9 +105,6 @@ class RedisStore:
         self._cluster = isinstance(client, RedisCluster)
         # A cluster's commands go to many nodes, and redis-py knows which.
         self._lane = None if isinstance(client, RedisCluster) else Lane(client.connection_pool)
-        self._call: Callable[..., Awaitable[object]] = (
-            client.execute_command if self._lane is None else self._lane.call
-        )
         self._reserve = scripts.ByKinds("reserve")
         self._extend = scripts.ByKinds("extend")
         self._settle = scripts.ByKinds("settle")
@@ -163,9 +160,7 @@ class RedisStore:
         """
         owner = owner_tag(external_id)
         keys = [self._epoch_key(owner, name) for name in names]
-        values = await self._guard(
-            lambda: cast("Awaitable[list[bytes | None]]", self.client.mget(keys))
-        )
+        values = cast("list[bytes | None]", await self._send(("MGET", *keys)))
         return tuple(
             Epoch(name, int(value or 0)) for name, value in zip(names, values, strict=True)
         )
@@ -224,12 +219,12 @@ class RedisStore:
         """See ``Store.ping``; connects if need be, which a request has no time for, least of all
         when a sentinel must be asked for the way. Of a cluster, any node may answer."""
         async with self._bounded(_PATIENCE_S):
-            if isinstance(self.client, RedisCluster):
+            if self._lane is not None:
+                # Where the commands will travel, so that their connection is there when they do.
+                await self._lane.call("PING")
+            elif isinstance(self.client, RedisCluster):
                 await self.client.initialize()
                 await self._ping_any(self.client)
-            else:
-                # Where the commands will travel, so that their connection is there when they do.
-                await self._call("PING")
 
     @staticmethod
     async def _ping_any(client: RedisCluster) -> None:
@@ -257,7 +252,8 @@ class RedisStore:
         return f"{self._states}:{{{claim.owner}}}:r:{claim.id}"
 
     def _line_keys(self, claim: Claim) -> list[str]:
-        return [f"{self._states}:{{{claim.owner}}}:l:{line.key}" for line in claim.lines]
+        head = f"{self._states}:{{{claim.owner}}}:l:"
+        return [head + line.key for line in claim.lines]
 
     def _epoch_key(self, owner: str, name: str) -> str:
         if name != _EVERYBODY:
@@ -278,43 +274,36 @@ class RedisStore:
         *,
         soon_s: float = 0.0,
     ) -> object:
-        call = (
-            self._call
-            if not soon_s or self._lane is None
-            else partial(self._lane.call, soon_s=soon_s)
-        )
-        count = len(keys)
+        rest = (len(keys), *keys, *arguments)
         try:
-            return await self._guard(
-                lambda: call("EVALSHA", script.sha, count, *keys, *arguments),
-            )
+            return await self._send(("EVALSHA", script.sha, *rest), soon_s)
         except NoScriptError:
             # A fresh or flushed Redis: EVAL runs the script and keeps it.
-            return await self._guard(
-                lambda: call("EVAL", script.source, count, *keys, *arguments),
-            )
+            return await self._send(("EVAL", script.source, *rest), soon_s)
 
-    async def _guard(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _send(self, command: tuple[Argument, ...], soon_s: float = 0.0) -> object:
+        """A command of some exchange: in its turn, within the budget, its errors as ours."""
         await self._take_turn()
         try:
-            async with self._bounded(self._timeout_s):
-                return await call()
+            if self._lane is not None:
+                return await self._lane.call(*command, soon_s=soon_s, within_s=self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                return await cast("Awaitable[object]", self.client.execute_command(*command))
+        except NoScriptError:
+            raise
+        except _FAULTS as fault:
+            raise _as_ours(fault) from fault
         finally:
             self._turns.release()
 
     @asynccontextmanager
     async def _bounded(self, seconds: float) -> AsyncIterator[None]:
-        """The seam: a time-out, and redis-py's errors as ours. A cluster's own error is not a
-        RedisError."""
+        """The same for what no exchange waits for."""
         try:
             async with asyncio.timeout(seconds):
                 yield
-        except NoScriptError:
-            raise
-        except TimeoutError as error:
-            raise StoreError("Redis did not answer in time") from error
-        except (RedisError, RedisClusterException, OSError) as error:
-            raise StoreError(f"Redis: {type(error).__name__}: {error}") from error
+        except _FAULTS as fault:
+            raise _as_ours(fault) from fault
 
     async def _take_turn(self) -> None:
         if not self._turns.locked():
@@ -325,6 +314,12 @@ class RedisStore:
                 await self._turns.acquire()
         except TimeoutError as error:
             raise StoreUntriedError("too many commands wait for Redis") from error
+
+
+def _as_ours(fault: Exception) -> StoreError:
+    if isinstance(fault, TimeoutError):
+        return StoreError("Redis did not answer in time")
+    return StoreError(f"Redis: {type(fault).__name__}: {fault}")
 
 
 def _lines(lines: tuple[Line, ...]) -> list[bytes]:
