@@ -268,6 +268,7 @@ async def _start(
     def swap(new: Swappable) -> None:
         limiter.policy, price.price = new.policy, new.price
         estimator.replace(new.models)
+        identity.take_static_keys(new.static_keys)
 
     reloader = Reloader(
         current,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from sentinel_extproc.identity.claims import credential_digest, credential_signe
 from sentinel_extproc.identity.claims_source import ClaimsSource
 from sentinel_extproc.identity.denylist import RedisDenyList
 from sentinel_extproc.identity.effect import EffectTimes
+from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.revocation import StoreEpochs
 from sentinel_extproc.identity.service import CachedAuthenticator, IdentitySource
 from sentinel_extproc.identity.shared import OwnersOnly, RedisSharedCache
@@ -32,12 +33,19 @@ class IdentityParts:
     Attributes:
         denials: tokens refused whatever the source says.
         effect: how long revocations took to hold here.
+        static_keys: the source, if it is that one.
     """
 
     authenticator: CachedAuthenticator
     shared: RedisSharedCache
     denials: RedisDenyList
     effect: EffectTimes
+    static_keys: StaticKeys | None = None
+
+    def take_static_keys(self, principals: Mapping[str, Principal]) -> None:
+        """Go by these keys from the next request on: what is cached of others is forgotten."""
+        if self.static_keys is not None and self.static_keys.replace(principals):
+            self.authenticator.forget_all()
 
 
 def identity_parts(
@@ -70,8 +78,9 @@ def identity_parts(
     effect = EffectTimes()
     asks = settings.source is IdentitySourceName.ZION
     by_claims = settings.source is IdentitySourceName.ENVOY_JWT
+    source = _source(settings, zion, stack)
     authenticator = CachedAuthenticator(
-        _source(settings, zion, stack),
+        source,
         fresh_s=settings.fresh_seconds,
         jwt_fresh_s=settings.jwt_fresh_seconds,
         stale_s=settings.stale_seconds,
@@ -86,7 +95,8 @@ def identity_parts(
         may_serve_stale=redis_answers,
     )
     stack.push_async_callback(authenticator.aclose)
-    return IdentityParts(authenticator, shared, denials, effect)
+    keys = source if isinstance(source, StaticKeys) else None
+    return IdentityParts(authenticator, shared, denials, effect, keys)
 
 
 def credential_of(settings: IdentitySettings) -> Credential:

@@ -33,7 +33,7 @@ def new_key() -> str:
 
 
 class StaticKeys:
-    """An ``IdentitySource`` over a fixed table.
+    """An ``IdentitySource`` over a table, which can be replaced.
 
     Args:
         principals: by the key's ``digest``, in upper or lower case.
@@ -43,17 +43,31 @@ class StaticKeys:
     """
 
     def __init__(self, principals: Mapping[str, Principal]) -> None:
-        self._principals: dict[str, Principal] = {}
+        self._principals = self._checked(principals)
+
+    def replace(self, principals: Mapping[str, Principal]) -> bool:
+        """Go by this table from now on; whether it is another one than before.
+
+        Raises:
+            ValueError: as when built; the table stays as it was.
+        """
+        before, self._principals = self._principals, self._checked(principals)
+        return before != self._principals
+
+    @staticmethod
+    def _checked(principals: Mapping[str, Principal]) -> dict[str, Principal]:
+        found: dict[str, Principal] = {}
         for text, principal in principals.items():
             name = text.lower()
             if _DIGEST.fullmatch(name) is None:
                 # The text isn't repeated: it may be a key that somebody wrote there by mistake.
                 raise ValueError("a static key must be given as 64 hex digits of its SHA-256")
-            if name in self._principals:
+            if name in found:
                 raise ValueError(f"static key {name[:8]}… is given twice")
             if not principal.external_id.strip():
                 raise ValueError(f"static key {name[:8]}… has no external id")
-            self._principals[name] = principal
+            found[name] = principal
+        return found
 
     async def identify(self, token: str) -> Principal:
         """See ``IdentitySource``."""

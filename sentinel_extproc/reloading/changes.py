@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 LIVE = frozenset(
     {
+        "identity.static_keys_file",
         "limits.policy_file",
         "limits.requests",
         "limits.period_seconds",

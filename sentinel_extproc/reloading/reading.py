@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sentinel_extproc.config.load import ConfigError, load
 from sentinel_extproc.config.policy import configured_policy
 from sentinel_extproc.config.settings import Settings
+from sentinel_extproc.identity.principal import Principal
+from sentinel_extproc.identity.static_keys import load_static_keys
 from sentinel_extproc.limits.policy import Policy
 from sentinel_extproc.tokens.models import ModelTable
 from sentinel_extproc.usage.prices_file import load_prices
@@ -24,10 +26,17 @@ class Swappable:
     policy: Policy
     models: ModelTable
     price: Pricer
+    static_keys: Mapping[str, Principal] = field(default_factory=dict)
+    """Empty where ``identity.source`` is another one."""
 
     def files(self, config_file: Path | None) -> Iterator[Path]:
         """Files whose change means a reload."""
-        named = (config_file, self.settings.limits.policy_file, self.settings.usage.prices_file)
+        named = (
+            config_file,
+            self.settings.limits.policy_file,
+            self.settings.usage.prices_file,
+            self.settings.identity.static_keys_file,
+        )
         yield from (file for file in named if file is not None)
 
 
@@ -52,7 +61,9 @@ def swappable(settings: Settings) -> Swappable:
     models = ModelTable(aliases=settings.tokens.aliases, overrides=settings.tokens.overrides)
     file = settings.usage.prices_file
     price = unpriced if file is None else load_prices(file, models.canonical)
-    return Swappable(settings, configured_policy(settings.limits), models, price)
+    listed = settings.identity.static_keys_file
+    keys = {} if listed is None else load_static_keys(listed)
+    return Swappable(settings, configured_policy(settings.limits), models, price, keys)
 
 
 def read_again(config_file: Path | None) -> Swappable:

@@ -344,6 +344,16 @@ async def test_logging_in_and_out() -> None:
     assert (await browser.client.get("/live/data")).status_code == 401
 
 
+async def test_who_guesses_tokens_has_to_wait_even_with_the_right_one() -> None:
+    browser = Browser()
+    answers = [await browser.post("/login", token="wrong-token-0123456789") for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [401] * 5 + [429]
+    assert answers[-1].headers["retry-after"] == "1"
+    assert "Try again in 1 s" in answers[-1].text
+    answer = await browser.post("/login", token=TOKEN)
+    assert (answer.status_code, "set-cookie" in answer.headers) == (429, False)
+
+
 async def test_over_tls_the_cookie_is_for_this_host_alone() -> None:
     answer = await Browser(scheme="https").post("/login", f"https://{HOST}", token=TOKEN)
     cookie = answer.headers["set-cookie"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from unittest.mock import MagicMock
+
 import pytest
 
 from sentinel_extproc.errors import Unauthenticated
+from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.service import CachedAuthenticator
 from sentinel_extproc.identity.static_keys import StaticKeys, digest, new_key
+from sentinel_extproc.identity_parts import IdentityParts
 
 ALICE = Principal("ext-a", "a", "a@example.org", plan="pro")
 
@@ -45,3 +49,25 @@ def test_a_table_with_faults(principals: dict[str, Principal], message: str) -> 
     with pytest.raises(ValueError, match=message) as caught:
         StaticKeys(principals)
     assert "sk-secret" not in str(caught.value)
+
+
+async def test_replaced_keys_count_from_the_next_request_on_whatever_is_cached() -> None:
+    keys = StaticKeys({digest("old"): ALICE})
+    parts = IdentityParts(
+        CachedAuthenticator(keys), MagicMock(), MagicMock(), EffectTimes(), static_keys=keys
+    )
+    authenticator = parts.authenticator
+    assert await authenticator.authenticate("old") == ALICE
+    with pytest.raises(Unauthenticated):
+        await authenticator.authenticate("new")
+    parts.take_static_keys({digest("new"): ALICE})
+    assert await authenticator.authenticate("new") == ALICE
+    with pytest.raises(Unauthenticated):
+        await authenticator.authenticate("old")
+    forgotten = authenticator.counters.revoked
+    parts.take_static_keys({digest("new"): ALICE})
+    assert authenticator.counters.revoked == forgotten, "the same keys forget nobody"
+    with pytest.raises(ValueError, match="64 hex digits"):
+        parts.take_static_keys({"sk-secret": ALICE})
+    assert await authenticator.authenticate("new") == ALICE
+    await authenticator.aclose()

@@ -221,3 +221,26 @@ def test_the_price_of_the_moment() -> None:
     assert price("m", None, TokenUsage(), 1) is None
     price.price = lambda *_: Cost(1, "USD")
     assert price("m", None, TokenUsage(), 1) == Cost(1, "USD")
+
+
+KEY = "'" + "ab" * 32 + "'"
+
+
+async def test_static_keys_are_taken_and_refused_like_the_others(config_file: Path) -> None:
+    keys = config_file.with_name("keys.yaml")
+    write(keys, f"[{{sha256: {KEY}, external_id: ada}}]")
+    more = f"identity: {{source: static, static_keys_file: {keys}}}\n"
+    write(config_file, settings_text(config_file.parent, more))
+    running = Running(config_file)
+    assert [one.external_id for one in running.current.static_keys.values()] == ["ada"]
+    running.reloader.start()
+    try:
+        write(keys, f"[{{sha256: {KEY}, external_id: bo}}]")
+        await eventually(lambda: running.swaps == 1)
+        assert [one.external_id for one in running.current.static_keys.values()] == ["bo"]
+        write(keys, "[{sha256: 'no digest', external_id: bo}]")
+        await eventually(lambda: running.reloader.state.refused == 1)
+    finally:
+        await running.reloader.aclose()
+    assert "sha256 must be 64 hex digits" in running.reloader.state.faults[0]
+    assert [one.external_id for one in running.current.static_keys.values()] == ["bo"]

@@ -17,6 +17,7 @@ import base64
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -43,8 +44,10 @@ from sentinel_extproc.admin.page import documents
 from sentinel_extproc.admin.page.cells import counted, name
 from sentinel_extproc.admin.page.session import LIFETIME_S, Session, Sessions, same_origin
 from sentinel_extproc.admin.page.tables import MAX_RUNNING, TOP, Picture, limit_rows, view
+from sentinel_extproc.admin.page.throttle import LoginThrottle
 from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated
 from sentinel_extproc.exchange.running import Running
+from sentinel_extproc.limits.words import span
 from sentinel_extproc.telemetry.live import Live
 
 log = logging.getLogger("sentinel.admin")
@@ -141,6 +144,7 @@ class Page:
         self._hosts = hosts
         self._read_form = read_form
         self._sessions = Sessions()
+        self._throttle = LoginThrottle()
         self._assets, self._files = _assets()
 
     def routes(self) -> list[Route]:
@@ -194,16 +198,24 @@ class Page:
         if request.method != "POST":
             return _html(documents.login(self._files))
         self._check_origin(request)
+        client = _client(request)
+        if wait_s := math.ceil(self._throttle.wait_s(client)):
+            often = f"Too many wrong tokens came from here. Try again in {span(wait_s)}."
+            page = _html(documents.login(self._files, problem=often), status=429)
+            page.headers["retry-after"] = str(wait_s)
+            return page
         form = await self._form(request)
         try:
             self._access.check([b"Bearer " + form.get("token", "").encode()])
         except Forbidden as error:
             return _html(documents.login(self._files, problem=error.message), status=403)
         except Unauthenticated:
-            log.warning("page_login_refused", extra={"client": _client(request)})
+            self._throttle.failed(client)
+            log.warning("page_login_refused", extra={"client": client})
             wrong = "That is not the admin token."
             return _html(documents.login(self._files, problem=wrong), status=401)
-        log.warning("page_login", extra={"client": _client(request)})
+        self._throttle.succeeded(client)
+        log.warning("page_login", extra={"client": client})
         answer = RedirectResponse("/", 303)
         self._set_cookie(request, answer, self._sessions.begin())
         return answer
