@@ -279,6 +279,42 @@ def trust() -> Picture:
     return p
 
 
+def flow() -> Picture:
+    p = Picture(
+        "What happens to a request",
+        "Clients send requests with a user's token to Envoy. Envoy asks the sidecar by ext_proc, "
+        "one stream a request, and sends on to the provider what the sidecar let through, with the "
+        "provider's key. The sidecar asks Zion who the caller is, takes from the limits in Redis, "
+        "and writes a usage record to its outbox, from which Zion is billed.",
+        330,
+    )
+    p.labelled(15, 40, 110, 60, "clients", "user's token")
+    p.labelled(235, 40, 130, 60, "Envoy", "TLS, streaming", look="blue")
+    p.labelled(475, 40, 110, 60, "provider", "your key")
+    p.labelled(235, 160, 130, 60, "Sentinel", "decides, counts", look="green")
+    p.labelled(15, 160, 110, 60, "Redis", "limits")
+    p.labelled(475, 160, 110, 60, "Zion", "who; the bill")
+    p.labelled(235, 255, 130, 56, "outbox", "survives crashes", look="amber")
+    p.arrow((125, 62), (233, 62))
+    p.arrow((235, 82), (127, 82))
+    p.text(180, 54, "request", "small muted", "middle")
+    p.text(180, 100, "answer", "small muted", "middle")
+    p.arrow((365, 62), (473, 62))
+    p.arrow((475, 82), (367, 82))
+    p.arrow((290, 100), (290, 158))
+    p.arrow((310, 160), (310, 102))
+    p.text(320, 135, "ext_proc", "small muted")
+    p.arrow((235, 190), (127, 190))
+    p.text(180, 182, "reserve", "small muted", "middle")
+    p.text(180, 208, "settle", "small muted", "middle")
+    p.arrow((365, 182), (473, 182))
+    p.text(420, 174, "who is it?", "small muted", "middle")
+    p.arrow((300, 220), (300, 253))
+    p.arrow((365, 283), (530, 283), (530, 222))
+    p.text(448, 303, "what was used, once", "small muted", "middle")
+    return p
+
+
 PICTURES: dict[str, Callable[[], Picture]] = {
     "bucket.svg": bucket,
     "ring.svg": ring,
@@ -286,6 +322,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "reserve-and-settle.svg": reserve_and_settle,
     "ladder.svg": ladder,
     "trust.svg": trust,
+    "flow.svg": flow,
 }
 
 
