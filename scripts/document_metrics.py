@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 from prometheus_client import Counter, Histogram, Info
 
 from sentinel_extproc.admin.assembly import _readings
+from sentinel_extproc.telemetry.durations import Durations
 from sentinel_extproc.telemetry.prometheus import Metrics
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -50,6 +51,8 @@ def page() -> str:
 
 def _own() -> Iterator[Row]:
     for collector in Metrics().registry._collector_to_names:
+        if isinstance(collector, Durations):
+            yield Row(collector.name, "histogram", (collector.label,), collector.text)
         if not isinstance(collector, Counter | Histogram | Info):
             continue  # CPython's and the process's
         (family,) = collector.describe()

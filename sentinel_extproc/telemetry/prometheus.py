@@ -35,6 +35,7 @@ from sentinel_extproc.limits.facts import (
     StoreRegained,
 )
 from sentinel_extproc.telemetry.across import Across, Family, families
+from sentinel_extproc.telemetry.durations import Durations
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeNoted,
@@ -192,24 +193,24 @@ class Metrics:
         )
 
     def _define_times(self, registry: CollectorRegistry) -> None:
-        phases = Histogram(
+        self._phases = Durations(
             "sentinel_phase_seconds",
             "What exchanges spent time on here. Nobody waits for settle, which is from the end of "
             "an exchange until the limit store has taken it.",
-            ("phase",),
-            buckets=_PHASES_S,
-            registry=registry,
+            label="phase",
+            values=PHASES,
+            bounds_s=_PHASES_S,
         )
-        self._phases = {name: phases.labels(name) for name in PHASES}
-        added = Histogram(
+        self._added = Durations(
             "sentinel_added_latency_seconds",
             "How long Envoy waited for our replies: until a request was let through or refused, "
             "and over the whole exchange, every piece of the answer included.",
-            ("part",),
-            buckets=_PHASES_S,
-            registry=registry,
+            label="part",
+            values=("request", "exchange"),
+            bounds_s=_PHASES_S,
         )
-        self._added_request, self._added = added.labels("request"), added.labels("exchange")
+        registry.register(self._phases)
+        registry.register(self._added)
 
     def _define_credentials(self, registry: CollectorRegistry) -> None:
         self._key_refused = _Counters(
@@ -359,11 +360,11 @@ class Metrics:
 
     def _took(self, timeline: Timeline) -> None:
         for name, began_ns, ended_ns, _ in timeline.phases:
-            self._phases[name].observe((ended_ns - began_ns) / 1e9)
+            self._phases.add(name, ended_ns - began_ns)
         if timeline.request_ns:
-            self._added_request.observe(timeline.request_ns / 1e9)
+            self._added.add("request", timeline.request_ns)
         if timeline.waited_ns:
-            self._added.observe(timeline.waited_ns / 1e9)
+            self._added.add("exchange", timeline.waited_ns)
 
     def _compare(self, fact: ExchangeFinished, model: str) -> None:
         record, predicted = fact.record, fact.predicted_input_tokens
@@ -384,7 +385,7 @@ class Metrics:
                 for name in fact.shadowed:
                     self._shadowed.add(1, self._limits.label(name))
             case SettlementApplied():
-                self._phases["settle"].observe(fact.after_s)
+                self._phases.add("settle", round(fact.after_s * 1e9))
             case SettledBeyond():
                 self._beyond_hold.add(fact.amount, self._limits.label(fact.limit))
             case HoldExhausted():
