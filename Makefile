@@ -7,7 +7,7 @@ ARGS   ?=
 SOURCES := sentinel_extproc tests bench scripts deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help docs site examples setup run test quick unit browser soak lint fmt proto encodings accuracy lock wheel audit sbom clean
+.PHONY: help docs site examples setup run test quick unit browser soak lint fmt proto encodings accuracy lock wheel audit sbom bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ unit: setup ## all unit tests; a minute or so
 
 browser: ## install Chromium with apt, for the live page's tests; they are skipped without
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+bench: setup ## compare CPU, latency and memory with empty processors; PEERS=1 adds LiteLLM and Portkey; 12 min
+	@$(BIN)/python -m bench.gateway --record $(if $(PEERS),--peers) $(ARGS)
 
 soak: setup ## kill the sidecar 200 times under load and account for every token; prints its seed
 	@SENTINEL_SOAK_CYCLES=$${SENTINEL_SOAK_CYCLES:-200} $(BIN)/python -m pytest tests/faults/test_soak.py $(ARGS)
@@ -92,4 +95,4 @@ sbom: setup ## write dist/sbom.json (CycloneDX) of what the image and `pip insta
 	@$(BIN)/python scripts/sbom.py dist/sbom.json
 
 clean: ## remove what the targets above made
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

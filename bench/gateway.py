@@ -1,277 +1,269 @@
-"""What the sidecar costs, beside an empty processor and none at all, through one Envoy each.
+"""What the sidecar costs, beside an empty processor, none at all, and other gateways.
 
-    python -m bench.gateway [--rounds 4] [--seconds 4] [--quick] [--json FILE]
+    python -m bench.gateway [--quick] [--minutes 12] [--peers] [--record] [--json FILE]
 
-All variants run side by side, and every measurement is taken in turns (A-B-C-A-B-C), so that a
-noisy machine is noisy for all of them. CPU is each process' own, from the kernel's account, so the
-clients' share doesn't count. Medians over the rounds; the spread is their least and largest.
+All variants of a part run side by side, and every measurement is taken in turns (A-B-C-A-B-C), so
+that a noisy machine is noisy for all of them. CPU is each process' own, from the kernel's account,
+so what clients and provider cost doesn't count. Medians over the rounds; the spread is their least
+and largest.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import math
+import os
+import platform
+import resource
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
 from rich.console import Console
-from rich.table import Table
 
-from bench.traffic import Call, cpu_seconds, load, provider, resident_bytes
-from sentinel_extproc.demo.envoy import RunningEnvoy, start_envoy
-from sentinel_extproc.demo.hosting import serve_app
-from sentinel_extproc.demo.process import ManagedProcess
-from sentinel_extproc.demo.stack import PROVIDER_KEY, ZION_KEY, Services, start_stack
-from sentinel_extproc.demo.zion_standin import ZionStandIn
-from sentinel_extproc.demo.zion_state import ZionUser
-from sentinel_extproc.envoyconf.api import hcm, protobuf
-from sentinel_extproc.envoyconf.names import FILTER_NAME
-from sentinel_extproc.envoyconf.static import static_bootstrap
+from bench.peers import peers
+from bench.report import record, table
+from bench.results import Result, Run, Scenario, plan_seconds
+from bench.traffic import Call, cpu_seconds, held, load, provider, resident_bytes
+from bench.variants import FLOOR, OURS, Variant, core, stages
 
-USERS = 50
-POLICY = """
-rules:
-  - limits:
-      - {name: requests, unit: requests, kind: bucket, limit: 1000000000, per: 1m}
-      - {name: tokens, unit: total_tokens, kind: ring, limit: 1000000000, per: 1m}
-      - {name: month, unit: total_tokens, kind: calendar, limit: 100000000000, per: month}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One kind of load.
-
-    Attributes:
-        connections: clients at once.
-        cost: calls that one measurement is worth, at most; fewer when time is short.
-    """
-
-    name: str
-    call: Call
-    connections: int
-
-
+CHUNK_S = 0.01
 SCENARIOS = (
-    Scenario("JSON, 1 connection", Call(), 1),
-    Scenario("JSON, 16 connections", Call(), 16),
-    Scenario("JSON, 64 connections", Call(), 64),
-    Scenario("JSON 10 kB, 16 connections", Call(10_000), 16),
-    Scenario("JSON 100 kB, 16 connections", Call(100_000), 16),
-    Scenario("stream of 100 chunks, 16 connections", Call(chunks=100), 16),
-    Scenario("stream of 500 chunks, 16 connections", Call(chunks=500), 16),
+    Scenario("JSON, 300 B, 1 connection", 300, 0, 1),
+    Scenario("JSON, 300 B, 16 connections", 300, 0, 16),
+    Scenario("JSON, 300 B, 64 connections", 300, 0, 64),
+    Scenario("JSON, 10 kB, 16 connections", 10_000, 0, 16),
+    Scenario("JSON, 100 kB, 16 connections", 100_000, 0, 16),
+    Scenario("Stream of 100 chunks at 10 ms, 16 at once", 300, 100, 16),
+    Scenario("Stream of 500 chunks at 10 ms, 16 at once", 300, 500, 16),
 )
 QUICK = (SCENARIOS[1], SCENARIOS[5])
+STAGED = QUICK
+OPEN_STREAMS = 1000
+HELD_CALL = Call(chunks=100, chunk_delay_s=1.0)
+ROUNDS = 4
+LONG_ROUNDS = 2
+"""Of streams of 500 chunks, each of which takes five seconds."""
+
+_START_S = {"core": 25.0, "stages": 25.0, "peers": 25.0, "memory": 10.0}
+_SETTLE_S = 2.0
 
 
-@dataclass(slots=True)
-class Variant:
-    """A gateway that takes part.
-
-    Attributes:
-        processor: whose CPU is compared; None: there is none.
-    """
-
-    name: str
-    envoy: RunningEnvoy
-    processor: ManagedProcess | None
-    results: dict[str, list[Result]] = field(default_factory=dict)
+def call_of(scenario: Scenario) -> Call:
+    """What its clients send."""
+    return Call(scenario.prompt_bytes, scenario.chunks, CHUNK_S)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One measurement; microseconds of CPU for each call, milliseconds of latency."""
-
-    processor_us: float
-    envoy_us: float
-    p50_ms: float
-    p99_ms: float
-    calls_per_s: float
-
-
-@contextmanager
-def variants(work_dir: Path, provider_port: int, *, full: bool) -> Iterator[list[Variant]]:
-    """Start every gateway: no processor, the empty ones, ours."""
-    url = f"http://127.0.0.1:{provider_port}"
-    with ExitStack() as parts:
-        found = [Variant("no processor", _plain(parts, work_dir / "0", provider_port), None)]
-        for kind in ("grpcio", "native"):
-            folder = work_dir / kind
-            folder.mkdir()
-            process = ManagedProcess(
-                [sys.executable, "-m", "bench.processor", kind, f"unix:{folder / 's'}"],
-                name=kind,
-                log_path=folder / "log",
-            )
-            process.start()
-            parts.callback(process.kill)
-            process.wait_until((folder / "s").exists, what="it listened", timeout_s=20)
-            envoy = parts.enter_context(_envoy(folder, provider_port, f"unix:{folder / 's'}"))
-            found.append(Variant(f"empty, {kind}", envoy, process))
-        users = [
-            ZionUser(f"bench-{n}", f"u{n}", f"ext-{n}", f"u{n}@example.com", "B")
-            for n in range(USERS)
-        ]
-        zion = ZionStandIn(api_key=ZION_KEY, users=users)
-        zion_url = parts.enter_context(serve_app(zion.app, name="zion")).url
-        policy = work_dir / "policy.yaml"
-        policy.write_text(POLICY, encoding="utf-8")
-        ours: dict[str, dict[str, str]] = {"ours": {"SENTINEL_LIMITS__POLICY_FILE": str(policy)}}
-        ours["ours, native metering"] = ours["ours"] | {"SENTINEL_SERVER__METERING": "native"}
-        if full:
-            ours["ours, on grpcio"] = ours["ours"] | {"SENTINEL_SERVER__TRANSPORT": "grpcio"}
-            ours["ours, one limit"] = {"SENTINEL_LIMITS__REQUESTS": "1000000000"}
-        for n, (name, settings) in enumerate(ours.items()):
-            folder = work_dir / f"o{n}"
-            folder.mkdir()
-            stack = parts.enter_context(
-                start_stack(
-                    work_dir=folder,
-                    services=Services(url, PROVIDER_KEY, zion_url, ZION_KEY),
-                    settings=settings | {"SENTINEL_LIMITS__ZION_QUOTAS": "false"},
-                    native_metering="native" in name,
-                )
-            )
-            found.append(Variant(name, stack.envoy, stack.sidecar.process))
-        yield found
-
-
-@contextmanager
-def _envoy(folder: Path, provider_port: int, processor: str) -> Iterator[RunningEnvoy]:
-    bootstrap = static_bootstrap(
-        processors=[processor],
-        provider_host="127.0.0.1",
-        provider_port=provider_port,
-        provider_tls=False,
-        listener_address="127.0.0.1",
-        listener_port=0,
-    )
-    with start_envoy(bootstrap, work_dir=folder) as envoy:
-        yield envoy
-
-
-def _plain(parts: ExitStack, folder: Path, provider_port: int) -> RunningEnvoy:
-    folder.mkdir()
-    bootstrap = static_bootstrap(
-        processors=[f"unix:{folder / 'none'}"],
-        provider_host="127.0.0.1",
-        provider_port=provider_port,
-        provider_tls=False,
-        listener_address="127.0.0.1",
-        listener_port=0,
-        health_check_interval_s=0,
-    )
-    resources = bootstrap.static_resources
-    assert resources is not None  # noqa: S101 - as rendered
-    network_filter = resources.listeners[0].filter_chains[0].filters[0]
-    assert network_filter.typed_config is not None  # noqa: S101
-    manager = network_filter.typed_config.unpack()
-    assert isinstance(manager, hcm.HttpConnectionManager)  # noqa: S101
-    manager.http_filters = [f for f in manager.http_filters if f.name != FILTER_NAME]
-    network_filter.typed_config = protobuf.Any.pack(manager)
-    return parts.enter_context(start_envoy(bootstrap, work_dir=folder))
+def takes_part(variant: Variant, scenario: Scenario) -> bool:
+    """Whether there is something to see."""
+    return bool(scenario.chunks) or not variant.streams_only
 
 
 async def measure(variant: Variant, scenario: Scenario, *, seconds: float) -> Result:
     """Run one scenario against one gateway for about ``seconds``."""
-    requests = [scenario.call.request(f"bench-{n % USERS}") for n in range(scenario.connections)]
-    first = await load(variant.envoy.port, requests, times=1)
-    times = max(1, int(seconds / max(first.wall_s, 1e-4)))
-    if not scenario.call.chunks:
-        second = await load(variant.envoy.port, requests, times=5)
-        times = max(1, int(seconds / (second.wall_s / 5)))
-    pids = [None if variant.processor is None else variant.processor.pid, variant.envoy.process.pid]
-    before = [0.0 if pid is None else cpu_seconds(pid) for pid in pids]
-    done = await load(variant.envoy.port, requests, times=times)
-    after = [0.0 if pid is None else cpu_seconds(pid) for pid in pids]
-    calls = len(done.latencies_s)
-    latencies = sorted(done.latencies_s)
-    cost = [(b - a) / calls * 1e6 for a, b in zip(before, after, strict=True)]
+    requests = variant.requests(call_of(scenario), scenario.connections)
+    before = {name: cpu_seconds(pid) for name, pid in variant.pids.items()}
+    done = await load(variant.port, requests, seconds=seconds)
+    used = {name: cpu_seconds(pid) - before[name] for name, pid in variant.pids.items()}
+    calls, latencies = len(done.latencies_s), sorted(done.latencies_s)
     return Result(
-        processor_us=cost[0],
-        envoy_us=cost[1],
+        processor_us=used.get("processor", 0.0) / calls * 1e6,
+        envoy_us=used.get("envoy", 0.0) / calls * 1e6,
+        redis_us=used.get("redis", 0.0) / calls * 1e6,
         p50_ms=statistics.median(latencies) * 1e3,
-        p99_ms=latencies[int(len(latencies) * 0.99)] * 1e3,
+        p99_ms=latencies[math.ceil(len(latencies) * 0.99) - 1] * 1e3,
         calls_per_s=calls / done.wall_s,
     )
 
 
-def table(found: list[Variant], scenario: Scenario) -> Table:
-    """Medians of one scenario, the spread of the CPU, and its ratio to the empty processor."""
-    shown = Table(title=scenario.name, title_justify="left")
-    for head in ("gateway", "CPU us/call", "least-most", "of empty grpcio", "Envoy us/call"):
-        shown.add_column(head, justify="left" if head == "gateway" else "right")
-    for head in ("p50 ms", "p99 ms", "calls/s", "calls/s per core", "RSS MiB"):
-        shown.add_column(head, justify="right")
-    floor = _median(found[1], scenario, lambda r: r.processor_us)
-    for variant in found:
-        results = variant.results[scenario.name]
-        cpu = _median(variant, scenario, lambda r: r.processor_us)
-        of_ours = variant.processor is not None
-        pid = variant.processor.pid if variant.processor is not None else None
-        shown.add_row(
-            variant.name,
-            f"{cpu:.0f}" if of_ours else "-",
-            f"{min(r.processor_us for r in results):.0f}-{max(r.processor_us for r in results):.0f}"
-            if of_ours
-            else "-",
-            f"{cpu / floor:.2f}" if of_ours else "-",
-            f"{_median(variant, scenario, lambda r: r.envoy_us):.0f}",
-            f"{_median(variant, scenario, lambda r: r.p50_ms):.2f}",
-            f"{_median(variant, scenario, lambda r: r.p99_ms):.2f}",
-            f"{_median(variant, scenario, lambda r: r.calls_per_s):.0f}",
-            f"{1e6 / cpu:.0f}" if cpu else "-",
-            f"{resident_bytes(pid) / 2**20:.0f}" if pid else "-",
+async def stream_bytes(variant: Variant, streams: int) -> float:
+    """Memory of the processor for each of so many open streams."""
+    pid = variant.pids["processor"]
+    before = resident_bytes(pid)
+    async with held(variant.port, variant.requests(HELD_CALL, streams)):
+        await asyncio.sleep(_SETTLE_S)
+        return (resident_bytes(pid) - before) / streams
+
+
+class Bench:
+    """One run.
+
+    Args:
+        options: of the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._console = Console(width=190)
+        self._run = Run()
+        self._deadline = time.monotonic() + options.minutes * 60
+        self._scenarios = QUICK if options.quick else SCENARIOS
+        self._seconds = 1.0
+        # Compilers of peers want more.
+        self._warm_s = 2.5 if options.peers else 0.5
+
+    async def run(self) -> Run:
+        """Measure everything and show it."""
+        options = self._options
+        self._run.scenarios = list(self._scenarios)
+        self._run.about = about(options)
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as parts:
+            async with provider() as port:
+                self._console.print("starting the gateways")
+                work_dir = Path(folder)
+                others: list[Variant] = []
+                if options.peers:
+                    calls = [call_of(one) for one in self._scenarios]
+                    others = parts.enter_context(peers(work_dir, port, calls, self._note))
+                # What peers take to install isn't counted.
+                self._deadline = time.monotonic() + options.minutes * 60
+                with core(work_dir, port) as found:
+                    self._plan([*found, *others])
+                    await self._measure_all([*found, *others])
+                    await self._hold_streams(found)
+                if not options.quick:
+                    with stages(work_dir, port) as found:
+                        await self._measure_stages(found)
+        self._run.about["load average"] = f"{os.getloadavg()[2]:.1f} over 15 minutes at the end"
+        return self._run
+
+    def _note(self, text: str) -> None:
+        self._console.print(text, style="yellow")
+        self._run.notes.append(text)
+
+    def _plan(self, found: Sequence[Variant]) -> None:
+        counted = fixed = 0.0
+        for scenario in self._scenarios:
+            many = sum(takes_part(one, scenario) for one in found) * self._rounds(scenario)
+            if scenario.chunks > 200:
+                fixed += many * scenario.chunks * CHUNK_S * 1.2
+            else:
+                counted += many
+        fixed += _START_S["core"] + _START_S["memory"] * len(found)
+        if not self._options.quick:
+            counted += 6 * len(STAGED) * self._rounds(STAGED[0])
+            fixed += _START_S["stages"]
+        self._seconds = self._options.seconds or plan_seconds(
+            self._options.minutes * 60,
+            # Streams end when they do, half a stream later than asked for.
+            fixed_s=fixed * 1.1,
+            measurements=round(counted * 1.25),
+            least=0.5,
+            most=4.0,
         )
-    return shown
+        self._run.about["each measurement"] = f"{self._seconds:.1f} s"
+
+    def _rounds(self, scenario: Scenario) -> int:
+        rounds: int = self._options.rounds
+        return min(rounds, LONG_ROUNDS) if scenario.chunks > 200 else rounds
+
+    async def _measure_all(self, found: list[Variant]) -> None:
+        for scenario in self._scenarios:
+            part = [one for one in found if takes_part(one, scenario)]
+            by = await self._in_turns(part, scenario)
+            self._run.results[scenario.name] = by
+            self._console.print(table(scenario.name, by, against=FLOOR))
+        for variant in found:
+            if (pid := variant.pids.get("processor")) is not None:
+                self._run.resident_bytes[variant.name] = resident_bytes(pid)
+
+    async def _measure_stages(self, found: list[Variant]) -> None:
+        for scenario in STAGED:
+            by = await self._in_turns(found, scenario)
+            self._run.stages[scenario.name] = by
+            self._console.print(table(f"{scenario.name}: ours, changed", by, against=OURS))
+
+    async def _in_turns(self, found: list[Variant], scenario: Scenario) -> dict[str, list[Result]]:
+        found = [one for one in found if await self._works(one, scenario)]
+        by: dict[str, list[Result]] = {one.name: [] for one in found}
+        for round_ in range(self._rounds(scenario)):
+            if round_ and time.monotonic() > self._deadline:
+                self._note(f"{scenario.name}: {round_} rounds, the time was over.")
+                break
+            for variant in found:
+                by[variant.name].append(await measure(variant, scenario, seconds=self._seconds))
+        return by
+
+    async def _works(self, variant: Variant, scenario: Scenario) -> bool:
+        """Fill caches, open connections, and see whether it answers at all."""
+        call = call_of(replace(scenario, chunks=min(scenario.chunks, 10)))
+        if call.told in variant.models or not variant.models:
+            requests = variant.requests(call, scenario.connections)
+        else:
+            requests = variant.requests(call_of(scenario), scenario.connections)
+        try:
+            await load(variant.port, requests, seconds=0 if scenario.chunks else self._warm_s)
+        except (RuntimeError, OSError, EOFError) as fault:
+            why = str(fault).split("\\r\\n")[0]
+            self._note(f"{variant.name} is left out of {scenario.name}: {why}.")
+            return False
+        return True
+
+    async def _hold_streams(self, found: list[Variant]) -> None:
+        for variant in found:
+            if "processor" in variant.pids:
+                streams = self._options.open_streams
+                held_by = await stream_bytes(variant, streams)
+                self._run.stream_bytes[variant.name] = held_by
+                self._console.print(
+                    f"{variant.name}: {held_by / 1000:.1f} kB for each of {streams} open streams"
+                )
 
 
-def _median(variant: Variant, scenario: Scenario, value: Callable[[Result], float]) -> float:
-    return statistics.median(value(result) for result in variant.results[scenario.name])
+def about(options: argparse.Namespace) -> dict[str, str]:
+    """When, on what, how."""
+    from sentinel_extproc import __version__
 
-
-async def run(options: argparse.Namespace) -> None:
-    """Measure and print."""
-    console = Console(width=140)
-    scenarios = QUICK if options.quick else SCENARIOS
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        async with provider() as port:
-            with variants(Path(folder), port, full=not options.quick) as found:
-                for scenario in scenarios:
-                    for _ in range(options.rounds):
-                        for variant in found:
-                            result = await measure(variant, scenario, seconds=options.seconds)
-                            variant.results.setdefault(scenario.name, []).append(result)
-                    console.print(table(found, scenario))
-                if options.json:
-                    _write(options.json, found)
-
-
-def _write(file: Path, found: list[Variant]) -> None:
-    content = {
-        variant.name: {
-            name: [{key: getattr(r, key) for key in Result.__slots__} for r in results]
-            for name, results in variant.results.items()
-        }
-        for variant in found
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "version": __version__,
+        "Python": platform.python_version(),
+        "machine": f"{os.cpu_count()} cores, which clients, provider, Redis and Envoys share",
+        "processor": _cpu(),
+        "rounds": str(options.rounds),
+        "load average": "",
     }
-    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return "?"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "?")
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    parser.add_argument("--quick", action="store_true", help="two scenarios, fewer variants")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--minutes", type=float, default=12.0, help="that it may take in all")
+    parser.add_argument("--seconds", type=float, help="of each measurement, instead of what fits")
+    parser.add_argument("--quick", action="store_true", help="two scenarios, no stages")
+    parser.add_argument("--peers", action="store_true", help="LiteLLM and Portkey as well")
+    parser.add_argument("--open-streams", type=int, default=OPEN_STREAMS, help="held for memory")
+    parser.add_argument("--record", action="store_true", help="write results, docs and picture")
     parser.add_argument("--json", type=Path, help="write every measurement there")
-    uvloop.run(run(parser.parse_args()))
+    options = parser.parse_args()
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, 20_000)), most))
+    if sys.platform != "linux":
+        parser.error("CPU of other processes is read as Linux has it")
+    found = uvloop.run(Bench(options).run())
+    if options.json:
+        options.json.write_text(json.dumps(found.plain(), indent=1), encoding="utf-8")
+    if options.record:
+        record(found)
 
 
 if __name__ == "__main__":

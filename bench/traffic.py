@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 _USAGE = {"prompt_tokens": 10, "completion_tokens": 100, "total_tokens": 110}
-_TICKS = os.sysconf("SC_CLK_TCK")
+_SCHED_CLOCK = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,16 @@ class Call:
     chunk_delay_s: float = 0.01
     model: str = "gpt-4o-mini"
 
-    def request(self, token: str) -> bytes:
+    def request(
+        self, token: str, *, model: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
         """The whole request."""
         text = ("All work and no play makes a dull benchmark. " * (self.prompt_bytes // 45 + 1))[
             : self.prompt_bytes
         ]
         body = json.dumps(
             {
-                "model": self.model,
+                "model": model or self.model,
                 "messages": [{"role": "user", "content": text}],
                 "max_tokens": 500,
                 "stream": bool(self.chunks),
@@ -49,9 +53,19 @@ class Call:
         return (
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\n"
             b"authorization: Bearer %s\r\ncontent-type: application/json\r\n"
-            b"x-bench: %d %f\r\ncontent-length: %d\r\n\r\n"
-            % (token.encode(), self.chunks, self.chunk_delay_s, len(body))
+            b"x-bench: %s\r\n%scontent-length: %d\r\n\r\n"
+            % (
+                token.encode(),
+                self.told.encode(),
+                "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode(),
+                len(body),
+            )
         ) + body
+
+    @property
+    def told(self) -> str:
+        """What the provider goes by, in ``x-bench``."""
+        return f"{self.chunks} {self.chunk_delay_s:f}"
 
 
 def _answer() -> bytes:
@@ -99,25 +113,31 @@ async def _provide(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(_field(head, b"content-length")))
-            chunks, delay = _field(head, b"x-bench").split()
+            await reader.readexactly(int(_field(head, b"content-length", b"0")))
+            chunks, delay = _field(head, b"x-bench", b"0 0").split()
             if int(chunks):
                 writer.write(_STREAM_HEAD)
                 for _ in range(int(chunks)):
                     await asyncio.sleep(float(delay))
+                    if writer.is_closing():
+                        return
                     writer.write(_CHUNK)
                 writer.write(_STREAM_END)
             else:
                 writer.write(_ANSWER)
             await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+        # Cancelled: by the end of the loop. Its report of that would be a page for each connection.
         pass
     finally:
         writer.close()
 
 
-def _field(head: bytes, name: bytes) -> bytes:
-    start = head.lower().index(b"\r\n" + name + b":") + len(name) + 3
+def _field(head: bytes, name: bytes, default: bytes) -> bytes:
+    found = head.lower().find(b"\r\n" + name + b":")
+    if found < 0:
+        return default
+    start = found + len(name) + 3
     return head[start : head.index(b"\r\n", start)].strip()
 
 
@@ -131,18 +151,18 @@ async def provider() -> AsyncIterator[int]:
         server.close()
 
 
-async def _converse(port: int, request: bytes, times: int) -> list[float]:
+async def _converse(port: int, request: bytes, times: float, until: float) -> list[float]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    took = []
+    took: list[float] = []
     try:
-        for _ in range(times):
+        while not took or (len(took) < times and time.perf_counter() < until):
             start = time.perf_counter()
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(f"not a 200: {head!r}")
-            if b"content-length:" in head:
-                await reader.readexactly(int(_field(head, b"content-length")))
+            if b"content-length:" in head.lower():
+                await reader.readexactly(int(_field(head, b"content-length", b"0")))
             else:
                 while size := int(await reader.readline(), 16):
                     await reader.readexactly(size + 2)
@@ -166,25 +186,80 @@ class Load:
     wall_s: float
 
 
-async def load(port: int, requests: Iterable[bytes], *, times: int) -> Load:
-    """Send each of ``requests`` on a connection of its own, ``times`` times.
+async def load(
+    port: int, requests: Iterable[bytes], *, seconds: float = math.inf, times: float = math.inf
+) -> Load:
+    """Send each of ``requests`` on a connection of its own, again and again: for so long or so
+    many times, whichever is over first, at least once.
 
     Raises:
         RuntimeError: an answer wasn't a 200.
     """
     start = time.perf_counter()
-    took = await asyncio.gather(*(_converse(port, one, times) for one in requests))
+    took = await asyncio.gather(*(_converse(port, one, times, start + seconds) for one in requests))
     return Load([one for some in took for one in some], time.perf_counter() - start)
 
 
+@asynccontextmanager
+async def held(port: int, requests: Iterable[bytes]) -> AsyncIterator[None]:
+    """Answers to all ``requests`` are streaming: the first chunk of each has come.
+
+    Raises:
+        RuntimeError: an answer wasn't a 200.
+    """
+    opened: list[asyncio.StreamWriter] = []
+
+    async def begin(request: bytes) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        opened.append(writer)
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"not a 200: {head!r}")
+        await reader.readline()
+
+    try:
+        # Not all in one moment: this is about what they hold, not about how they begin.
+        waiting = list(requests)
+        for some in range(0, len(waiting), 50):
+            await asyncio.gather(*(begin(one) for one in waiting[some : some + 50]))
+        yield
+    finally:
+        for writer in opened:
+            writer.transport.abort()
+
+
+def family(pid: int) -> list[int]:
+    """A process and its children's children."""
+    found, all_ = [pid], _parents()
+    for one in found:
+        found += [child for child, parent in all_ if parent == one]
+    return found
+
+
 def cpu_seconds(pid: int) -> float:
-    """CPU that a process, with all its threads, has used."""
-    with open(f"/proc/{pid}/stat", encoding="ascii") as file:  # noqa: PTH123 - no file
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """CPU that a process and its descendants have used, with all their threads; exact."""
+    used = 0.0
+    for one in family(pid):
+        with suppress(OSError):  # it has ended
+            used += time.clock_gettime((~one << 3) | _SCHED_CLOCK)
+    return used
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that is its own or read from files."""
-    with open(f"/proc/{pid}/statm", encoding="ascii") as file:  # noqa: PTH123 - no file
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Memory of a process and its descendants that is their own or read from files."""
+    used = 0
+    for one in family(pid):
+        with suppress(OSError):
+            used += int(Path(f"/proc/{one}/statm").read_text().split()[1])
+    return used * os.sysconf("SC_PAGE_SIZE")
+
+
+def _parents() -> list[tuple[int, int]]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                found.append((int(entry.name), int(fields[1])))
+    return found
