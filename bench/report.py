@@ -47,7 +47,7 @@ _HEAD = [
     "p99 ms",
     "calls/s",
     "calls/s per core",
-    "whole gateway",
+    "whole gateway's",
 ]
 
 
@@ -102,12 +102,12 @@ def page(run: Run) -> str:
 
 
 def _parts(run: Run) -> Iterator[str]:
-    yield ", ".join(f"{key}: {value}" for key, value in run.about.items()) + "."
+    yield "; ".join(f"{key}: {value}" for key, value in run.about.items()) + "."
     for note in run.notes:
         yield f"\n{note}"
     yield "\n![CPU for each JSON call, by gateway and process](benchmarks.svg)"
     yield "\n### Targets\n"
-    yield from _markdown(["", "target", "measured", "met"], _targets(run))
+    yield from _markdown(["what", "target", "measured", "met"], _targets(run))
     for scenario in run.scenarios:
         if by := run.results.get(scenario.name):
             yield f"\n### {scenario.name}\n"
