@@ -80,7 +80,8 @@ def main() -> None:
 
 @main.command()
 @_config_option
-def serve(config_file: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Say why it can't start as JSON, on stdout.")
+def serve(config_file: Path | None, as_json: bool) -> None:
     """Serve Envoy's external processing protocol until SIGTERM.
 
     On SIGHUP, and when one of their files changes, settings are read again: the policy, prices and
@@ -91,7 +92,13 @@ def serve(config_file: Path | None) -> None:
     after the other under settings read anew, without an end to any exchange.
 
     Settings come from the environment (SENTINEL_<SECTION>__<NAME>) and a YAML file; see
-    check-config.
+    check-config. How it starts and what it does is in its log, on stderr: JSON lines, or text for
+    people with SENTINEL_LOGS__FORMAT=console.
+
+    \b
+    Examples:
+      sentinel-extproc serve --config /etc/sentinel/config.yaml
+      SENTINEL_SERVER__LISTEN=unix:/tmp/sentinel.sock sentinel-extproc serve
 
     Exit codes: 0 ended as told, 1 it can't start, 2 the configuration is faulty.
     """
@@ -109,7 +116,7 @@ def serve(config_file: Path | None) -> None:
     try:
         settings = load(file)
     except ConfigError as error:
-        _refuse(error.faults)
+        _refuse(error.faults, as_json=as_json)
     logs.configure(level=settings.logs.level, json_lines=settings.logs.format == "json")
     workers = worker_count(settings.server.workers)
     try:
@@ -120,15 +127,25 @@ def serve(config_file: Path | None) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(app.serve(settings, file))
     except (StartError, ServerError, OutboxError, ValueError) as error:
-        click.echo(f"sentinel-extproc can't start: {error}", err=True)
+        if as_json:
+            click.echo(json.dumps({"error": {"code": "cant_start", "message": str(error)}}))
+        else:
+            click.echo(f"sentinel-extproc can't start: {error}", err=True)
         sys.exit(EXIT_START)
 
 
 @main.command("check-config")
 @_config_option
-@click.option("--json", "as_json", is_flag=True, help="Print the settings as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the settings, or the faults, as JSON.")
 def check_config(config_file: Path | None, as_json: bool) -> None:
     """Check all settings and print them, secrets masked; faults are listed all at once.
+
+    Policies, price lists and static keys that they name are checked, too.
+
+    \b
+    Examples:
+      sentinel-extproc check-config --config config.yaml
+      sentinel-extproc check-config --json | jq .limits
 
     Exit codes: 0 it can be used, 2 it has faults.
     """
@@ -139,7 +156,7 @@ def check_config(config_file: Path | None, as_json: bool) -> None:
     try:
         settings = load(config_file)
     except ConfigError as error:
-        _refuse(error.faults)
+        _refuse(error.faults, as_json=as_json)
     shown = settings.public()
     click.echo(json.dumps(shown, indent=2) if as_json else yaml.safe_dump(shown, sort_keys=False))
 
@@ -147,21 +164,41 @@ def check_config(config_file: Path | None, as_json: bool) -> None:
 @main.command()
 @click.option("--once", is_flag=True, help="End after the scenario; exit 0 only if all held.")
 @click.option("--port", default=8080, show_default=True, help="Port of the gateway; 0 picks one.")
-def demo(once: bool, port: int) -> None:
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="With --once: print the result as JSON; the rest on stderr.",
+)
+def demo(once: bool, port: int, as_json: bool) -> None:
     """Run the whole thing here: real Envoy and Redis, stand-ins for OpenAI and Zion, a scenario.
+
+    \b
+    Examples:
+      sentinel-extproc demo
+      sentinel-extproc demo --once --json
 
     Exit codes: 0 all held, 1 something didn't or can't start, 2 wrong usage.
     """
+    if as_json and not once:
+        raise click.UsageError("--json goes with --once.")
     try:
         from sentinel_extproc.demo.main import run_demo
     except ImportError as error:
         _lack_demo(error)
-    sys.exit(run_demo(once=once, port=port))
+    if not as_json:
+        sys.exit(run_demo(once=once, port=port))
+    from rich.console import Console
+
+    code = run_demo(once=once, port=port, console=Console(stderr=True))
+    click.echo(json.dumps({"held": code == 0, "exit_code": code}))
+    sys.exit(code)
 
 
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print it as a field of JSON.")
+def completion(shell: str, as_json: bool) -> None:
     """Print what makes a shell complete these commands and their options.
 
     \b
@@ -178,10 +215,14 @@ def completion(shell: str) -> None:
     assert made is not None  # noqa: S101 - click has all three
     shown = made(main, {}, "sentinel-extproc", "_SENTINEL_EXTPROC_COMPLETE")
     # Not source(): for bash that would run one, to look at its version.
-    click.echo(shown.source_template % shown.source_vars())
+    script = shown.source_template % shown.source_vars()
+    click.echo(json.dumps({"shell": shell, "script": script}) if as_json else script)
 
 
-def _refuse(faults: list[str]) -> NoReturn:
+def _refuse(faults: list[str], *, as_json: bool) -> NoReturn:
+    if as_json:
+        click.echo(json.dumps({"error": {"code": "faulty_configuration", "faults": faults}}))
+        sys.exit(EXIT_CONFIG)
     click.echo(f"The configuration has {len(faults)} fault(s):", err=True)
     for fault in faults:
         click.echo(f"  {fault}", err=True)

@@ -81,6 +81,11 @@ def invalidate(
 
     Use it when a user's plan or quota was changed in the user service and should count at once.
 
+    \b
+    Examples:
+      sentinel-extproc invalidate --user 4711
+      sentinel-extproc invalidate --everybody --json
+
     Exit codes: 0 done, 1 refused, 2 wrong usage, 3 nobody answered.
     """
     body = _body(token_stdin, token_sha256, user, everybody)
@@ -92,6 +97,11 @@ def invalidate(
 @admin_options
 def status(**admin: Any) -> None:
     """Show how a running sidecar is doing: traffic, limits, identity, usage to be billed.
+
+    \b
+    Examples:
+      sentinel-extproc status
+      sentinel-extproc status --json | jq .outbox
 
     Exit codes: 0 shown, 1 refused, 2 wrong usage, 3 nobody answered.
     """

@@ -204,13 +204,28 @@ def _with_options(command: _Command) -> _Command:
 
 @click.command()
 @_with_options
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, without the comments; several are a List."
+)
 @click.pass_context
 def render(
-    context: click.Context, /, target: str, config_file: Path | None, output: str, **given: Any
+    context: click.Context,
+    /,
+    target: str,
+    config_file: Path | None,
+    output: str,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Print what attaches the sidecar to a gateway: complete, and the same as its settings.
 
     Settings that aren't given have their defaults; no secret is needed, and none is printed.
+
+    \b
+    Examples:
+      sentinel-extproc render --target envoy -o envoy.yaml
+      sentinel-extproc render --target istio --service sentinel.llm:50051
+      sentinel-extproc render --target envoy --json | jq .static_resources.clusters
 
     Exit codes: 0 printed, 2 wrong usage or faulty settings.
     """
@@ -231,6 +246,8 @@ def render(
     try:
         settings = in_mode(load(config_file, to_serve=False), given.pop("mode"))
         text = TARGETS[target](settings, options_from(target, given))
+        if as_json:
+            text = _as_json(text)
     except (ConfigError, ValueError) as error:
         for line in str(error).splitlines():
             click.echo(line, err=True)
@@ -243,6 +260,17 @@ def render(
     except OSError as error:
         click.echo(f"{output}: {error.strerror}", err=True)
         sys.exit(EXIT_CONFIG)
+
+
+def _as_json(text: str) -> str:
+    import json
+
+    import yaml
+
+    found = list(yaml.safe_load_all(text))
+    # As kubectl takes several things at once.
+    whole = found[0] if len(found) == 1 else {"apiVersion": "v1", "kind": "List", "items": found}
+    return json.dumps(whole, indent=2) + "\n"
 
 
 def _refuse_foreign(context: click.Context, target: str) -> None:

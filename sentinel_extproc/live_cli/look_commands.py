@@ -30,6 +30,11 @@ def show(user: str, path: str | None, model: str, plan: str | None, **admin: Any
 
     USER is the external id. Which limits apply can depend on path, model and plan.
 
+    \b
+    Examples:
+      sentinel-extproc limits show 4711
+      sentinel-extproc limits show 4711 --model gpt-4o --plan pro --json
+
     Exit codes: 0 shown, 1 refused, 2 wrong usage, 3 nobody answered.
     """
     target = admin_target(**admin)
@@ -56,6 +61,11 @@ def whoami(source: Any, **admin: Any) -> None:
     The token is read from FILE, from standard input for -, or is asked for. It is never an
     argument, where others could see it in the list of processes; only its SHA-256 is sent. A
     token that nobody has used lately isn't remembered: the identity source isn't asked.
+
+    \b
+    Examples:
+      sentinel-extproc whoami token.txt
+      pass show llm-token | sentinel-extproc whoami -
 
     Exit codes: 0 remembered and not revoked, 1 revoked, not remembered or refused, 2 wrong usage,
     3 nobody answered.

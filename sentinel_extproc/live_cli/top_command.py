@@ -36,6 +36,11 @@ def top(interval: float, once: bool, **admin: Any) -> None:
 
     q or Ctrl-C ends it. Without a terminal, and with --json, it prints once.
 
+    \b
+    Examples:
+      sentinel-extproc top
+      sentinel-extproc top --once --interval 10 --json | jq .refusals_by_code
+
     Exit codes: 0 shown, 1 refused, 2 wrong usage, 3 nobody answered.
     """
     target = admin_target(**admin)

@@ -44,6 +44,11 @@ def shadow() -> None:
 def show(file: Path, as_json: bool) -> None:
     """Print by user, limit and reason how many requests would have been refused, and when.
 
+    \b
+    Examples:
+      sentinel-extproc shadow report
+      sentinel-extproc shadow report --json | jq .rows
+
     Exit codes: 0 printed, 1 the file can't be read, 2 wrong usage.
     """
     try:

@@ -195,14 +195,22 @@ def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **
     default="-",
     help="File; else standard output.",
 )
-def export(outbox: Path, as_format: str, output: TextIO, **given: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="As --format jsonl: an object per line.")
+def export(outbox: Path, as_format: str, output: TextIO, as_json: bool, **given: Any) -> None:
     """Write records for other programs, oldest first, however many there are.
 
     In CSV, text that a spreadsheet could take for a formula has an apostrophe in front, and what
     isn't visible is spelt out; JSON lines have it as it was.
 
+    \b
+    Examples:
+      sentinel-extproc usage export --since 2026-11-01 --until 2026-12-01 -o november.jsonl
+      sentinel-extproc usage export --format focus -o focus.csv
+
     Exit codes: 0 written, 2 wrong usage, 3 not readable.
     """
+    if as_json and as_format != "jsonl":
+        raise click.UsageError("--json and --format are not one form.")
     from sentinel_extproc.usage_cli import columns
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
 
@@ -226,6 +234,11 @@ def dead_letters(outbox: Path, user: str | None, as_json: bool) -> None:
     """List items that Zion refused for good, and parked ones of which nobody knows.
 
     `usage replay` sends them again once the reason is gone.
+
+    \b
+    Examples:
+      sentinel-extproc usage dead-letters
+      sentinel-extproc usage dead-letters --user 4711 --json
 
     Exit codes: 0 there are none, 1 there are some, 2 wrong usage, 3 not readable.
     """

@@ -46,6 +46,11 @@ def verify(outbox: Path, heads: tuple[str, ...], zion_ledger: str | None, as_jso
     Walks the hash chain and sums every item's records. The file's own chain can be rewritten by
     whoever can write the file; a head that was noted elsewhere can't be.
 
+    \b
+    Examples:
+      sentinel-extproc usage verify
+      sentinel-extproc usage verify --head 4711:9f…c2 --json
+
     Exit codes: 0 all is as it should be, 1 something isn't, 2 wrong usage, 3 not readable.
     """
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile

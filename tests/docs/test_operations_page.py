@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -58,6 +61,25 @@ def test_a_row_says_what_the_command_says(name: str) -> None:
     assert told is not None, "its help has no exit codes"
     assert codes.split(", ") == re.findall(r"(?:^|[,;] )(\d) ", told[1])
     assert has_json == ("--json" in options(COMMANDS[name]))
+
+
+WITHOUT_JSON: dict[str, str] = {}
+"""Commands that print nothing for programs, and why."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_json_and_examples(name: str) -> None:
+    command = COMMANDS[name]
+    assert ("--json" in options(command)) is (name not in WITHOUT_JSON)
+    block = re.search(r"\bExamples?:\n(.+?)(?:\n\n|$)", command.help or "", re.DOTALL)
+    assert block is not None, "its help has no example"
+    for line in block[1].splitlines():
+        words = shlex.split(line)
+        words = words[words.index("sentinel-extproc") + 1 :]
+        end = next((n for n, word in enumerate(words) if word in ("|", "<", ">", ">>")), None)
+        words = words[:end]
+        assert " ".join(words[: len(name.split())]) == name
+        assert {word for word in words if word.startswith("--")} <= options(command)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -131,3 +153,34 @@ def test_redis_memory_is_as_measured() -> None:
     under_way = re.search(r"under way \| (\d+) to (\d+)", PAGE)
     assert under_way is not None
     assert all(int(under_way[1]) <= cells[3] <= int(under_way[2]) for cells in rows.values())
+
+
+def test_what_was_for_people_only_is_json_on_demand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(("SENTINEL_", "ZION_", "OPENAI_", "REDIS_")):
+            monkeypatch.delenv(name)
+
+    def told(*arguments: str, code: int = 0) -> Any:
+        done = CliRunner().invoke(main, [*arguments, "--json"])
+        assert done.exit_code == code, done.output
+        return json.loads(done.stdout)
+
+    assert "_SENTINEL_EXTPROC_COMPLETE" in told("completion", "bash")["script"]
+    assert told("render", "--target", "envoy")["static_resources"]["listeners"]
+    kinds = [one["kind"] for one in told("render", "--target", "istio")["items"]]
+    assert "EnvoyFilter" in kinds
+    for command in ("serve", "check-config"):
+        faults = told(command, code=2)["error"]["faults"]
+        assert any(fault.startswith("zion.url: ") for fault in faults)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    monkeypatch.setenv("ZION_API_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("ZION_API_KEY", "zk-1")
+    monkeypatch.setenv("SENTINEL_SERVER__WORKERS", "1")
+    folder = tmp_path / "outbox.db"
+    folder.mkdir()
+    monkeypatch.setenv("SENTINEL_USAGE__OUTBOX_PATH", str(folder))
+    assert told("serve", code=1)["error"]["code"] == "cant_start"
+    for wrong in (("demo",), ("usage", "export", "--format", "csv", "--outbox", "x")):
+        assert CliRunner().invoke(main, [*wrong, "--json"]).exit_code == 2

@@ -88,6 +88,11 @@ def doctor(
 ) -> None:
     """Tell what is wrong with an Envoy that the sidecar is attached to, and how to mend it.
 
+    \b
+    Examples:
+      sentinel-extproc doctor --envoy-config envoy.yaml
+      sentinel-extproc doctor --admin http://127.0.0.1:9901 --strict --json
+
     Exit codes: 0 no errors; 1 errors (with --strict, warnings too); 2 wrong usage, or the file
     can't be read; 3 Envoy can't be reached. All findings: docs/attach/doctor.md.
     """
