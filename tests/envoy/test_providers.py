@@ -217,3 +217,26 @@ def test_the_key_goes_where_envoys_route_goes_whatever_the_host_says(
         )
         assert answer.status_code == 200, answer.text
         assert credentials(claude.requests()[-1]) == {"x-api-key": "claude-key"}
+
+
+def test_a_provider_that_refuses_our_key_is_told_apart(run_stack: StartStack) -> None:
+    stack = run_stack(settings={"OPENAI_API_KEY": "sk-withdrawn"})
+    ask = CHAT | {"model": "gpt-4o-mini"}
+    url, token = f"{stack.url}/v1/chat/completions", f"Bearer {TOKEN}"
+    answer = httpx.post(
+        url, json=ask, headers={"authorization": token}, trust_env=False, timeout=30
+    )
+    assert answer.status_code == 401
+    assert answer.headers["x-sentinel-error"] == "provider_key_refused"
+    ours = httpx.post(
+        url, json=ask, headers={"authorization": "Bearer nobody"}, trust_env=False, timeout=30
+    )
+    assert (ours.status_code, ours.headers["x-sentinel-error"]) == (401, "invalid_api_key")
+
+    admin = Path(stack.sidecar.address.removeprefix("unix:")).with_name("admin.sock")
+    wanted = 'sentinel_provider_key_refusals_total{provider="default",status="401"} 1.0'
+    end = time.monotonic() + 30
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(admin))) as client:
+        while wanted not in client.get("http://sidecar/metrics").text:
+            assert time.monotonic() < end
+            time.sleep(0.05)
