@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+SECONDS ?= 60
 
 SOURCES := sentinel_extproc tests bench scripts deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help docs site examples setup run test quick unit browser soak lint fmt proto encodings accuracy lock wheel audit sbom bench clean
+.PHONY: help docs site examples setup run test quick unit browser soak fuzz lint fmt proto encodings accuracy lock wheel audit sbom bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +44,9 @@ bench: setup ## compare CPU, latency and memory with empty processors; PEERS=1 a
 
 soak: setup ## kill the sidecar 200 times under load and account for every token; prints its seed
 	@SENTINEL_SOAK_CYCLES=$${SENTINEL_SOAK_CYCLES:-200} $(BIN)/python -m pytest tests/faults/test_soak.py $(ARGS)
+
+fuzz: setup ## fuzz every target for SECONDS each (60), or only TARGETS="a b"; finds are kept as cases
+	@PYTHONPATH=$(CURDIR) $(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(TARGETS)
 
 lint: setup ## ruff, mypy --strict and the import-direction test
 	@$(BIN)/ruff check $(wildcard $(SOURCES))

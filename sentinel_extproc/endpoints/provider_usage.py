@@ -31,7 +31,7 @@ def decode(data: bytes) -> Any:
     """
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as fault:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
         if str(fault) == "Input data was truncated":
             return None
     try:

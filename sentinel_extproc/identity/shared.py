@@ -100,7 +100,7 @@ class RedisSharedCache:
         )
         try:
             stored = msgspec.msgpack.decode(body, type=_Stored) if isinstance(body, bytes) else None
-        except msgspec.MsgspecError:  # of another version
+        except (msgspec.MsgspecError, UnicodeDecodeError):  # of another version
             stored = None
         if stored is None:
             self._counters.misses += 1

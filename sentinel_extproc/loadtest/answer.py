@@ -112,7 +112,7 @@ class Answer:
         if self._scanner is None:
             try:
                 said = _decode(self._body)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 return 0, False
             self._read_usage(said)
         return (self.events, False) if self._tokens is None else (self._tokens, True)
@@ -123,7 +123,7 @@ class Answer:
             return
         try:
             said = _decode(data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return
         self._read_usage(said)
         if said.type in _ENDS:

@@ -109,7 +109,10 @@ def _verified(message: pb.ProcessingRequest) -> dict[str, object] | None:
     namespaces = message.metadata_context.filter_metadata
     if JWT_NAMESPACE not in namespaces:
         return None
-    return MessageToDict(namespaces[JWT_NAMESPACE])
+    try:
+        return MessageToDict(namespaces[JWT_NAMESPACE])
+    except ValueError:  # a number that JSON has no form for: such claims are as good as none
+        return None
 
 
 def _route(message: pb.ProcessingRequest) -> str | None:

@@ -70,7 +70,7 @@ def decode(slot: bytes | memoryview) -> Intent | None:
         raise TornSlotError
     try:
         return Intent(*_decode(payload))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise TornSlotError from error
 
 

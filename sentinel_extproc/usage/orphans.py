@@ -183,7 +183,7 @@ class Orphans:
     async def _record(self, origin: str, body: bytes) -> None:
         try:
             intent = msgspec.json.decode(body, type=Intent)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             logger.error("an exchange that %s had under way can't be read: %r", origin, body)  # noqa: TRY400
             return
         await self._outbox.add_unknown(intent, origin=origin)

@@ -307,7 +307,7 @@ def _entry(shard: int, row: list[Any]) -> Entry | None:
     name, item_id, origin, body, refusals, sent = row
     try:
         item = msgspec.json.decode(body, type=SealedItem)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         # Of another release: its lease runs out, and a replica that can read it takes it.
         logger.exception("the usage item %s in the stream can't be read", item_id.decode())
         return None
@@ -318,6 +318,6 @@ def _entry(shard: int, row: list[Any]) -> Entry | None:
 def _held(verdict: bytes) -> Held | None:
     try:
         held = msgspec.json.decode(verdict, type=Held)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return held if held.state in (ItemState.DEAD, ItemState.PARKED) else None

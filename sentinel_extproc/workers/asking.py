@@ -61,7 +61,7 @@ class Workers:
         """
         try:
             self._last = self._shelf.roster()
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             if self._last is None:
                 raise Unavailable("The supervisor hasn't said anything yet.") from None
         return self._last

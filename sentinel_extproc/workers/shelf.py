@@ -92,7 +92,7 @@ class Shelf:
             return unpack(self.final_of(serial).read_bytes())
         except FileNotFoundError:
             return []
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             log.exception("the counts of a process can't be read")
             return []
 
@@ -123,7 +123,7 @@ class Shelf:
             return msgspec.msgpack.decode(data, type=_Retired)
         except FileNotFoundError:
             return _Retired()
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             log.exception("the counts of ended processes can't be read")
             return _Retired()
 
