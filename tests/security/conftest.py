@@ -39,6 +39,7 @@ class Gateway:
     stack: Stack
     provider: RawProvider
     zion: ZionStandIn
+    folder: Path
 
     @property
     def address(self) -> tuple[str, int]:
@@ -46,6 +47,10 @@ class Gateway:
         assert parts.hostname is not None
         assert parts.port is not None
         return parts.hostname, parts.port
+
+    def open(self) -> socket.socket:
+        """A connection."""
+        return socket.create_connection(self.address, timeout=20)
 
     def send(self, raw: bytes, *, seconds: float = 20.0) -> bytes:
         """Everything that comes back until the other side closes, or one whole answer came."""
@@ -128,4 +133,4 @@ def gateway() -> Iterator[Gateway]:
             settings={"SENTINEL_LIMITS__REQUESTS": "100000", "NO_PROXY": "127.0.0.1,localhost"},
         ) as stack,
     ):
-        yield Gateway(stack, provider, zion)
+        yield Gateway(stack, provider, zion, Path(folder))
