@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.looking import SidecarLookUps
 from sentinel_extproc.admin.overload_readings import overload_readings
 from sentinel_extproc.admin.page.routes import OwnSources
+from sentinel_extproc.admin.page.tables import TOP
 from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.admin.server import AdminServer, Tls
@@ -37,7 +38,7 @@ from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
 from sentinel_extproc.overload.admission import Admission
 from sentinel_extproc.reloading.reloader import ReloadState
-from sentinel_extproc.telemetry.live import Live
+from sentinel_extproc.telemetry.live import Heavy, Live
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Reading
 from sentinel_extproc.telemetry.tracing.shipper import SpanCounters
@@ -252,6 +253,10 @@ def _status(
             "uptime_seconds": int(time.monotonic() - started_s),
             "configuration": _configuration(parts.reloads()),
             "exchanges": {"live": parts.live(), "draining": parts.draining()},
+            "top": {
+                "users": _top(parts.recent.users(TOP)),
+                "models": _top(parts.recent.models(TOP)),
+            },
             "overload": _overload(parts.admission),
             "limits": {
                 "store": "away" if parts.ladder.down else "up",
@@ -284,6 +289,11 @@ def _overload(admission: Admission) -> dict[str, Any]:
         "reasons": sorted(admission.shedder.reasons),
         "turned_away": dict(admission.turned_away),
     }
+
+
+def _top(ranked: Iterable[Heavy]) -> dict[str, int]:
+    """Tokens of the last 10 to 15 minutes; a sketch's weight has 1 more for each request."""
+    return {one.name: max(0, one.weight - one.count) for one in ranked}
 
 
 def _stream(usage: UsageParts) -> dict[str, Any] | None:

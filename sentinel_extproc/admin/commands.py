@@ -115,6 +115,8 @@ def status(**admin: Any) -> None:
 
     table = Table("", "", "", title=f"Sentinel at {target.address}", show_header=False)
     for section, facts in answer.items():
+        if section == "top":
+            continue  # has a command of its own
         rows = facts.items() if isinstance(facts, dict) else [("", facts)]
         for number, (name, value) in enumerate(rows):
             table.add_row("" if number else _plain(section), _plain(name), _shown(value))

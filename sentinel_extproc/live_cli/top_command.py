@@ -32,7 +32,7 @@ from sentinel_extproc.live_cli.rates import Look, Rates, between, read_look
 @click.option("--once", is_flag=True, help="Look for one interval, print, and end.")
 @admin_options
 def top(interval: float, once: bool, **admin: Any) -> None:
-    """Show live what a sidecar does: requests, tokens and refusals per second, by model and reason.
+    """Show live who uses what: top users and models, requests, tokens and refusals per second.
 
     q or Ctrl-C ends it. Without a terminal, and with --json, it prints once.
 
@@ -129,22 +129,25 @@ def _view(address: str, rates: Rates, status: Mapping[str, Any]) -> RenderableTy
     )
     for row in rows:
         head.add_row(*row)
+    recent = status.get("top") or {}
     return Group(
         head,
+        _table("tokens by user, last 10 to 15 minutes", recent.get("users") or {}, "{:,}"),
+        _table("tokens by model, last 10 to 15 minutes", recent.get("models") or {}, "{:,}"),
         _table("tokens/s by model", rates.models),
         _table("requests/s by endpoint", rates.endpoints),
         _table("refusals/s by reason", rates.reasons),
     )
 
 
-def _table(title: str, rates: Mapping[str, float]) -> Table:
+def _table(title: str, rates: Mapping[str, float], form: str = "{:,.1f}") -> Table:
     from sentinel_extproc.safe_text import for_terminal
 
     table = Table(title=title, show_header=False, min_width=40)
     table.add_column(overflow="fold")
     table.add_column(justify="right")
     for name, rate in rates.items():
-        table.add_row(Text(for_terminal(name) or "—"), f"{rate:,.1f}")
+        table.add_row(Text(for_terminal(name) or "—"), form.format(rate))
     if not rates:
         table.add_row("none", "")
     return table

@@ -38,11 +38,24 @@ def one_status(statuses: Sequence[Status]) -> dict[str, Any]:
             name: _worst([one["zion"][name] for one in statuses], _BREAKERS)
             for name in first["zion"]
         },
+        "top": one_top([one["top"] for one in statuses]),
         "overload": _overload([one["overload"] for one in statuses]),
         "outbox": _outbox([one["outbox"] for one in statuses]),
         "stream": _stream([one["stream"] for one in statuses if one["stream"] is not None]),
         "ledger": _ledger([one["ledger"] for one in statuses]),
         "reports": _added([one["reports"] for one in statuses]),
+    }
+
+
+def one_top(each: Sequence[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    """Tokens by user and by model, of all workers: the most of them first."""
+    return {
+        kind: dict(
+            sorted(_added([one[kind] for one in each]).items(), key=lambda one: (-one[1], one[0]))[
+                :TOP
+            ]
+        )
+        for kind in each[0]
     }
 
 

@@ -145,6 +145,8 @@ def test_the_command_line_reaches_it(stack: Stack) -> None:
     status = json.loads(done.stdout)
     assert status["exchanges"]["draining"] is False
     assert status["limits"]["store"] == "up"
+    assert chat(stack).status_code == 200
+    eventually(lambda: any(admin(stack, "GET", "/v1/status").json()["top"]["users"].values()))
 
 
 def test_while_it_drains_it_lives_but_is_not_ready(run_stack: StartStack) -> None:

@@ -60,7 +60,11 @@ async def test_without_a_terminal_it_prints_once() -> None:
     texts = iter([BEFORE, AFTER, BEFORE, AFTER, "}{"])
 
     async def status() -> dict[str, object]:
-        return {"exchanges": {"live": 7}, "zion": {"lookup_breaker": "closed"}}
+        return {
+            "exchanges": {"live": 7},
+            "zion": {"lookup_breaker": "closed"},
+            "top": {"users": {"ext-\x1b[2Jada": 12345}, "models": {"gpt-4o": 12}},
+        }
 
     app = admin_app(
         exposition=lambda _: (next(texts).encode(), "text/plain"),
@@ -82,7 +86,7 @@ async def test_without_a_terminal_it_prints_once() -> None:
     finally:
         await server.aclose()
     assert shown.exit_code == 0, shown.output
-    for word in ("gpt-4o", "limit", "running", "closed", "[bold]"):
+    for word in ("ext-\\x1b[2Jada", "12,345", "gpt-4o", "limit", "running", "closed", "[bold]"):
         assert word in shown.output
     assert "\x1b" not in shown.output
     told = json.loads(parsed.output)

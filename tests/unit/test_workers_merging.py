@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from sentinel_extproc.admin.page.tables import Picture, view
+from sentinel_extproc.admin.page.tables import TOP, Picture, view
 from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.telemetry.across import (
     Across,
@@ -23,7 +23,7 @@ from sentinel_extproc.telemetry.across import (
 )
 from sentinel_extproc.telemetry.live import SAMPLES, Heavy, Sample
 from sentinel_extproc.telemetry.prometheus import written
-from sentinel_extproc.workers.merging import not_ready, one_effect, one_picture, one_whoami
+from sentinel_extproc.workers.merging import not_ready, one_effect, one_picture, one_top, one_whoami
 from sentinel_extproc.workers.shelf import Member, Roster, Shelf
 
 
@@ -54,6 +54,15 @@ def test_counts_are_added_up_and_gauges_are_what_they_say() -> None:
     assert shown["x_live"] == 7
     assert shown["x_down"] == 1
     assert shown["x_oldest"] == 5
+
+
+def test_the_top_of_all_is_added_up_and_bounded() -> None:
+    first = {"users": {"ada": 5, "bo": 9}, "models": {}}
+    second = {"users": {"ada": 6} | {f"u{n}": 1 for n in range(20)}, "models": {"gpt-4o": 3}}
+    told = one_top([first, second])
+    assert list(told["users"].items())[:3] == [("ada", 11), ("bo", 9), ("u0", 1)]
+    assert len(told["users"]) == TOP
+    assert told["models"] == {"gpt-4o": 3}
 
 
 def test_one_process_is_shown_as_it_is() -> None:
