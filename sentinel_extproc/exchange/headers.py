@@ -39,6 +39,7 @@ _PROVIDER_ONLY = frozenset(
 )
 GATEWAYS_OWN = {
     b"413": b"payload_too_large",
+    b"502": b"bad_gateway",
     b"503": b"service_unavailable",
     b"504": b"gateway_timeout",
 }

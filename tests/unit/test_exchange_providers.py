@@ -174,6 +174,7 @@ def test_what_anthropic_says_of_our_account_stays_here() -> None:
 @pytest.mark.parametrize(
     ("status", "code", "kept"),
     [
+        (b"502", b"bad_gateway", True),
         (b"503", b"service_unavailable", True),
         (b"504", b"gateway_timeout", True),
         (b"503", b"identity_unavailable", False),
