@@ -56,6 +56,7 @@ LONG_ROUNDS = 2
 
 _START_S = {"core": 25.0, "stages": 25.0, "peers": 25.0, "memory": 10.0}
 _SETTLE_S = 2.0
+_WARM_S = 0.3
 
 
 def call_of(scenario: Scenario) -> Call:
@@ -108,6 +109,8 @@ class Bench:
         self._deadline = time.monotonic() + options.minutes * 60
         self._scenarios = QUICK if options.quick else SCENARIOS
         self._seconds = 1.0
+        self._rounds_end = self._deadline
+        self._warm: set[str] = set()
         # Compilers of peers want more.
         self._warm_s = 2.5 if options.peers else 0.5
 
@@ -130,6 +133,7 @@ class Bench:
                     self._plan([*found, *others])
                     await self._measure_all([*found, *others])
                     await self._hold_streams(found)
+                self._rounds_end = self._deadline
                 if not options.quick:
                     with stages(work_dir, port) as found:
                         await self._measure_stages(found)
@@ -148,10 +152,13 @@ class Bench:
                 fixed += many * scenario.chunks * CHUNK_S * 1.2
             else:
                 counted += many
-        fixed += _START_S["core"] + _START_S["memory"] * len(found)
+            fixed += len(found) * (min(scenario.chunks, 10) * CHUNK_S or _WARM_S)
+        fixed += _START_S["core"] + self._warm_s * len(found)
+        after = _START_S["memory"] * len(found)
         if not self._options.quick:
             counted += 6 * len(STAGED) * self._rounds(STAGED[0])
-            fixed += _START_S["stages"]
+            after += _START_S["stages"]
+        fixed += after
         self._seconds = self._options.seconds or plan_seconds(
             self._options.minutes * 60,
             # Streams end when they do, half a stream later than asked for.
@@ -160,6 +167,9 @@ class Bench:
             least=0.5,
             most=4.0,
         )
+        if not self._options.quick:
+            after += 6 * len(STAGED) * self._seconds * self._rounds(STAGED[0])
+        self._rounds_end = self._deadline - after
         self._run.about["each measurement"] = f"{self._seconds:.1f} s"
 
     def _rounds(self, scenario: Scenario) -> int:
@@ -186,8 +196,8 @@ class Bench:
         found = [one for one in found if await self._works(one, scenario)]
         by: dict[str, list[Result]] = {one.name: [] for one in found}
         for round_ in range(self._rounds(scenario)):
-            if round_ and time.monotonic() > self._deadline:
-                self._note(f"{scenario.name}: {round_} rounds, the time was over.")
+            if round_ and time.monotonic() > self._rounds_end:
+                self._note(f"{scenario.name}: {round_} rounds, then the time was over.")
                 break
             for variant in found:
                 by[variant.name].append(await measure(variant, scenario, seconds=self._seconds))
@@ -200,8 +210,10 @@ class Bench:
             requests = variant.requests(call, scenario.connections)
         else:
             requests = variant.requests(call_of(scenario), scenario.connections)
+        warm_s = _WARM_S if variant.name in self._warm else self._warm_s
+        self._warm.add(variant.name)
         try:
-            await load(variant.port, requests, seconds=0 if scenario.chunks else self._warm_s)
+            await load(variant.port, requests, seconds=0 if scenario.chunks else warm_s)
         except (RuntimeError, OSError, EOFError) as fault:
             why = str(fault).split("\\r\\n")[0]
             self._note(f"{variant.name} is left out of {scenario.name}: {why}.")

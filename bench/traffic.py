@@ -105,7 +105,8 @@ _ANSWER = _answer()
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 )
-_CHUNK = _event({"content": "word "}, usage=None)
+# LiteLLM takes a hundred equal chunks for a fault of the model.
+_CHUNKS = tuple(_event({"content": text}, usage=None) for text in ("word ", "more "))
 _STREAM_END = _event({}, choices=[], usage=_USAGE) + b"e\r\ndata: [DONE]\n\n\r\n" + b"0\r\n\r\n"
 
 
@@ -117,11 +118,11 @@ async def _provide(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
             chunks, delay = _field(head, b"x-bench", b"0 0").split()
             if int(chunks):
                 writer.write(_STREAM_HEAD)
-                for _ in range(int(chunks)):
+                for n in range(int(chunks)):
                     await asyncio.sleep(float(delay))
                     if writer.is_closing():
                         return
-                    writer.write(_CHUNK)
+                    writer.write(_CHUNKS[n % 2])
                 writer.write(_STREAM_END)
             else:
                 writer.write(_ANSWER)
@@ -164,9 +165,12 @@ async def _converse(port: int, request: bytes, times: float, until: float) -> li
             if b"content-length:" in head.lower():
                 await reader.readexactly(int(_field(head, b"content-length", b"0")))
             else:
+                tail = b""
                 while size := int(await reader.readline(), 16):
-                    await reader.readexactly(size + 2)
+                    tail = (tail + await reader.readexactly(size + 2))[-64:]
                 await reader.readline()
+                if b"[DONE]" not in tail:
+                    raise RuntimeError("a stream without its end")
             took.append(time.perf_counter() - start)
     finally:
         writer.close()
