@@ -8,7 +8,7 @@ SECONDS ?= 60
 SOURCES := sentinel_extproc tests bench scripts deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help docs site examples setup run test quick unit browser soak fuzz lint fmt proto encodings accuracy lock wheel audit sbom bench clean
+.PHONY: help docs site examples setup run test quick unit browser soak reliability fuzz lint fmt proto encodings accuracy lock wheel audit sbom bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14

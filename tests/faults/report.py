@@ -167,6 +167,12 @@ def files_of(tests: Iterable[str]) -> list[str]:
     return nodes
 
 
+def last_tries(text: str) -> list[dict[str, Any]]:
+    """The collector's lines, of a test that was tried again the last one."""
+    lines = (json.loads(line) for line in text.splitlines())
+    return list({line["node"]: line for line in lines}.values())
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run, write, and say whether all held. ``arguments`` go to pytest."""
     with tempfile.TemporaryDirectory(prefix="sx-results-") as folder:
@@ -180,11 +186,9 @@ def main(arguments: Sequence[str]) -> int:
             env=LONG | dict(os.environ) | {VARIABLE: str(file)},
             check=False,
         )
-        # Of a test that was tried again the last try counts.
-        last = {(line := json.loads(text))["node"]: line for text in file.read_text().splitlines()}
+        lines = last_tries(file.read_text("utf-8"))
     took = (datetime.now(UTC) - began).total_seconds() / 60
-    intro = f"{began:%Y-%m-%d}, in {took:.0f} minutes: {versions()}."
-    results = f"{intro}\n\n{tables(list(last.values()))}"
+    results = f"{began:%Y-%m-%d}, {took:.0f} minutes: {versions()}.\n\n{tables(lines)}"
     PAGE.write_text(written(PAGE.read_text("utf-8"), results), "utf-8")
     return done.returncode
 

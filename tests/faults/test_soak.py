@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from tests.faults.outcome import Outcome as Found
 from tests.faults.reconcile import Account
 from tests.faults.soak_plan import cycles
 from tests.faults.soak_run import Outcome, Soak
@@ -42,7 +43,9 @@ def show(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
 
 @pytest.mark.timeout(120 + 20 * CYCLES)
 @pytest.mark.parametrize("deduplicates", [True, False], ids=["deduplicating", "not deduplicating"])
-def test_every_token_is_accounted_for(deduplicates: bool, show: Callable[..., None]) -> None:
+def test_every_token_is_accounted_for(
+    deduplicates: bool, show: Callable[..., None], outcome: Found
+) -> None:
     plan = cycles(SEED, CYCLES if deduplicates else WITHOUT_DEDUPLICATION)
     again = f"SENTINEL_SOAK_SEED={SEED} SENTINEL_SOAK_CYCLES={CYCLES}"
     with tempfile.TemporaryDirectory(prefix="sx-soak-") as folder:
@@ -50,22 +53,27 @@ def test_every_token_is_accounted_for(deduplicates: bool, show: Callable[..., No
         if CYCLES > 20:
             soak.progress = show
         try:
-            outcome = soak.run(plan)
+            ended = soak.run(plan)
         except BaseException:
             show(f"\nsoak failed, again with {again}")
             raise
     kills = Counter(str(cycle.kill_at) for cycle in plan)
-    show(f"\nsoak: {len(plan)} kills {dict(kills)}, {again}, {outcome.took_s:.0f} s")
-    show(*_tables(outcome))
-    report = outcome.report
+    show(f"\nsoak: {len(plan)} kills {dict(kills)}, {again}, {ended.took_s:.0f} s")
+    show(*_tables(ended))
+    report = ended.report
+    outcome.tried = sum(report.fates.values())
+    outcome.held = outcome.tried - len(report.findings)
+    # Doubled by a Zion that doesn't know items again is what was told of as ambiguous.
+    outcome.lost = len(report.findings) + (report.doubled_items if ended.ambiguous is None else 0)
+    outcome.clients.update(ended.statuses)
     assert not report.findings, f"{again}: {report.findings[:10]}"
     # A soak in which nothing died under a request, or nothing passed, would prove nothing.
     assert report.fates["exact"] > 5 * len(plan)
     assert report.fates["unknown"] > 0
-    if outcome.ambiguous is None:
+    if ended.ambiguous is None:
         assert report.doubled_items == 0
     else:
-        assert report.doubled_items == outcome.duplicates <= outcome.ambiguous
+        assert report.doubled_items == ended.duplicates <= ended.ambiguous
 
 
 def _tables(outcome: Outcome) -> tuple[Table | str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 import tempfile
@@ -18,7 +19,7 @@ from redis.asyncio import RedisCluster
 
 from sentinel_extproc.demo.process import ManagedProcess
 from sentinel_extproc.demo.redis import redis_binary
-from sentinel_extproc.errors import LimitExceeded
+from sentinel_extproc.errors import LimitExceeded, Unavailable
 from sentinel_extproc.limits.limit import Kind, Limit, Period
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.model import (
@@ -44,6 +45,7 @@ from sentinel_extproc.usage.record import Intent, Outcome, Provenance, TokenUsag
 from sentinel_extproc.usage.reporting import ReporterCounters
 from sentinel_extproc.usage.stream import Stream
 from sentinel_extproc.usage.stream_queue import StreamQueue
+from tests.faults.outcome import Outcome as FaultOutcome
 
 NODES = 3
 ROUNDS = int(os.environ.get("SENTINEL_TEST_ROUNDS", "100"))
@@ -255,6 +257,61 @@ async def test_a_dead_node_degrades_only_its_own_users(
         dead.process.wait_until(dead.answers, what="it answered", timeout_s=10)
         for node in nodes:
             node.process.wait_until(node.sees_all, what="it saw all nodes", timeout_s=30)
+
+
+def move(slot: int, source: Node, target: Node, nodes: list[Node]) -> None:
+    """Reshard one slot, its keys one after the other, as redis-cli does it."""
+    with source.admin() as giver, target.admin() as taker:
+        ids = [admin.execute_command("CLUSTER", "MYID") for admin in (giver, taker)]
+        taker.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        giver.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        while keys := giver.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            giver.execute_command("MIGRATE", "127.0.0.1", target.port, keys[0], 0, 5000)
+    for node in (target, source, *nodes):
+        with node.admin() as admin:
+            admin.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+
+
+async def test_resharded_under_load_limits_stay_exact(
+    store: RedisStore, nodes: list[Node], outcome: FaultOutcome
+) -> None:
+    limiter = limiter_over(store, Kind.RING)
+    slot = slot_of(owner_tag("user"))
+    home = nodes[slot * NODES // SLOTS]
+    away = nodes[(slot * NODES // SLOTS + 1) % NODES]
+    numbers = itertools.count()
+    over = asyncio.Event()
+
+    async def work() -> None:
+        while not over.is_set():
+            try:
+                taken = await attempt(limiter, "user", next(numbers))
+            except Unavailable:
+                outcome.saw(503)
+            except Exception as error:  # noqa: BLE001 - any other is what this looks for
+                outcome.saw(type(error).__name__, held=False)
+            else:
+                outcome.saw(429 if taken is None else 200)
+            await asyncio.sleep(0.01)
+
+    workers = [asyncio.create_task(work()) for _ in range(4)]
+    try:
+        async with asyncio.timeout(60):
+            for there, back in ((home, away), (away, home)):
+                before = outcome.tried
+                while outcome.tried < before + 20:  # noqa: ASYNC110 - it is counted elsewhere
+                    await asyncio.sleep(0.01)
+                await asyncio.to_thread(move, slot, there, back, nodes)
+            while not outcome.clients["429"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    finally:
+        over.set()
+        await asyncio.gather(*workers)
+    admitted = outcome.clients["200"]
+    outcome.over = max(0, admitted - LIMIT)
+    assert outcome.held == outcome.tried, outcome.clients
+    # Of what was answered with a 503 some may have been taken all the same.
+    assert LIMIT - outcome.clients["503"] <= admitted <= LIMIT
 
 
 async def test_usage_goes_over_the_shards_of_a_cluster(nodes: list[Node], tmp_path: Path) -> None:
