@@ -221,7 +221,9 @@ async def _start(
     price = CurrentPrice(current.price)
     native = BytesPerToken() if settings.server.metering is Metering.NATIVE else None
     bills = settings.server.mode is Mode.ENFORCE or settings.shadow.bill
-    admission = admission_of(settings.overload, max_streams=settings.server.max_streams)
+    admission = admission_of(
+        settings.overload, max_streams=settings.server.max_streams, workers=workers
+    )
     driver = Driver(
         new_exchange=exchanges(settings, choose, estimator, price, native),
         bytes_per_token=native,

@@ -17,11 +17,12 @@ from sentinel_extproc.usage.outbox import Outbox
 _OF_CONTAINER = 0.85
 
 
-def admission_of(settings: OverloadSettings, *, max_streams: int) -> Admission:
-    """Bounds as the settings say, or as they follow from the server's and the container's."""
+def admission_of(settings: OverloadSettings, *, max_streams: int, workers: int = 1) -> Admission:
+    """Bounds as the settings say, or as they follow from the server's and the container's, of which
+    each of several workers has its part."""
     memory = settings.max_memory_bytes
     if memory is None and (container := container_bytes()) is not None:
-        memory = int(container * _OF_CONTAINER)
+        memory = int(container * _OF_CONTAINER / workers)
     bounds = Bounds(
         lag_s=settings.max_loop_lag_seconds,
         commit_s=settings.max_commit_seconds,

@@ -52,6 +52,10 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
             "out of file descriptors",
             "test_without_file_descriptors_it_waits_and_takes_connections_again",
         ),
+        _row(
+            "one worker of several killed or hung",
+            "test_one_that_dies_or_hangs_is_replaced_while_the_others_serve",
+        ),
         _row("a part that hangs", "test_a_part_that_hangs_is_answered_in_time"),
         _row(
             "a part that raises, hangs or is cancelled before the decision",

@@ -213,9 +213,16 @@ def test_the_memory_of_this_process_and_of_its_container(tmp_path: Path) -> None
     assert container_bytes((unlimited, limited)) == 512 * MIB
 
 
-def test_bounds_follow_from_the_server_unless_they_are_set() -> None:
+def test_bounds_follow_from_the_server_and_the_container_unless_they_are_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert admission_of(OverloadSettings(), max_streams=10_000).most == 5000
     assert admission_of(OverloadSettings(), max_streams=1).most == 1
+    limit = 400 * MIB
+    monkeypatch.setattr("sentinel_extproc.overload_parts.container_bytes", lambda: limit)
+    shared = admission_of(OverloadSettings(), max_streams=10, workers=4).shedder
+    shared.observe(sample(memory=86 * MIB))
+    assert shared.reasons == frozenset({Reason.MEMORY})
     settings = OverloadSettings(max_exchanges=7, max_exchanges_per_user=3)
     made = admission_of(settings, max_streams=10_000)
     assert (made.most, made.most_per_user) == (7, 3)
