@@ -48,6 +48,9 @@ soak: setup ## kill the sidecar 200 times under load and account for every token
 fuzz: setup ## fuzz every target for SECONDS each (60), or only TARGETS="a b"; finds are kept as cases
 	@PYTHONPATH=$(CURDIR) $(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(TARGETS)
 
+reliability: setup ## try every fault and load, the long forms too, and write the results into docs/reliability.md
+	@$(BIN)/python -m tests.faults.report $(ARGS)
+
 lint: setup ## ruff, mypy --strict and the import-direction test
 	@$(BIN)/ruff check $(wildcard $(SOURCES))
 	@$(BIN)/ruff format --check $(wildcard $(SOURCES))
