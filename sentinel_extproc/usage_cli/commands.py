@@ -52,7 +52,8 @@ def outbox_option(command: _Command) -> _Command:
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="SENTINEL_USAGE__OUTBOX_PATH",
         default=configured_outbox,
-        help="The sidecar's outbox; it may be running. Default: where the configuration says.",
+        help="The sidecar's outbox, with those of further workers beside it; it may be running."
+        " Default: where the configuration says.",
     )(command)
 
 
@@ -123,17 +124,18 @@ def status(outbox: Path, as_json: bool) -> None:
 
     Exit codes: 0 shown, 1 something waits for a person, 2 wrong usage, 3 not readable.
     """
-    from sentinel_extproc.usage_cli.ledger_file import LedgerFile
+    from sentinel_extproc.usage_cli import several
     from sentinel_extproc.usage_cli.tables import console, print_facts
     from sentinel_extproc.usage_cli.wording import FACTS
 
     with readable():
-        facts = LedgerFile(outbox).status()
+        facts = several.status(outbox)
     if as_json:
         click.echo(json.dumps(facts))
     else:
-        named = ((FACTS.get(name, name.replace("_", " ")), value) for name, value in facts.items())
-        print_facts(console(), named)
+        for one in facts.get("outboxes", [facts]):
+            named = ((FACTS.get(name, name.replace("_", " ")), n) for name, n in one.items())
+            print_facts(console(), named)
     if facts["dead_items"] or facts["parked_items"]:
         sys.exit(EXIT_FAULT)
 
@@ -158,12 +160,11 @@ def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **
 
     Exit codes: 0 listed, 2 wrong usage, 3 not readable.
     """
-    from sentinel_extproc.usage_cli import tables
+    from sentinel_extproc.usage_cli import several, tables
     from sentinel_extproc.usage_cli.columns import plain
-    from sentinel_extproc.usage_cli.ledger_file import LedgerFile
     from sentinel_extproc.usage_cli.wording import Legend
 
-    entries = LedgerFile(outbox).entries(filter_of(**given), newest_first=not oldest_first)
+    entries = several.entries(outbox, filter_of(**given), newest_first=not oldest_first)
     shown = islice(entries, limit or None)
     with readable():
         if as_json:
@@ -211,10 +212,9 @@ def export(outbox: Path, as_format: str, output: TextIO, as_json: bool, **given:
     """
     if as_json and as_format != "jsonl":
         raise click.UsageError("--json and --format are not one form.")
-    from sentinel_extproc.usage_cli import columns
-    from sentinel_extproc.usage_cli.ledger_file import LedgerFile
+    from sentinel_extproc.usage_cli import columns, several
 
-    entries = LedgerFile(outbox).entries(filter_of(**given))
+    entries = several.entries(outbox, filter_of(**given))
     with readable():
         if as_format == "jsonl":
             _json_lines(output, map(columns.plain, entries))
@@ -242,15 +242,14 @@ def dead_letters(outbox: Path, user: str | None, as_json: bool) -> None:
 
     Exit codes: 0 there are none, 1 there are some, 2 wrong usage, 3 not readable.
     """
-    from sentinel_extproc.usage_cli import tables
+    from sentinel_extproc.usage_cli import several, tables
     from sentinel_extproc.usage_cli.columns import item_plain
-    from sentinel_extproc.usage_cli.ledger_file import LedgerFile
 
     found = 0
 
     def counted() -> Iterator[dict[str, Any]]:
         nonlocal found
-        for held in LedgerFile(outbox).held(user):
+        for held in several.held(outbox, user):
             found += 1
             yield item_plain(held)
 

@@ -73,10 +73,10 @@ def replay(
 
 
 def _held(outbox: Path, user: str | None) -> list[str]:
-    from sentinel_extproc.usage_cli.ledger_file import LedgerFile
+    from sentinel_extproc.usage_cli import several
 
     with readable():
-        return [held.item.id for held in LedgerFile(outbox).held(user)]
+        return [held.item.id for held in several.held(outbox, user)]
 
 
 def _confirm(count: int) -> None:
@@ -86,8 +86,11 @@ def _confirm(count: int) -> None:
 
 
 def _replay(ids: Sequence[str], outbox: Path, admin: dict[str, Any]) -> int:
-    if admin["address"] is None and not _in_use(outbox):
-        return _replay_in_file(ids, outbox)
+    from sentinel_extproc.usage_cli.several import beside
+
+    paths = beside(outbox)
+    if admin["address"] is None and not any(map(_in_use, paths)):
+        return sum(_replay_in_file(ids, path) for path in paths)
     answer = admin_target(**admin).call("POST", "/v1/usage/replay", {"ids": list(ids)})
     return int(answer["replayed"])
 

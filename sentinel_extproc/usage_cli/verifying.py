@@ -54,8 +54,12 @@ def verify(outbox: Path, heads: tuple[str, ...], zion_ledger: str | None, as_jso
     Exit codes: 0 all is as it should be, 1 something isn't, 2 wrong usage, 3 not readable.
     """
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
+    from sentinel_extproc.usage_cli.several import beside
 
     noted = [_head(text) for text in heads]
+    for other in [path for path in beside(outbox) if path != outbox]:
+        # Each is a chain of its own.
+        click.echo(f"Not looked at: {other}; name it with --outbox.", err=True)
     file = LedgerFile(outbox)
     with readable():
         findings = [
