@@ -133,6 +133,17 @@ def test_helm_refuses_a_gateway_without_configuration(tmp_path: Path) -> None:
     assert "--with-envoy" in caught.value.stderr
 
 
+@needs_helm
+def test_workers_are_for_pods_with_an_envoy(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("settings: {server: {workers: 2}}\n")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render_chart.rendered(values)
+    assert "settings.server.workers" in caught.value.stderr
+    values.write_text("mode: sidecar\nsettings: {server: {workers: 2}}\nenvoy: {config: 'a: b'}\n")
+    assert render_chart.rendered(values)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_an_api_server_takes_it(case: str) -> None:
     for document in kept(case):

@@ -42,11 +42,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $server := dict "listen" "0.0.0.0:50051" }}
 {{- if eq .Values.mode "sidecar" }}
 {{- $server = dict "listen" "unix:/run/sentinel/sentinel.sock" }}
-{{- else if .Values.tls.secretName }}
+{{- else }}
+{{- if ne (toString (default 1 (default dict $given.server).workers)) "1" }}
+{{- fail "settings.server.workers: a shared sidecar has one, since a Service sees its pod as one endpoint; set replicas" }}
+{{- end }}
+{{- if .Values.tls.secretName }}
 {{- $_ := set $server "tls_cert_file" "/etc/sentinel/tls/tls.crt" }}
 {{- $_ := set $server "tls_key_file" "/etc/sentinel/tls/tls.key" }}
 {{- if .Values.tls.requireClientCert }}
 {{- $_ := set $server "client_ca_file" "/etc/sentinel/tls/ca.crt" }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- $limits := dict }}
