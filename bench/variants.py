@@ -26,7 +26,7 @@ EMPTY = {FLOOR: "grpcio", "empty, own HTTP/2": "native"}
 OURS = "ours"
 NATIVE = "ours, native metering"
 WORKERS = "ours, 2 workers"
-_POLICY = """
+POLICY = """
 rules:
   - limits:
       - {name: requests, unit: requests, kind: bucket, limit: 1000000000, per: 1m}
@@ -124,7 +124,7 @@ def ours(
     """The sidecar with everything on: three limits, a real Redis, a durable record, a log line."""
     folder.mkdir()
     policy = folder / "policy.yaml"
-    policy.write_text(_POLICY, encoding="utf-8")
+    policy.write_text(POLICY, encoding="utf-8")
     given = {
         "SENTINEL_LIMITS__POLICY_FILE": str(policy),
         "SENTINEL_LIMITS__ZION_QUOTAS": "false",

@@ -22,8 +22,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench.gateway import POLICY, USERS
 from bench.traffic import Call, cpu_seconds, load, provider
+from bench.variants import POLICY, USERS
 from sentinel_extproc.demo.hosting import serve_app
 from sentinel_extproc.demo.stack import PROVIDER_KEY, ZION_KEY, Services, Stack, start_stack
 from sentinel_extproc.demo.zion_standin import ZionStandIn
