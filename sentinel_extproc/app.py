@@ -94,6 +94,8 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     reload = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, reload.set)
+    if place is not None and place.successor:
+        reload.set()
 
     def leave(for_another: bool) -> None:
         nonlocal replaced

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from sentinel_extproc.config.settings import OverloadSettings
 from sentinel_extproc.overload.admission import Admission
-from sentinel_extproc.overload.memory import container_bytes
+from sentinel_extproc.overload.memory import container_bytes, resident_bytes
 from sentinel_extproc.overload.shedder import Bounds, Shedder
 from sentinel_extproc.overload.watch import Watch
 from sentinel_extproc.telemetry.facts import to_all
@@ -22,7 +22,9 @@ def admission_of(settings: OverloadSettings, *, max_streams: int, workers: int =
     each of several workers has its part."""
     memory = settings.max_memory_bytes
     if memory is None and (container := container_bytes()) is not None:
-        memory = int(container * _OF_CONTAINER / workers)
+        # What workers share is in the resident memory of each, so only what is left is parted.
+        shared = (resident_bytes() or 0) if workers > 1 else 0
+        memory = share_of(int(container * _OF_CONTAINER), shared=shared, workers=workers)
     bounds = Bounds(
         lag_s=settings.max_loop_lag_seconds,
         commit_s=settings.max_commit_seconds,
@@ -34,6 +36,11 @@ def admission_of(settings: OverloadSettings, *, max_streams: int, workers: int =
         most_per_user=settings.max_exchanges_per_user,
         shedder=Shedder(bounds),
     )
+
+
+def share_of(whole: int, *, shared: int, workers: int) -> int:
+    """Bytes that one of several workers may use, which all start with the same ``shared`` bytes."""
+    return shared + max(0, whole - shared) // workers
 
 
 def watch_load(

@@ -89,6 +89,15 @@ def growing(found: Iterable[Family]) -> list[Family]:
     return [family for family in found if family.kind in _GROW]
 
 
+def further(one: list[Family], other: list[Family]) -> list[Family]:
+    """Of two counts by one process, the later: counters only grow."""
+    return max(one, other, key=_grown)
+
+
+def _grown(found: Iterable[Family]) -> float:
+    return sum(value for family in growing(found) for _, _, value in family.values)
+
+
 def merged(processes: Iterable[Iterable[Family]]) -> list[Family]:
     """All of them as one; families and series in the order in which they first come."""
     first: dict[str, Family] = {}

@@ -56,6 +56,7 @@ class Departed:
         self._look_s = look_s
         self._poll_s = poll_s
         self._done: dict[Path, _Stamp] = {}
+        self._told: set[Path] = set()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -80,8 +81,17 @@ class Departed:
                     delivered.append(path)
             except OutboxInUseError:  # its owner lives
                 continue
-            except OutboxError as error:
-                log.error("departed_outbox_unusable", extra={"reason": str(error)})  # noqa: TRY400
+            except OutboxError as error:  # a full disk, say: tried again, told once
+                if path not in self._told:
+                    self._told.add(path)
+                    extra = {"outbox": path.name, "reason": str(error)}
+                    log.error("departed_outbox_unusable", extra=extra)  # noqa: TRY400
+                continue
+            except (Unavailable, OSError) as fault:  # the next file may fare better
+                extra = {"outbox": path.name, "reason": str(fault)}
+                log.warning("departed_outbox_failed", extra=extra)
+                continue
+            self._told.discard(path)
             # Not before it is closed, which writes to it.
             self._done[path] = _stamp(path)
         return delivered
@@ -103,8 +113,6 @@ class Departed:
         while True:
             try:
                 await self.look()
-            except (Unavailable, OSError) as fault:
-                log.warning("departed_outbox_failed", extra={"reason": str(fault)})
             except Exception:
                 log.exception("looking after departed outboxes failed")
             await asyncio.sleep(self._look_s)

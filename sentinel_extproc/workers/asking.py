@@ -67,7 +67,12 @@ class Workers:
         return self._last
 
     async def each(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
     ) -> list[Answer]:
         """Ask every worker that has started; the answers that came, by index, whoever leaves last
         at each.
@@ -77,7 +82,10 @@ class Workers:
         """
         members = [m for m in self.roster().members if m.state != State.STARTING.value]
         await self._forget(members)
-        answers = await asyncio.gather(*(self._ask(m, method, path, body) for m in members))
+        within_s = self._timeout_s if timeout_s is None else timeout_s
+        answers = await asyncio.gather(
+            *(self._ask(m, method, path, body, within_s) for m in members)
+        )
         found = [answer for answer in answers if answer is not None]
         return sorted(found, key=lambda a: (a.worker.seat, a.worker.state != State.SERVING.value))
 
@@ -89,12 +97,13 @@ class Workers:
         Raises:
             SentinelError: what a worker said, or that one or all didn't answer.
         """
-        asked = sum(m.state != State.STARTING.value for m in self.roster().members)
+        # One that leaves takes no new exchange, and closes its own port before it ends.
+        must = {m.serial for m in self.roster().members if m.state == State.SERVING.value}
         answers = await self.each(method, path, body)
         for answer in answers:
             if answer.status >= 400:
                 raise refusal(answer)
-        if not answers or len(answers) < asked:
+        if not answers or must - {answer.worker.serial for answer in answers}:
             raise Unavailable("Not every worker answered; repeat it.", code="workers_away")
         return [answer.json() for answer in answers]
 
@@ -119,7 +128,12 @@ class Workers:
         await self._forget(())
 
     async def _ask(
-        self, member: Member, method: str, path: str, body: Mapping[str, Any] | None
+        self,
+        member: Member,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        within_s: float,
     ) -> Answer | None:
         client = self._clients.get(member.serial)
         if client is None:
@@ -130,7 +144,7 @@ class Workers:
                 base_url="http://localhost", transport=transport, trust_env=False
             )
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(within_s):
                 answer = await client.request(method, path, json=body)
         except (httpx.HTTPError, TimeoutError) as fault:
             log.info(

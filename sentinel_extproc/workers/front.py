@@ -25,7 +25,7 @@ from sentinel_extproc.admin.page.tables import Picture
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.errors import Unavailable
-from sentinel_extproc.telemetry.across import Across, Collected, Family, merged, unpack
+from sentinel_extproc.telemetry.across import Across, Collected, Family, further, merged, unpack
 from sentinel_extproc.telemetry.prometheus import written
 from sentinel_extproc.workers.asking import Workers
 from sentinel_extproc.workers.lifeline import Lifeline
@@ -40,6 +40,9 @@ from sentinel_extproc.workers.shelf import Roster, Shelf
 from sentinel_extproc.workers.supervision import State
 
 log = logging.getLogger("sentinel.workers")
+
+_READY_WITHIN_S = 0.7
+"""Below what the admin port gives a check: one that hangs must not speak for the others."""
 
 
 async def serve_front(settings: Settings, shelf: Shelf, lifeline: Lifeline) -> None:
@@ -86,6 +89,8 @@ class Fleet:
     def __init__(self, workers: Workers, shelf: Shelf) -> None:
         self._workers = workers
         self._shelf = shelf
+        self._gathering = asyncio.Lock()
+        self._counted: dict[int, list[Family]] = {}
 
     @property
     def control(self) -> Control:
@@ -99,20 +104,28 @@ class Fleet:
 
     async def families(self) -> list[list[Family]]:
         """Metrics, by process: of those that ended, of those that live, and of the supervisor."""
+        # One at a time: a process that ends meanwhile would be counted as both.
+        async with self._gathering:
+            return await self._families()
+
+    async def _families(self) -> list[list[Family]]:
         roster = self._workers.roster()
         answers = {
             answer.worker.serial: answer
             for answer in await self._workers.each("GET", METRICS)
             if answer.status == 200
         }
-        retired = await asyncio.to_thread(self._shelf.retired, roster)
-        found = [retired]
-        for member in roster.members:
-            answer = answers.get(member.serial)
-            # One that hangs: what it last wrote keeps the sums from falling.
-            found.append(
-                self._shelf.counts_of(member.serial) if answer is None else unpack(answer.content)
-            )
+        alive = {member.serial for member in roster.members}
+        for serial in self._counted.keys() - alive:
+            # One that was killed: what it told last may be more than what it had written.
+            self._shelf.keep_counts(serial, self._counted.pop(serial))
+        found = [await asyncio.to_thread(self._shelf.retired, roster)]
+        for serial in sorted(alive):
+            if (answer := answers.get(serial)) is not None:
+                self._counted[serial] = unpack(answer.content)
+            # One that hangs: what it last told or wrote keeps the sums from falling.
+            told, wrote = self._counted.get(serial, []), self._shelf.counts_of(serial)
+            found.append(told if answer is not None else further(told, wrote))
         return [*found, supervisor_families(roster)]
 
     async def not_ready(self) -> str | None:
@@ -121,7 +134,7 @@ class Fleet:
         if roster.stopping:
             return "draining"
         said: dict[int, Mapping[str, str] | None] = dict.fromkeys(range(roster.seats))
-        for answer in await self._workers.each("GET", "/readyz"):
+        for answer in await self._workers.each("GET", "/readyz", timeout_s=_READY_WITHIN_S):
             if answer.worker.state == State.SERVING.value:
                 said[answer.worker.seat] = answer.json()["not_ready"]
         return not_ready(said, roster.lost)

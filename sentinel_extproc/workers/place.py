@@ -19,6 +19,8 @@ class Place:
         listening: the socket there, which outlives this process.
         admin: ``unix:/path`` for the admin port of all, to ask this worker.
         final: file for its last words: what it counted.
+        successor: whether another had this place before. The settings it is given may be older than
+            those that the others have reloaded since.
     """
 
     index: int
@@ -28,3 +30,4 @@ class Place:
     lifeline: Lifeline
     admin: str
     final: Path
+    successor: bool

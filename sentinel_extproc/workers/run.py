@@ -103,10 +103,17 @@ class _Fleet:
     def read_again(self) -> bool:
         """Take the settings as they are now for processes that start from now on."""
         try:
-            self._settings = load(self._config_file)
+            new = load(self._config_file)
         except ConfigError as error:
             log.error("replacing_refused", extra={"faults": error.faults})  # noqa: TRY400
             return False
+        except Exception:
+            log.exception("replacing_refused")  # nothing of it may end the supervisor
+            return False
+        self._settings = fit_for_successors(new, self._settings)
+        if self._settings != new:
+            names = ["admin", "server.listen", "server.workers", "usage.outbox_path"]
+            log.warning("needs_restart", extra={"one_of": names})
         return True
 
     def become(self, new: NewProcess) -> int:
@@ -128,8 +135,22 @@ class _Fleet:
             lifeline=Lifeline(new.channel),
             admin=self._shelf.admin_of(new.serial),
             final=self._shelf.final_of(new.serial),
+            successor=new.successor,
         )
         return _run(app.serve(self._settings, self._config_file, place=place))
+
+
+def fit_for_successors(new: Settings, old: Settings) -> Settings:
+    """The new settings, but for those that all processes of a sidecar must have in common: who is
+    where, and which outboxes the first worker looks after."""
+    server = {"listen": old.server.listen, "workers": old.server.workers}
+    return new.model_copy(
+        update={
+            "admin": old.admin,
+            "server": new.server.model_copy(update=server),
+            "usage": new.usage.model_copy(update={"outbox_path": old.usage.outbox_path}),
+        }
+    )
 
 
 def _run(job: Coroutine[Any, Any, None]) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from sentinel_extproc.telemetry.across import Family, growing, merged, unpack
+from sentinel_extproc.telemetry.across import Family, further, growing, merged, pack, unpack
 
 log = logging.getLogger("sentinel.workers")
 
@@ -95,6 +95,14 @@ class Shelf:
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             log.exception("the counts of a process can't be read")
             return []
+
+    def keep_counts(self, serial: int, told: list[Family]) -> None:
+        """Before ``retired`` puts them together: what a process told, if it had written less."""
+        if further(told, self.counts_of(serial)) is told:
+            try:
+                replace_file(self.final_of(serial), pack(told))
+            except OSError as fault:
+                log.warning("counts_not_kept", extra={"reason": str(fault)})
 
     def retired(self, roster: Roster) -> list[Family]:
         """What all processes that ended had counted; only the admin port asks.

@@ -59,12 +59,14 @@ class NewProcess:
         seat: the worker's index, or ``FRONT``.
         listening: the socket of its seat; None for the admin port, which opens its own.
         channel: its end of the wire to the supervisor.
+        successor: whether another had that seat before.
     """
 
     seat: int
     serial: int
     listening: socket.socket | None
     channel: socket.socket
+    successor: bool
 
 
 Become = Callable[[NewProcess], int]
@@ -105,6 +107,7 @@ class Supervisor:
         self._children: dict[int, _Child] = {}
         self._signals: list[int] = []
         self._last_serial = 0
+        self._seated: set[int] = set()
         self._roster: Roster | None = None
         self._exit: int | None = None
         self._queue: deque[Command] = deque()
@@ -247,6 +250,10 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 child.channel.send(LEAVE)
         else:
+            # The worker has a copy, which it closes at once. While this one is open, the kernel
+            # takes connections that nobody answers; Envoy must see that they are refused.
+            if child.seat != FRONT:
+                self._seats.close(child.seat)
             _signal(child.pid, signal.SIGTERM)
 
     def _spawn(self, seat: int, serial: int) -> None:
@@ -270,9 +277,18 @@ class Supervisor:
             pid = os.fork()
             if not pid:
                 ours.close()
-                self._live(NewProcess(seat, serial, listening, theirs))
+                successor = seat in self._seated
+                self._live(NewProcess(seat, serial, listening, theirs, successor))
+        except OSError as fault:
+            # No memory, or no process more: the others go on, and it is tried again later.
+            log.error("fork_failed", extra={"of": _named(seat), "reason": str(fault)})  # noqa: TRY400
+            ours.close()
+            theirs.close()
+            self._do(self._supervision.exited(serial, _CRASHED, self._clock()))
+            return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _OURS)
+        self._seated.add(seat)
         theirs.close()
         self._children[serial] = _Child(pid, seat, ours)
         self._selector.register(ours, selectors.EVENT_READ, serial)

@@ -220,9 +220,12 @@ def test_bounds_follow_from_the_server_and_the_container_unless_they_are_set(
     assert admission_of(OverloadSettings(), max_streams=1).most == 1
     limit = 400 * MIB
     monkeypatch.setattr("sentinel_extproc.overload_parts.container_bytes", lambda: limit)
-    shared = admission_of(OverloadSettings(), max_streams=10, workers=4).shedder
-    shared.observe(sample(memory=86 * MIB))
-    assert shared.reasons == frozenset({Reason.MEMORY})
+    monkeypatch.setattr("sentinel_extproc.overload_parts.resident_bytes", lambda: 100 * MIB)
+    parted = admission_of(OverloadSettings(), max_streams=10, workers=4).shedder
+    parted.observe(sample(memory=155 * MIB))  # 100 that all share, and a quarter of the other 240
+    assert not parted.reasons
+    parted.observe(sample(memory=161 * MIB))
+    assert parted.reasons == frozenset({Reason.MEMORY})
     settings = OverloadSettings(max_exchanges=7, max_exchanges_per_user=3)
     made = admission_of(settings, max_streams=10_000)
     assert (made.most, made.most_per_user) == (7, 3)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -23,6 +24,8 @@ from sentinel_extproc.telemetry.across import (
 )
 from sentinel_extproc.telemetry.live import SAMPLES, Heavy, Sample
 from sentinel_extproc.telemetry.prometheus import written
+from sentinel_extproc.workers.asking import Answer, Workers
+from sentinel_extproc.workers.front import Fleet
 from sentinel_extproc.workers.merging import not_ready, one_effect, one_picture, one_top, one_whoami
 from sentinel_extproc.workers.shelf import Member, Roster, Shelf
 
@@ -186,3 +189,69 @@ def test_whoever_remembers_a_token_best_has_the_word() -> None:
     assert one_whoami(told)["principal"] == {"external_id": "ada"}
     assert one_whoami(told)["revoked"] is None
     assert one_whoami([*told, {"revoked": True, "remembered": None}])["revoked"] is True
+
+
+class FakeWorkers:
+    """Workers that tell what they counted; those that are not in ``tell`` hang."""
+
+    def __init__(self, *serials: int) -> None:
+        self.tell: dict[int, list[Family]] = {}
+        self.now = roster(*serials, last=max(serials))
+        self.asked = asyncio.Semaphore(0)
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    def roster(self) -> Roster:
+        return self.now
+
+    async def each(self, *_: object, **__: object) -> list[Answer]:
+        members = self.now.members
+        self.asked.release()
+        await self.go_on.wait()
+        return [Answer(m, 200, pack(self.tell[m.serial])) for m in members if m.serial in self.tell]
+
+
+REQUESTS = 'x_requests_total{code="ok"}'
+
+
+async def counted(fleet: Fleet) -> float:
+    return lines(merged(await fleet.families())).get(REQUESTS, 0)
+
+
+async def test_sums_fall_neither_when_a_worker_hangs_nor_when_it_is_killed(tmp_path: Path) -> None:
+    workers, shelf = FakeWorkers(1, 2), Shelf(tmp_path)
+    fleet = Fleet(cast("Workers", workers), shelf)
+    shelf.final_of(1).write_bytes(pack(growing(process(10, 0.05))))  # some seconds ago
+    workers.tell = {1: process(15, 0.05), 2: process(1, 0.05)}
+    assert await counted(fleet) == 16
+    del workers.tell[1]
+    assert await counted(fleet) == 16
+    workers.now = roster(2, last=2)
+    assert await counted(fleet) == 16
+    assert await counted(fleet) == 16
+
+
+async def test_what_a_worker_wrote_at_its_end_is_more_than_what_it_told(tmp_path: Path) -> None:
+    workers, shelf = FakeWorkers(1, 2), Shelf(tmp_path)
+    fleet = Fleet(cast("Workers", workers), shelf)
+    workers.tell = {1: process(15, 0.05), 2: process(1, 0.05)}
+    assert await counted(fleet) == 16
+    shelf.final_of(1).write_bytes(pack(growing(process(20, 0.05))))
+    workers.now = roster(2, last=2)
+    assert await counted(fleet) == 21
+
+
+async def test_two_that_ask_at_once_count_a_worker_that_ends_meanwhile_once(
+    tmp_path: Path,
+) -> None:
+    workers, shelf = FakeWorkers(1, 2), Shelf(tmp_path)
+    fleet = Fleet(cast("Workers", workers), shelf)
+    shelf.final_of(1).write_bytes(pack(growing(process(15, 0.05))))
+    workers.tell = {1: process(15, 0.05), 2: process(1, 0.05)}
+    workers.go_on.clear()
+    first = asyncio.create_task(counted(fleet))
+    await workers.asked.acquire()
+    workers.now = roster(2, last=2)
+    second = asyncio.create_task(counted(fleet))
+    workers.go_on.set()
+    assert [await first, await second] == [16, 16]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
+from sentinel_extproc.config.load import load
 from sentinel_extproc.config.workers import usable_cpus, worker_addresses, worker_count
-from sentinel_extproc.telemetry.worker_field import WorkerField
+from sentinel_extproc.errors import Unavailable
+from sentinel_extproc.telemetry.logs import configure
+from sentinel_extproc.telemetry.worker_field import WorkerField, name_log_lines
 from sentinel_extproc.usage.departed import Departed, opened
-from sentinel_extproc.usage.files import OutboxInUseError, outbox_path, outbox_paths
+from sentinel_extproc.usage.files import OutboxError, OutboxInUseError, outbox_path, outbox_paths
 from sentinel_extproc.usage.item_queue import Settlement
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
+from sentinel_extproc.workers.run import fit_for_successors
 from sentinel_extproc.workers.seats import Seats
 
 
@@ -123,9 +130,74 @@ async def test_departed_outboxes_are_delivered_and_those_in_use_let_alone(tmp_pa
     await departed.aclose()
 
 
+async def test_a_departed_outbox_that_could_not_be_opened_is_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    for number in (1, 2):
+        outbox_path(path, number).touch()
+    tried: list[str] = []
+    faults: list[Exception] = [OutboxError("database is locked"), Unavailable("Zion is away.")]
+
+    @asynccontextmanager
+    async def delivering(found: Path) -> AsyncIterator[Outbox]:
+        tried.append(found.name)
+        if faults:
+            raise faults.pop(0)
+        async with opened(Outbox(found)) as outbox:
+            yield outbox
+
+    departed = Departed(path, own=path, delivering=delivering, poll_s=0.01)
+    both = [outbox_path(path, number).name for number in (1, 2)]
+    await departed.look()
+    assert tried == both  # one that fails is not in the way of the next
+    await departed.look()
+    assert tried == both * 2
+    await departed.look()
+    assert tried == both * 2
+
+
+def test_successors_get_new_settings_but_for_what_all_have_in_common(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = load(to_serve=False)
+    changed = {
+        "SENTINEL_USAGE__OUTBOX_PATH": str(tmp_path / "other.db"),
+        "SENTINEL_USAGE__SIDECAR_NAME": "gateway-2",
+        "SENTINEL_SERVER__LISTEN": "unix:/run/other.sock",
+        "SENTINEL_SERVER__DRAIN_SECONDS": "7",
+        "SENTINEL_ADMIN__ENABLED": "false",
+    }
+    for name, value in changed.items():
+        monkeypatch.setenv(name, value)
+    new = fit_for_successors(load(to_serve=False), old)
+    assert (new.admin, new.server.listen) == (old.admin, old.server.listen)
+    assert new.usage.outbox_path == old.usage.outbox_path
+    assert (new.usage.sidecar_name, new.server.drain_seconds) == ("gateway-2", 7)
+
+
 def test_a_line_says_whose_it_is() -> None:
     import logging
 
     line = logging.makeLogRecord({"msg": "serving"})
     assert WorkerField(2).filter(line)
     assert vars(line)["worker"] == 2
+
+
+def test_lines_of_either_logger_say_whose_they_are() -> None:
+    import logging
+
+    out, root = io.StringIO(), logging.getLogger()
+    before = root.handlers[:], root.level
+    configure(level="info", json_lines=True, stream=out)
+    try:
+        name_log_lines(1)
+        name_log_lines(2)  # a process has one name
+        structlog.get_logger().info("exchange_finished", user="ada")
+        logging.getLogger("sentinel.app").info("serving")
+    finally:
+        structlog.reset_defaults()
+        root.handlers[:], root.level = before
+    told = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(one["event"], one["worker"]) for one in told] == [
+        ("exchange_finished", 2),
+        ("serving", 2),
+    ]
