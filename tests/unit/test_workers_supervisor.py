@@ -31,7 +31,12 @@ def test_when_no_process_can_be_made_the_supervisor_lives_and_tries_later(
     seats = Seats([f"unix:{tmp_path}/a.sock", f"unix:{tmp_path}/b.sock"], socket_mode=0o600)
     open_before = descriptors()
     supervisor = Supervisor(
-        supervision, seats, Shelf(tmp_path), become=lambda _: 0, renew=lambda: True
+        supervision,
+        seats,
+        Shelf(tmp_path),
+        become=lambda _: 0,
+        renew=lambda: True,
+        clock=lambda: 0.0,
     )
     try:
         ours = descriptors() - open_before
