@@ -9,6 +9,7 @@ from typing import Any
 
 from sentinel_extproc.endpoints import json_body
 from sentinel_extproc.endpoints.contract import Plan
+from sentinel_extproc.endpoints.governing import GOVERNING_STREAM, refuse_misspelt
 from sentinel_extproc.errors import InvalidRequest
 
 MAX_CHOICES = 128
@@ -58,6 +59,8 @@ def ask_usage(request: dict[str, Any], body: bytes) -> tuple[bytes | None, bool]
     options = request.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise InvalidRequest("'stream_options' must be an object.", param="stream_options")
+    if options is not None:
+        refuse_misspelt(options, GOVERNING_STREAM)
     if not json_body.optional_bool(request, "stream"):
         return None, False
     if options is not None and json_body.optional_bool(options, "include_usage"):

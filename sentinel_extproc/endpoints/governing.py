@@ -27,10 +27,17 @@ GOVERNING = frozenset(
 GOVERNING_MESSAGE = frozenset({"content", "role", "tool_calls", "function_call"})
 """In each of its messages."""
 
+GOVERNING_STREAM = frozenset({"include_usage"})
+"""In ``stream_options``: it decides whether the answer tells its usage."""
+
 _METHOD = "_method"
 """In a query, some frameworks take it for the method."""
 
 _MAX_QUERY_NAMES = 100
+
+
+_LONGEST = 64
+"""Characters of a name that could be taken for a governing one; the longest of those has 21."""
 
 
 @lru_cache(maxsize=1024)
@@ -38,11 +45,22 @@ def _plain(name: str) -> str:
     return name.casefold().replace("_", "").replace("-", "")
 
 
-_PLAIN = {names: frozenset(map(_plain, names)) for names in (GOVERNING, GOVERNING_MESSAGE)}
+def _squeezed(name: str) -> str:
+    """A long name without what doesn't count, cut where it can't be a governing one any more."""
+    return _plain(name.replace("_", "").replace("-", "")[:_LONGEST])
+
+
+_PLAIN = {
+    names: frozenset(map(_plain, names))
+    for names in (GOVERNING, GOVERNING_MESSAGE, GOVERNING_STREAM)
+}
 
 
 def misspelt(name: str, governing: frozenset[str] = GOVERNING) -> bool:
     """Whether another parser could take ``name``, which is none of ``governing``, for one."""
+    # Longer ones are kept by no cache: a client chooses them, and could fill memory with them.
+    if len(name) > _LONGEST:
+        return _squeezed(name) in _PLAIN[governing]
     return name not in governing and _plain(name) in _PLAIN[governing]
 
 
@@ -79,7 +97,7 @@ def refuse_query(target: str, *, reads_body: bool) -> None:
     except ValueError:
         raise InvalidRequest("The query has too many names.", code="ambiguous_query") from None
     for name, _ in pairs:
-        plain = _plain(name.partition("[")[0].strip())
+        plain = _squeezed(name.partition("[")[0].strip())
         if name.casefold() == _METHOD or (reads_body and plain in _PLAIN[GOVERNING]):
             raise InvalidRequest(
                 f"{name[:64]!a} must be in the body, not in the query.",

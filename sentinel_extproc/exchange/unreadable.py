@@ -70,7 +70,9 @@ def refuse_second_request(
             the body says.
     """
     method = first(headers, ":method")
-    if plan is not None and method in _READS and not (end_of_stream or endpoint.upgrades):
+    # Some HTTP/2 clients end a request without a body by an empty frame, and say its length.
+    empty = end_of_stream or head.content_length == 0
+    if plan is not None and method in _READS and not (empty or endpoint.upgrades):
         raise InvalidRequest("This call has no body.", code="unexpected_body")
     refuse_query(head.target, reads_body=method not in _READS and not endpoint.upgrades)
 

@@ -171,3 +171,18 @@ def test_half_a_rotation_changes_nothing_until_the_other_half_comes(files: Files
     assert not watched.look(), "what is in use stays in use"
     files.key.write_bytes(b"nonsense")
     assert not watched.look()
+
+
+def test_a_passing_fault_does_not_lose_a_rotation(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = ServingTls(files.tls)
+    files.fill(files.new)
+    with monkeypatch.context() as patch:
+
+        def none_left() -> ssl.SSLContext:
+            raise OSError(24, "Too many open files")
+
+        patch.setattr(watched, "_read", none_left)
+        assert not watched.look()
+    assert watched.look()

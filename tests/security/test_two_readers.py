@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel_extproc.endpoints import governing
 from sentinel_extproc.endpoints.contract import Head
 from sentinel_extproc.endpoints.governing import refuse_query
 from sentinel_extproc.endpoints.json_body import parse_object
@@ -114,6 +115,34 @@ def test_so_it_is_inside_of_a_message(name: str) -> None:
         with pytest.raises(InvalidRequest) as caught:
             endpoint.plan(json.dumps(body).encode())
         assert caught.value.code == "misspelt_name"
+
+
+def test_so_it_is_where_a_stream_is_asked_for_its_usage() -> None:
+    options = '"stream":true,"stream_options":{"include_usage":true,"Include_Usage":false}'
+    with pytest.raises(InvalidRequest) as caught:
+        CHAT.plan(b"{" + BASE + b"," + options.encode() + b"}")
+    assert caught.value.code == "misspelt_name"
+
+
+def test_names_of_any_length_are_looked_at_and_long_ones_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[str] = []
+    plain = governing._plain
+
+    def remembered(name: str) -> str:
+        kept.append(name)
+        return plain(name)
+
+    monkeypatch.setattr(governing, "_plain", remembered)
+    for number in range(3):
+        long = "\U0001f600" + str(number) + "x" * 100_000
+        assert CHAT.plan(b"{" + BASE + f',"{long}":1}}'.encode()).model
+    with pytest.raises(InvalidRequest) as caught:
+        CHAT.plan(b"{" + BASE + b',"' + b"_" * 1000 + b'Model":"gpt-5"}')
+    assert caught.value.code == "misspelt_name"
+    assert kept
+    assert max(map(len, kept)) <= 64
 
 
 def test_names_inside_of_a_schema_are_the_clients() -> None:
@@ -288,6 +317,9 @@ def test_a_call_that_reads_has_no_body(method: bytes) -> None:
         opening(method, b"/v1/chat/completions", end=False)
     assert caught.value.code == "unexpected_body"
     assert opening(method, b"/v1/chat/completions", end=True).plan is not None
+    # Some HTTP/2 clients end a request that has no body by an empty frame.
+    none = ("content-length", b"0")
+    assert opening(method, b"/v1/chat/completions", end=False, extra=none).plan is not None
 
 
 SPOOFED = [

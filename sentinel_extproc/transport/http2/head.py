@@ -18,6 +18,8 @@ MAX_HEAD_BYTES = 32 * 1024
 """Of one header list, decoded. Envoy's own calls have some hundred bytes."""
 
 _REMEMBERED = 64
+_REMEMBERED_BYTES = 1024
+"""Of one block: those that Envoy repeats are far shorter, and no budget covers what is kept."""
 
 
 class Status(IntEnum):
@@ -61,7 +63,7 @@ class HeadReader:
             ) from None
         fields = tuple((bytes(name), bytes(value)) for name, value in decoded)
         if keeps_table(block):
-            if len(self._known) < _REMEMBERED:
+            if len(self._known) < _REMEMBERED and len(block) <= _REMEMBERED_BYTES:
                 self._known[block] = fields
         else:
             # The block may have changed the table that the others refer to.

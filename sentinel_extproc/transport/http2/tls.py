@@ -32,6 +32,7 @@ class ServingTls:
     def __init__(self, files: ServerTls) -> None:
         self._files = files
         self._stamps = self._look_at_files()
+        self._refused = ""
         self._current = self.context = self._read()
         # OpenSSL asks it at every handshake, whether a name was sent or not. What it is given then
         # decides on the certificate and on whose clients' certificates are trusted.
@@ -42,12 +43,16 @@ class ServingTls:
         stamps = self._look_at_files()
         if stamps == self._stamps:
             return False
-        self._stamps = stamps
         try:
             self._current = self._read()
-        except (ServerError, OSError) as fault:  # a certificate whose key has yet to follow
-            log.warning("tls_refused", extra={"reason": str(fault)})
+        except (ServerError, OSError) as fault:
+            # A certificate whose key has yet to follow, or no descriptor left: looked at again
+            # until it is well, told once.
+            if self._refused != str(fault):
+                self._refused = str(fault)
+                log.warning("tls_refused", extra={"reason": self._refused})
             return False
+        self._stamps, self._refused = stamps, ""
         log.info("tls_reloaded")
         return True
 
