@@ -27,7 +27,7 @@ MAX_PLANS_BYTES = 64 << 20
     type=FILE,
     multiple=True,
     help="A sidecar's outbox; several for all sidecars that share limits. It may be running. "
-    "Default: where the configuration says.",
+    "Default: where the configuration says, with those of further workers.",
 )
 @click.option("--since", metavar="TIME", help="2026-11-23, 2026-11-23T10:00 (UTC), or 36h, 7d ago.")
 @click.option("--until", metavar="TIME", help="Before this time.")
@@ -73,6 +73,7 @@ def replay(
     from sentinel_extproc.policy_cli.replaying import replay as judge
     from sentinel_extproc.policy_cli.timeline import past_of, timeline
     from sentinel_extproc.usage_cli.ledger_file import LedgerFile
+    from sentinel_extproc.usage_cli.several import beside
 
     wanted = filter_of(since, until, user=user)
     here = configured(config_file, current_file)
@@ -81,7 +82,7 @@ def replay(
     known = Known(paths, _plans(plans_file), default_plan)
     with timeline() as past:
         with readable():
-            for outbox in outboxes or (configured_outbox(),):
+            for outbox in outboxes or beside(configured_outbox()):
                 past.add(map(past_of, LedgerFile(outbox).records(wanted)))
         try:
             told = asyncio.run(judge(past, here.policy, proposed, known, top=top))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tracemalloc
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from sentinel_extproc.policy_cli import replaying
 from sentinel_extproc.policy_cli.group import policy as group
 from sentinel_extproc.policy_cli.replaying import Known, replay
 from sentinel_extproc.policy_cli.timeline import Past, past_of, timeline
+from sentinel_extproc.usage.files import outbox_path
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Intent, Outcome, Provenance, TokenUsage, UsageRecord
 
@@ -234,6 +236,16 @@ def test_the_command_reads_the_ledger(outbox: Path, policy_file: Path) -> None:
 
 def test_several_sidecars_share_their_limits(outbox: Path, policy_file: Path) -> None:
     shown = run("--policy", policy_file, "--outbox", outbox, "--outbox", outbox, "--json")
+    assert json.loads(shown.output)["requests"] == 10
+
+
+def test_what_all_workers_of_the_configured_sidecar_served_is_judged(
+    outbox: Path, policy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(outbox, outbox_path(outbox, 1))
+    monkeypatch.setenv("SENTINEL_USAGE__OUTBOX_PATH", str(outbox))
+    shown = run("--policy", policy_file, "--json")
+    assert shown.exit_code == 0, shown.output
     assert json.loads(shown.output)["requests"] == 10
 
 
