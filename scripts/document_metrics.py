@@ -12,6 +12,8 @@ from prometheus_client import Counter, Histogram, Info
 from sentinel_extproc.admin.assembly import _readings
 from sentinel_extproc.telemetry.durations import Durations
 from sentinel_extproc.telemetry.prometheus import Metrics
+from sentinel_extproc.workers.front import supervisor_families
+from sentinel_extproc.workers.shelf import Roster
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -42,7 +44,7 @@ class Row(NamedTuple):
 def page() -> str:
     """The whole page, Markdown."""
     lines = []
-    for row in sorted({*_own(), *_read()}):
+    for row in sorted({*_own(), *_read(), *_of_workers()}):
         labels = ", ".join(f"`{label}`" for label in row.labels)
         text = row.text.replace("|", "\\|")
         lines.append(f"| `{row.name}` | {row.kind} | {labels} | {text} |\n")
@@ -69,6 +71,13 @@ def _read() -> Iterator[Row]:
         yield Row(reading.name, reading.kind.value, labels, reading.text)
     faults = "Metrics that could not be read."
     yield Row("sentinel_reading_faults_total", "counter", ("metric",), faults)
+
+
+def _of_workers() -> Iterator[Row]:
+    # Only a sidecar with several workers has these.
+    for family in supervisor_families(Roster(1, ())):
+        name, labels, _ = family.values[0]
+        yield Row(name, family.kind, tuple(label for label, _ in labels), family.text)
 
 
 if __name__ == "__main__":

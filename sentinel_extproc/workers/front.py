@@ -215,6 +215,10 @@ class _LookUps:
         return one_whoami(await self._workers.all_must("POST", "/v1/whoami", body))
 
 
+_WHY = ("died", "replaced", "replacement_failed", "silent", "slow_end", "slow_start")
+"""Of a restart. What never was is told as 0: Prometheus misses the first of a new series."""
+
+
 def supervisor_families(roster: Roster) -> list[Family]:
     """What the supervisor counts."""
     states = dict.fromkeys((state.value for state in State), 0.0)
@@ -242,7 +246,7 @@ def supervisor_families(roster: Roster) -> list[Family]:
             Across.SUM,
             tuple(
                 ("sentinel_worker_restarts_total", (("why", why),), float(count))
-                for why, count in sorted(roster.restarts.items())
+                for why, count in sorted((dict.fromkeys(_WHY, 0) | roster.restarts).items())
             ),
         ),
     ]

@@ -18,6 +18,8 @@ from prometheus_client import Counter, Histogram
 from sentinel_extproc.admin.assembly import _readings
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Kind
+from sentinel_extproc.workers.front import supervisor_families
+from sentinel_extproc.workers.shelf import Roster
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "observability"
@@ -56,6 +58,9 @@ def exported() -> dict[str, set[str]]:
     for reading in _readings(MagicMock(), MagicMock(), MagicMock()):
         found[reading.name] = set() if reading.label is None else {reading.label}
         assert (reading.kind is Kind.COUNTER) == reading.name.endswith("_total")
+    for told in supervisor_families(Roster(1, ())):
+        for name, pairs, _ in told.values:
+            found[name] = {label for label, _ in pairs}
     return found
 
 
