@@ -68,6 +68,7 @@ _UNNEEDED_TO_RENDER = {
 }
 
 _S = TypeVar("_S", bound=Section)
+_B = TypeVar("_B", bound=BaseSettings)
 _PREFIX = "SENTINEL_"
 _NOT_SETTINGS = ("SENTINEL_CONFIG", SECRETS_VARIABLE, "SENTINEL_DEMO_", "SENTINEL_TEST_")
 
@@ -89,6 +90,28 @@ def named_file(file: Path | None = None) -> Path | None:
     if file is None and (named := os.environ.get(FILE_VARIABLE)):
         return Path(named)
     return file
+
+
+def _sourced(base: type[_B], *values: dict[str, Any]) -> type[_B]:
+    """``base``, read from the environment and then from ``values``, the first having the last word.
+
+    A class, because that is how sources are given.
+    """
+
+    class Sourced(base):  # type: ignore[valid-type, misc]
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            lower = (InitSettingsSource(settings_cls, one) for one in values)
+            return (_Environment(settings_cls), *lower)
+
+    return Sourced
 
 
 def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
@@ -117,30 +140,10 @@ def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
 
     several = bool(from_file.get("providers")) or f"{_PREFIX}PROVIDERS" in os.environ
 
-    class Sourced(Settings):
-        """Settings from all our sources; a class, because that is how sources are given."""
-
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (
-                _Environment(settings_cls),
-                InitSettingsSource(settings_cls, _from_predecessor()),
-                InitSettingsSource(settings_cls, secrets),
-                InitSettingsSource(settings_cls, from_file),
-                InitSettingsSource(
-                    settings_cls, _needed(several) if to_serve else _UNNEEDED_TO_RENDER
-                ),
-            )
-
+    needed = _needed(several) if to_serve else _UNNEEDED_TO_RENDER
+    sourced = _sourced(Settings, _from_predecessor(), secrets, from_file, needed)
     try:
-        settings = Sourced()
+        settings = sourced()
     except ValidationError as error:
         raise ConfigError(faults + [_fault(item) for item in error.errors()]) from None
     if to_serve:
@@ -168,23 +171,8 @@ def load_section(name: str, section: type[_S], file: Path | None = None) -> _S:
 
         model_config = SettingsConfigDict(**(Settings.model_config | {"extra": "ignore"}))
 
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (
-                _Environment(settings_cls),
-                InitSettingsSource(settings_cls, _from_predecessor()),
-                InitSettingsSource(settings_cls, secrets),
-                InitSettingsSource(settings_cls, {name: {}} | from_file),
-            )
-
-    made = create_model("OneSection", __base__=Base, **{name: (section, ...)})  # type: ignore[call-overload]
+    base = _sourced(Base, _from_predecessor(), secrets, {name: {}} | from_file)
+    made = create_model("OneSection", __base__=base, **{name: (section, ...)})  # type: ignore[call-overload]
     try:
         found = getattr(made(), name)
     except ValidationError as error:
