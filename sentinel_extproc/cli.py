@@ -165,29 +165,37 @@ def check_config(config_file: Path | None, as_json: bool) -> None:
 @click.option("--once", is_flag=True, help="End after the scenario; exit 0 only if all held.")
 @click.option("--port", default=8080, show_default=True, help="Port of the gateway; 0 picks one.")
 @click.option(
+    "--traffic",
+    is_flag=True,
+    help="While it stays up: sample calls by made-up users, for the live page; an hour at most.",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,
     help="With --once: print the result as JSON; the rest on stderr.",
 )
-def demo(once: bool, port: int, as_json: bool) -> None:
+def demo(once: bool, port: int, traffic: bool, as_json: bool) -> None:
     """Run the whole thing here: real Envoy and Redis, stand-ins for OpenAI and Zion, a scenario.
 
     \b
     Examples:
       sentinel-extproc demo
+      sentinel-extproc demo --traffic
       sentinel-extproc demo --once --json
 
     Exit codes: 0 all held, 1 something didn't or can't start, 2 wrong usage.
     """
     if as_json and not once:
         raise click.UsageError("--json goes with --once.")
+    if traffic and once:
+        raise click.UsageError("--traffic is for when it stays up, without --once.")
     try:
         from sentinel_extproc.demo.main import run_demo
     except ImportError as error:
         _lack_demo(error)
     if not as_json:
-        sys.exit(run_demo(once=once, port=port))
+        sys.exit(run_demo(once=once, port=port, traffic=traffic))
     from rich.console import Console
 
     code = run_demo(once=once, port=port, console=Console(stderr=True))

@@ -42,5 +42,10 @@ the part's log, is a context manager, and dies with its parent)::
             stack.url .envoy .sidecar .redis .openai .zion .services
 
     from sentinel_extproc.demo.main import run_demo
-        run_demo(*, once: bool, port: int = 8080) -> int        # the exit code
+        run_demo(*, once: bool, port: int = 8080, traffic: bool = False) -> int    # the exit code
+
+    from sentinel_extproc.demo.live_page import live_page
+        live_page() -> LivePage             # .link .port .token .settings
+    from sentinel_extproc.demo.traffic import SampleTraffic
+        with SampleTraffic(url): ...        # sample calls, bounded, to the stand-ins
 """

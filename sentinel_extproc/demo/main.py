@@ -24,6 +24,7 @@ def run_demo(
     *,
     once: bool,
     port: int = 8080,
+    traffic: bool = False,
     environ: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> int:
@@ -32,6 +33,7 @@ def run_demo(
     Args:
         once: end after the scenario instead of staying up.
         port: preferred port of the gateway when staying up; another one is taken if it's in use.
+        traffic: keep the stand-ins busy with sample calls while it stays up.
         environ: where keys of real services are looked up; ours when omitted.
 
     Returns:
@@ -48,7 +50,14 @@ def run_demo(
             _check_socket_room(work_dir)
             with console.status("loading"):
                 from sentinel_extproc.demo.session import play
-            code = play(once=once, port=port, environ=environ, console=console, work_dir=work_dir)
+            code = play(
+                once=once,
+                port=port,
+                traffic=traffic,
+                environ=environ,
+                console=console,
+                work_dir=work_dir,
+            )
     except ModuleNotFoundError as fault:
         console.print(f"[red]✗[/red] the demo needs more packages ({fault.name} is missing):")
         console.print("pip install '.[demo]' in a checkout", markup=False, highlight=False)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
@@ -14,11 +13,13 @@ from rich.console import Console
 from rich.status import Status
 
 from sentinel_extproc.demo.billing import BillSource, LedgerBill, UsedBill
+from sentinel_extproc.demo.live_page import LivePage, free_port, live_page
 from sentinel_extproc.demo.openai_wire import DATED_MODELS
 from sentinel_extproc.demo.process import StartError
 from sentinel_extproc.demo.scenario import Person, Scenario
 from sentinel_extproc.demo.signals import Terminated, ignore_signals
 from sentinel_extproc.demo.stack import Services, Stack, start_stack
+from sentinel_extproc.demo.traffic import SAMPLE_USERS, SampleTraffic
 from sentinel_extproc.demo.zion_standin import DEMO_USERS
 
 REQUEST_LIMIT = 10
@@ -32,7 +33,13 @@ _NOT_HELD = "[red]✗[/red] not every step held"
 
 
 def play(
-    *, once: bool, port: int, environ: Mapping[str, str], console: Console, work_dir: Path
+    *,
+    once: bool,
+    port: int,
+    traffic: bool,
+    environ: Mapping[str, str],
+    console: Console,
+    work_dir: Path,
 ) -> int:
     """Run it all; see `sentinel_extproc.demo.main.run_demo`.
 
@@ -44,6 +51,11 @@ def play(
     """
     started = time.monotonic()
     services, token = _real_services(environ, console)
+    if traffic and services is not None:
+        raise StartError(
+            "--traffic is for the stand-ins: with the real services calls are paid for"
+        )
+    page = None if once else live_page()
     with (
         _Announcer(console) as announcer,
         start_stack(
@@ -52,9 +64,11 @@ def play(
             settings={
                 "SENTINEL_LIMITS__REQUESTS": str(REQUEST_LIMIT),
                 "SENTINEL_LIMITS__PERIOD_SECONDS": str(PERIOD_S),
-            },
+            }
+            | ({} if page is None else page.settings),
+            users=(*DEMO_USERS, *SAMPLE_USERS),
             chunk_delay_s=0.02,
-            listener_port=0 if once else _free_or_any(port),
+            listener_port=0 if once else free_port(port) or 0,
             progress=announcer,
         ) as stack,
     ):
@@ -63,8 +77,8 @@ def play(
             with closing(_scenario(stack, token, environ, console)) as scenario:
                 held = scenario.run()
             console.print(_HELD if held else _NOT_HELD)
-            if not once:
-                _stay_up(stack, console, token, logs=work_dir)
+            if page is not None:
+                _stay_up(stack, console, token, page, traffic=traffic, logs=work_dir)
         finally:
             ignore_signals()
             announcer.stopping()
@@ -134,13 +148,24 @@ def _scenario(
     )
 
 
-def _stay_up(stack: Stack, console: Console, token: str | None, *, logs: Path) -> None:
+def _stay_up(
+    stack: Stack,
+    console: Console,
+    token: str | None,
+    page: LivePage,
+    *,
+    traffic: bool,
+    logs: Path,
+) -> None:
     # The scenario has left the second user at the limit and the third alone.
     chatted, spent, fresh = (user.token for user in DEMO_USERS)
     user = "$SENTINEL_DEMO_TOKEN" if token else fresh
     body = '{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hello"}]}'
     console.rule("[bold]It stays up; Ctrl-C ends it", align="left", style="dim")
     lines = [
+        f"the live page    {page.link}",
+        "                 open it in a browser and press Enter; it is of this machine only"
+        + ("" if traffic or token else "\n                 (demo --traffic keeps it lively)"),
         f"the gateway      {stack.url}/v1",
         f"provider         {stack.services.openai_url}",
         f"Zion             {stack.services.zion_url}",
@@ -160,16 +185,20 @@ def _stay_up(stack: Stack, console: Console, token: str | None, *, logs: Path) -
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     waiting = threading.Event()
-    try:
-        while not waiting.wait(_WATCH_S):
-            for process in stack.processes:
-                if not process.running:
-                    raise StartError(
-                        f"{process.name} ended with code {process.exit_code}; its log ends:\n"
-                        f"{process.log_tail()}"
-                    )
-    except (KeyboardInterrupt, Terminated):
-        console.print()
+    with ExitStack() as meanwhile:
+        try:
+            if traffic:
+                meanwhile.enter_context(SampleTraffic(stack.url))
+            while not waiting.wait(_WATCH_S):
+                for process in stack.processes:
+                    if not process.running:
+                        raise StartError(
+                            f"{process.name} ended with code {process.exit_code}; its log ends:\n"
+                            f"{process.log_tail()}"
+                        )
+        except (KeyboardInterrupt, Terminated):
+            ignore_signals()
+            console.print()
 
 
 class _Announcer:
@@ -203,14 +232,3 @@ class _Announcer:
 
     def __exit__(self, *_exc: object) -> None:
         self._status.stop()
-
-
-def _free_or_any(port: int) -> int:
-    # Without SO_REUSEPORT, so that an Envoy that already listens there is noticed.
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return 0
-    return port

@@ -84,14 +84,15 @@ def sidecar_environment(
     Args:
         settings: what it is told, by environment name.
         inherited: the environment to start from; ours when omitted.
-        keep: keep settings that are in ``inherited`` already, less the demo's own; otherwise
-            nothing that happens to be set outside can change how the sidecar behaves.
+        keep: keep settings that are in ``inherited`` already, less the demo's own and those of the
+            admin port, which is the demo's too; otherwise nothing that happens to be set outside
+            can change how the sidecar behaves.
     """
     inherited = os.environ if inherited is None else inherited
     environment = {
         name: value
         for name, value in inherited.items()
-        if not name.startswith("SENTINEL_DEMO_")
+        if not name.startswith(("SENTINEL_DEMO_", "SENTINEL_ADMIN__"))
         and (keep or not (name.startswith(_OURS) or name in _OURS_EXACT))
     }
     return environment | {"PYTHONUNBUFFERED": "1"} | dict(settings)

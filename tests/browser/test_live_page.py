@@ -100,6 +100,24 @@ def test_it_is_drawn(browser: Browser, port: Port, tmp_path: Path, size: str, sc
     assert not watched.wrong
 
 
+def test_a_link_fills_in_the_token_and_leaves_no_trace(watched: Watched) -> None:
+    page = watched.page
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url))
+    page.goto(f"{watched.url}/#token={TOKEN}")
+    expect(page.get_by_label("Admin token")).to_have_value(TOKEN)
+    expect(page.get_by_role("button", name="Log in")).to_be_focused()
+    assert page.url == f"{watched.url}/login"
+    page.keyboard.press("Enter")
+    watched.updated()
+    # Again, where somebody is logged in already.
+    page.goto("about:blank")
+    page.goto(f"{watched.url}/#token={TOKEN}")
+    watched.updated()
+    assert page.url == f"{watched.url}/"
+    assert not any(TOKEN in url for url in sent)
+
+
 CONTRASTS = """() => {
   const parse = (text) => text.match(/[0-9.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)

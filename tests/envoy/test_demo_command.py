@@ -153,6 +153,33 @@ def test_it_stays_up_and_ends_clean(
     assert list(tmp_root.iterdir()) == []
 
 
+def test_the_printed_link_leads_to_a_page_with_something_on_it(start: Start, shown: Path) -> None:
+    child = start("--port", "0", "--traffic")
+    link = wait_for(shown, child, r"the live page +(http://127\.0\.0\.1:\d+)/#token=(\S+)")
+    origin, token = link[1], link[2]
+    with httpx.Client(base_url=origin, trust_env=False, timeout=30) as client:
+        # The token is behind the #: the page gets it, the sidecar doesn't.
+        assert client.get("/").headers["location"] == "/login"
+        form = client.get("/login").text
+        assert 'action="/login"' in form
+        assert client.get("/live/data").status_code == 401
+        foreign = client.post("/login", data={"token": token}, headers={"origin": "http://x"})
+        assert foreign.status_code == 403
+        client.post("/login", data={"token": token}, headers={"origin": origin})
+        assert client.get("/").status_code == 200
+        deadline = time.monotonic() + DEADLINE_S
+        while "ext-cleo" not in (data := client.get("/live/data").text):
+            assert time.monotonic() < deadline, data
+            time.sleep(0.2)
+    # What the scenario did stands there as well.
+    assert "ext-ada" in data
+    assert "ext-bo" in data
+    assert "rate_limit_exceeded" in data
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(DEADLINE_S) == 0, shown.read_text()
+    assert shown.read_text().splitlines()[-1] == "everything has been stopped"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_it_can_be_ended_while_it_starts(

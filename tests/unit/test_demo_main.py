@@ -42,6 +42,16 @@ def test_real_services_need_a_users_token(
     assert "SENTINEL_DEMO_TOKEN is needed" in shown.getvalue()
 
 
+def test_sample_traffic_is_never_paid_for(
+    console: Console, shown: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="s-") as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        environ = KEYS | {"SENTINEL_DEMO_TOKEN": "t"}
+        assert run_demo(once=False, traffic=True, environ=environ, console=console) == 1
+    assert "--traffic is for the stand-ins" in shown.getvalue()
+
+
 def test_a_folder_too_long_for_sockets_is_told(
     console: Console, shown: io.StringIO, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,6 +179,7 @@ def test_nothing_outside_changes_the_sidecar_unless_wanted() -> None:
         "PATH": "/bin",
         "SENTINEL_LIMITS__REQUESTS": "1",
         "SENTINEL_DEMO_TOKEN": "secret",
+        "SENTINEL_ADMIN__TOKEN_FILE": "/theirs",
         "ZION_API_KEY": "z",
         "OPENAI_API_KEY": "o",
         "REDIS_URL": "r",
@@ -189,6 +190,7 @@ def test_nothing_outside_changes_the_sidecar_unless_wanted() -> None:
     assert alone == {"PATH": "/bin", "PYTHONUNBUFFERED": "1", "REDIS_URL": "ours"}
     kept = sidecar_environment(told, inherited=outside, keep=True)
     assert "SENTINEL_DEMO_TOKEN" not in kept
+    assert "SENTINEL_ADMIN__TOKEN_FILE" not in kept
     assert kept["SENTINEL_LIMITS__REQUESTS"] == "1"
     assert kept["REDIS_URL"] == "ours"
 

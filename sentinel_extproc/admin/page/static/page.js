@@ -3,6 +3,18 @@
 "use strict";
 
 (() => {
+  // A link may carry the admin token behind its #, which browsers don't send. It is filled in, and
+  // leaves the address and the history; to send it stays with the person, who sees where it goes.
+  if (location.hash.startsWith("#token=")) {
+    const token = new URLSearchParams(location.hash.slice(1)).get("token");
+    history.replaceState(null, "", location.pathname + location.search);
+    const box = document.querySelector("form[action='/login'] input[name=token]");
+    if (box) {
+      box.value = token;
+      box.form.querySelector("button").focus();
+    }
+  }
+
   const main = document.querySelector("main[data-live]");
   if (!main) return;
 
