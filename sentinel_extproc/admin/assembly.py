@@ -20,6 +20,7 @@ from sentinel_extproc.admin.inner import FinalCounts, inner_routes
 from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.looking import SidecarLookUps
 from sentinel_extproc.admin.overload_readings import overload_readings
+from sentinel_extproc.admin.pacing import Pacing
 from sentinel_extproc.admin.page.routes import OwnSources
 from sentinel_extproc.admin.page.tables import TOP
 from sentinel_extproc.admin.routes import Check, Status, admin_app
@@ -148,7 +149,7 @@ async def serve_admin(
     """Serve an application where the settings say, to whom they say.
 
     Args:
-        make: makes it; ``admin_app`` without ``access`` and ``hosts``.
+        make: makes it; ``admin_app`` without ``access``, ``hosts`` and ``pacing``.
 
     Raises:
         As ``start_admin``.
@@ -163,6 +164,7 @@ async def serve_admin(
             trusted_peers=on_socket or settings.client_ca_file is not None,
         ),
         hosts=None if on_socket else HostRule((host_of(settings.listen), *settings.allowed_hosts)),
+        pacing=Pacing(),
     )
     await _serve(
         AdminServer(app, listen=settings.listen, socket_mode=settings.socket_mode, tls=tls), stack

@@ -30,12 +30,16 @@ class AdminRefused(AdminError):
     Attributes:
         status: of HTTP.
         code: of the error.
+        retry_after_s: of a 429, which changed nothing: when to ask again; None if it doesn't say.
     """
 
-    def __init__(self, message: str, *, status: int, code: str) -> None:
+    def __init__(
+        self, message: str, *, status: int, code: str, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,8 @@ def call(
         AdminUnreachable: it can't be told what became of it.
         ValueError: the address or a certificate can't be used.
     """
-    status, content = _fetch(
-        method, path, body, address=address, token=token, timeout_s=timeout_s, tls=tls
-    )
-    return _read(address, status, content)
+    answer = _fetch(method, path, body, address=address, token=token, timeout_s=timeout_s, tls=tls)
+    return _read(address, answer)
 
 
 def metrics(
@@ -91,12 +93,19 @@ def metrics(
     tls: TlsOptions | None = None,
 ) -> str:
     """The text of ``/metrics``; arguments and errors as of ``call``."""
-    status, content = _fetch(
+    answer = _fetch(
         "GET", "/metrics", None, address=address, token=token, timeout_s=timeout_s, tls=tls
     )
-    if status >= 400:
-        _read(address, status, content)
-    return content.decode("utf-8", "replace")
+    if answer.status >= 400:
+        _read(address, answer)
+    return answer.content.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    content: bytes
+    retry_after: str
 
 
 def _fetch(
@@ -108,7 +117,7 @@ def _fetch(
     token: str | None,
     timeout_s: float,
     tls: TlsOptions | None,
-) -> tuple[int, bytes]:
+) -> _Answer:
     base, transport = transport_to(address, tls)
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     try:
@@ -126,7 +135,7 @@ def _fetch(
                     raise AdminUnreachable(f"{address} answered with far too much")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise AdminUnreachable(f"{address}: {str(error) or type(error).__name__}") from error
-    return answer.status_code, bytes(content)
+    return _Answer(answer.status_code, bytes(content), answer.headers.get("retry-after", ""))
 
 
 def transport_to(address: str, tls: TlsOptions | None = None) -> tuple[str, httpx.HTTPTransport]:
@@ -166,13 +175,16 @@ def _try_socket(address: str, path: str) -> None:
             raise AdminUnreachable(f"{address}: {error.strerror or error}") from error
 
 
-def _read(address: str, status: int, content: bytes) -> dict[str, Any]:
+def _read(address: str, answer: _Answer) -> dict[str, Any]:
+    status, again = answer.status, answer.retry_after
     try:
-        answer = json.loads(content)
+        told = json.loads(answer.content)
         if status < 400:
-            return dict(answer)
-        error = answer["error"]
+            return dict(told)
+        error = told["error"]
         message, code = str(error["message"]), str(error["code"])
     except (ValueError, TypeError, KeyError):
         raise AdminUnreachable(f"{address} is not an admin port (status {status})") from None
-    raise AdminRefused(message, status=status, code=code)
+    # A date is never ours; more digits than a day's seconds have neither.
+    again_s = int(again) if again.isascii() and again.isdigit() and len(again) < 6 else None
+    raise AdminRefused(message, status=status, code=code, retry_after_s=again_s)

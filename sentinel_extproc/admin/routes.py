@@ -39,6 +39,7 @@ from sentinel_extproc.admin.control import (
 )
 from sentinel_extproc.admin.guard import Access, Guard, HostRule
 from sentinel_extproc.admin.looking import Answer, LookUps, answers
+from sentinel_extproc.admin.pacing import Pacing, caller
 from sentinel_extproc.admin.page.routes import Page, Sources
 from sentinel_extproc.errors import (
     InvalidRequest,
@@ -46,6 +47,7 @@ from sentinel_extproc.errors import (
     NotFound,
     PayloadTooLarge,
     SentinelError,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -83,6 +85,7 @@ class _Routes:
         control: Control | None,
         replay: Replay | None,
         access: Access,
+        pacing: Pacing | None,
     ) -> None:
         self._exposition = exposition
         self._checks = checks
@@ -90,6 +93,7 @@ class _Routes:
         self._control = control
         self._replay = replay
         self._access = access
+        self._pacing = pacing
 
     async def healthz(self, _: Request) -> Response:
         return _json({"status": "ok"})
@@ -145,9 +149,21 @@ class _Routes:
         return serve
 
     def _authorize(self, request: Request) -> Control:
-        headers = request.headers.getlist("authorization")
-        self._access.check([value.encode("latin-1") for value in headers])
+        headers = [value.encode("latin-1") for value in request.headers.getlist("authorization")]
+        if self._pacing is None:
+            self._access.check(headers)
+        else:
+            self._check_at_pace(self._pacing, headers, caller(request))
         return _NOTHING_TO_CONTROL if self._control is None else self._control
+
+    def _check_at_pace(self, pacing: Pacing, headers: list[bytes], address: str) -> None:
+        pacing.before(address)
+        try:
+            self._access.check(headers)
+        except Unauthenticated:
+            pacing.wrong(address)
+            raise
+        pacing.take(address)
 
 
 class _NothingToControl:
@@ -172,6 +188,7 @@ def admin_app(
     replay: Replay | None = None,
     look_ups: LookUps | None = None,
     page: Sources | None = None,
+    pacing: Pacing | None = None,
     more: Sequence[Route] = (),
 ) -> ASGIApp:
     """The application, ready to be served.
@@ -183,6 +200,7 @@ def admin_app(
         replay: None when there is no outbox.
         look_ups: answers ``/v1/limits`` and ``/v1/whoami``.
         page: what the live page looks at; None for none.
+        pacing: how often control may be called; None where it was bounded before, as for a worker.
         more: further routes.
     """
     routes = _Routes(
@@ -192,6 +210,7 @@ def admin_app(
         control=control,
         replay=replay,
         access=access,
+        pacing=pacing,
     )
     app = Starlette(
         routes=[
@@ -206,7 +225,7 @@ def admin_app(
                 Route(f"/v1/{name}", routes.answering(answer), methods=["POST"])
                 for name, answer in ({} if look_ups is None else answers(look_ups)).items()
             ),
-            *([] if page is None else _page(page, access, hosts or HostRule())),
+            *([] if page is None else _page(page, access, hosts or HostRule(), pacing)),
             *more,
         ],
         exception_handlers={
@@ -219,8 +238,8 @@ def admin_app(
     return Guard(app, hosts=hosts)
 
 
-def _page(sources: Sources, access: Access, hosts: HostRule) -> list[Route]:
-    return Page(sources, access=access, hosts=hosts, read_form=_form_body).routes()
+def _page(sources: Sources, access: Access, hosts: HostRule, pacing: Pacing | None) -> list[Route]:
+    return Page(sources, access=access, hosts=hosts, read_form=_form_body, pacing=pacing).routes()
 
 
 async def _reason(check: Check) -> str | None:

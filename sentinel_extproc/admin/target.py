@@ -1,5 +1,7 @@
 """Which admin port the command line calls: its options, and calls that end the process on failure.
 
+A port with too many calls says when to come again: that is waited for, up to a minute.
+
 Exit codes: 1 refused; 2 wrong usage; 3 nobody answered, so it isn't known whether it was done.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 EXIT_REFUSED = 1
 EXIT_UNREACHABLE = 3
+
+LONGEST_WAIT_S = 60
+TOO_MANY = 429
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Answer = TypeVar("_Answer")
@@ -59,14 +65,23 @@ class Target:
     def _answer(self, ask: Callable[[], _Answer]) -> _Answer:
         from sentinel_extproc.admin import client
 
-        try:
-            return ask()
-        except client.AdminRefused as error:
-            self.fail(str(error), error.code, EXIT_REFUSED)
-        except client.AdminUnreachable as error:
-            self.fail(f"The admin port can't be reached: {error}", "unreachable", EXIT_UNREACHABLE)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
+        waited_s = 0
+        while True:
+            try:
+                return ask()
+            except client.AdminRefused as error:
+                # A 429 changed nothing, so it may be repeated.
+                again_s = error.retry_after_s if error.status == TOO_MANY else None
+                if again_s is None or waited_s + again_s > LONGEST_WAIT_S:
+                    self.fail(str(error), error.code, EXIT_REFUSED)
+                click.echo(f"{error} Waiting for it.", err=True)
+                time.sleep(again_s)
+                waited_s += again_s
+            except client.AdminUnreachable as error:
+                message = f"The admin port can't be reached: {error}"
+                self.fail(message, "unreachable", EXIT_UNREACHABLE)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from None
 
     def fail(self, message: str, code: str, exit_code: int) -> NoReturn:
         """Say why, and end the process."""

@@ -8,22 +8,27 @@ import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
+from sentinel_extproc.admin import target as target_module
+from sentinel_extproc.admin.assembly import serve_admin
 from sentinel_extproc.admin.client import AdminUnreachable, address_of, call
 from sentinel_extproc.admin.commands import invalidate, revoke, status
 from sentinel_extproc.admin.control import Effect, Everybody, Target, Token, User
 from sentinel_extproc.admin.guard import Access, HostRule
+from sentinel_extproc.admin.pacing import Pacing
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.admin.server import AdminServer
-from sentinel_extproc.errors import Unavailable
+from sentinel_extproc.config.settings import AdminSettings
+from sentinel_extproc.errors import LimitExceeded, Unavailable
 
 ADMIN_TOKEN = "admin-token-0123456789"
 USER_TOKEN = "sk-user-secret"
@@ -234,6 +239,52 @@ async def test_refusals_are_told_with_their_reason(tmp_path: Path) -> None:
     assert (wrong.exit_code, failed.exit_code) == (1, 1)
     assert "admin token" in wrong.stderr
     assert "Repeat it." in failed.stderr
+
+
+async def test_a_port_with_too_many_calls_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(fault=LimitExceeded("Too many calls.", retry_after_s=2.0))
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            recorder.fault = None
+
+    monkeypatch.setattr(target_module, "time", SimpleNamespace(sleep=sleep))
+    async with admin_port(recorder) as url:
+        given = ["--user", "a", "--admin", url, "--json"]
+        done = await run("revoke", *given, SENTINEL_ADMIN__TOKEN=ADMIN_TOKEN)
+    assert done.exit_code == 0, done.output
+    assert slept == [2, 2]
+    assert done.stderr == "Too many calls. Waiting for it.\n" * 2
+    assert json.loads(done.stdout)["action"] == "revoked"
+    assert recorder.calls == [("revoke", User("a"), False)]
+
+
+async def test_it_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(fault=LimitExceeded("Too many calls.", retry_after_s=25.0))
+    slept: list[float] = []
+    monkeypatch.setattr(target_module, "time", SimpleNamespace(sleep=slept.append))
+    async with admin_port(recorder) as url:
+        given = ["--user", "a", "--admin", url]
+        refused = await run("revoke", *given, SENTINEL_ADMIN__TOKEN=ADMIN_TOKEN)
+    assert refused.exit_code == 1
+    assert slept == [25, 25]
+    assert refused.stderr.endswith("Waiting for it.\nToo many calls.\n")
+
+
+async def test_the_port_as_it_is_served_has_a_pace(folder: Path) -> None:
+    app: list[Any] = []
+
+    def make(**given: Any) -> Any:
+        app.append(given["pacing"])
+        return admin_app(
+            exposition=lambda _: (b"", "text/plain"), checks={}, status=standing, **given
+        )
+
+    async with AsyncExitStack() as stack:
+        await serve_admin(AdminSettings(listen=f"unix:{folder / 'a.sock'}"), make, stack)
+    assert isinstance(app[0], Pacing)
 
 
 async def test_nobody_there(folder: Path) -> None:

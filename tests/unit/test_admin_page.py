@@ -13,11 +13,13 @@ import pytest
 from sentinel_extproc.admin.control import Effect, Everybody, Target, Token, User
 from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.looking import Question
+from sentinel_extproc.admin.pacing import Pacing
 from sentinel_extproc.admin.page.cells import Cell, counted, duration, name, number
 from sentinel_extproc.admin.page.html import Html, document, el, text
 from sentinel_extproc.admin.page.routes import OwnSources
 from sentinel_extproc.admin.page.session import MAX_ENDED, Sessions, same_origin
 from sentinel_extproc.admin.routes import admin_app
+from sentinel_extproc.admin.throttle import Rate
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.telemetry.facts import ExchangeFinished, ExchangeRefused
@@ -65,6 +67,7 @@ class Browser:
         trusted_peers: bool = False,
         scheme: str = "http",
         on_socket: bool = False,
+        pacing: Pacing | None = None,
     ) -> None:
         self.now = 10_000.0
         self.live = Live(lambda: self.now)
@@ -89,6 +92,7 @@ class Browser:
             hosts=None if on_socket else HostRule(),
             control=self,
             page=self.sources,
+            pacing=pacing,
         )
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url=f"{scheme}://{HOST}"
@@ -352,6 +356,18 @@ async def test_who_guesses_tokens_has_to_wait_even_with_the_right_one() -> None:
     assert "Try again in 1 s" in answers[-1].text
     answer = await browser.post("/login", token=TOKEN)
     assert (answer.status_code, "set-cookie" in answer.headers) == (429, False)
+
+
+async def test_orders_of_the_page_share_the_pace_of_control() -> None:
+    browser = Browser(pacing=Pacing(each=Rate(burst=2, per_second=0.1), clock=lambda: 1.0))
+    csrf = await browser.log_in()
+    order = {"csrf": csrf, "action": "revoke", "kind": "user", "target": "4711"}
+    answers = [await browser.post("/act", **order, confirmed="yes") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[-1].headers["retry-after"] == "10"
+    assert "Too many calls to the admin port. Try again in 10 s." in answers[-1].text
+    assert len(browser.calls) == 2
+    assert (await browser.client.get("/live/data")).status_code == 200
 
 
 async def test_over_tls_the_cookie_is_for_this_host_alone() -> None:

@@ -13,7 +13,9 @@ import pytest
 
 from sentinel_extproc.admin.control import Effect, Everybody, Target, Token, User
 from sentinel_extproc.admin.guard import Access, Guard, HostRule
+from sentinel_extproc.admin.pacing import FREE_GUESSES, LONGEST_GUESS_WAIT_S, Pacing
 from sentinel_extproc.admin.routes import MAX_BODY_BYTES, Check, admin_app
+from sentinel_extproc.admin.throttle import Rate
 from sentinel_extproc.errors import Unavailable
 
 TOKEN = "admin-token-0123456789"
@@ -48,6 +50,7 @@ class Port:
         trusted_peers: bool = False,
         checks: Mapping[str, Check] | None = None,
         control: bool = True,
+        pacing: Pacing | None = None,
     ) -> None:
         self.recorder = Recorder()
 
@@ -61,6 +64,7 @@ class Port:
             access=Access(token=token, trusted_peers=trusted_peers),
             hosts=HostRule(["admin.example"]),
             control=self.recorder if control else None,
+            pacing=pacing,
         )
 
     async def call(
@@ -355,3 +359,61 @@ async def test_an_answer_that_never_comes_is_given_up() -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         answer = await client.get("/")
     assert (answer.status_code, code(answer)) == (503, "service_unavailable")
+
+
+async def test_control_is_called_at_a_pace_and_what_is_refused_is_not_done() -> None:
+    now = 1000.0
+    rate = Rate(burst=3, per_second=0.5)
+    pacing = Pacing(each=rate, in_all=Rate(burst=100, per_second=100.0), clock=lambda: now)
+    port = Port(pacing=pacing)
+    calls = [("POST", "/v1/revoke"), ("POST", "/v1/invalidate"), ("GET", "/v1/status")]
+    for method, path in calls:
+        body = {"user": "4711"} if method == "POST" else None
+        answer = await port.call(method, path, body=body, headers=AUTHORIZED)
+        assert answer.status_code == 200
+    done = list(port.recorder.calls)
+    for method, path in calls:
+        body = {"user": "4711"} if method == "POST" else None
+        answer = await port.call(method, path, body=body, headers=AUTHORIZED)
+        assert answer.status_code == 429
+        assert code(answer) == "too_many_calls"
+        assert answer.json()["error"]["type"] == "rate_limit_error"
+        assert answer.headers["retry-after"] == "2"
+    assert port.recorder.calls == done
+    # Probes and Prometheus have nothing to do with it.
+    assert (await port.call("GET", "/healthz")).status_code == 200
+    assert (await port.call("GET", "/readyz")).status_code == 200
+    assert (await port.call("GET", "/metrics")).status_code == 200
+    now += 2
+    answer = await port.call("GET", "/v1/status", headers=AUTHORIZED)
+    assert answer.status_code == 200
+
+
+async def test_strangers_take_nothing_from_operators() -> None:
+    now = 1000.0
+    in_all = Rate(burst=2, per_second=0.001)
+    port = Port(pacing=Pacing(in_all=in_all, clock=lambda: now))
+    for _ in range(FREE_GUESSES - 1):
+        assert (await port.call("GET", "/v1/status")).status_code == 401
+    assert (await port.call("GET", "/v1/status", headers=AUTHORIZED)).status_code == 200
+    assert (await port.call("GET", "/v1/status", headers=AUTHORIZED)).status_code == 200
+    assert (await port.call("GET", "/v1/status", headers=AUTHORIZED)).status_code == 429
+
+
+async def test_who_guesses_the_token_of_control_has_to_wait_but_not_for_long() -> None:
+    now = 1000.0
+    port = Port(pacing=Pacing(clock=lambda: now))
+    wrong = {"authorization": "Bearer wrong-token-0123456789"}
+    for _ in range(FREE_GUESSES):
+        assert (await port.call("GET", "/v1/status", headers=wrong)).status_code == 401
+    for headers in (wrong, AUTHORIZED):
+        answer = await port.call("GET", "/v1/status", headers=headers)
+        assert answer.status_code == 429, "else a guess could be told from the token"
+        assert code(answer) == "too_many_wrong_tokens"
+        assert answer.headers["retry-after"] == "1"
+    now += 1
+    for _ in range(40):
+        await port.call("GET", "/v1/status", headers=wrong)
+        now += LONGEST_GUESS_WAIT_S
+    answer = await port.call("GET", "/v1/status", headers=AUTHORIZED)
+    assert answer.status_code == 200

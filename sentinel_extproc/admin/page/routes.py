@@ -40,11 +40,12 @@ from sentinel_extproc.admin.control import (
 )
 from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.looking import DEFAULT_PATH, LookUps, Question
+from sentinel_extproc.admin.pacing import Pacing, caller
 from sentinel_extproc.admin.page import documents
 from sentinel_extproc.admin.page.cells import counted, name
 from sentinel_extproc.admin.page.session import LIFETIME_S, Session, Sessions, same_origin
 from sentinel_extproc.admin.page.tables import MAX_RUNNING, TOP, Picture, limit_rows, view
-from sentinel_extproc.admin.page.throttle import LoginThrottle
+from sentinel_extproc.admin.throttle import GuessThrottle
 from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated
 from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.limits.words import span
@@ -134,17 +135,25 @@ class Page:
         access: who may log in.
         hosts: names that browsers may call it by, on a Unix socket too: a tunnel leads there.
         read_form: reads a bounded body of a form.
+        pacing: bounds of orders, which they share with the control API; None for none.
     """
 
     def __init__(
-        self, sources: Sources, *, access: Access, hosts: HostRule, read_form: Body
+        self,
+        sources: Sources,
+        *,
+        access: Access,
+        hosts: HostRule,
+        read_form: Body,
+        pacing: Pacing | None = None,
     ) -> None:
         self._sources = sources
         self._access = access
         self._hosts = hosts
         self._read_form = read_form
         self._sessions = Sessions()
-        self._throttle = LoginThrottle()
+        self._throttle = GuessThrottle()
+        self._pacing = pacing
         self._assets, self._files = _assets()
 
     def routes(self) -> list[Route]:
@@ -198,7 +207,7 @@ class Page:
         if request.method != "POST":
             return _html(documents.login(self._files))
         self._check_origin(request)
-        client = _client(request)
+        client = caller(request)
         if wait_s := math.ceil(self._throttle.wait_s(client)):
             often = f"Too many wrong tokens came from here. Try again in {span(wait_s)}."
             page = _html(documents.login(self._files, problem=often), status=429)
@@ -230,6 +239,8 @@ class Page:
     async def _act(self, request: Request) -> Response:
         session, form = await self._ours(request)
         try:
+            if self._pacing is not None:
+                self._pacing.take(caller(request))
             return await self._order(session, form)
         except SentinelError as error:
             log.log(
@@ -238,7 +249,10 @@ class Page:
                 extra={"reason": error.message, "code": error.code},
             )
             page = documents.told("Not done", error.message, self._files, problem=True)
-            return _html(page, status=error.status)
+            answer = _html(page, status=error.status)
+            if (again := error.headers().get("retry-after")) is not None:
+                answer.headers["retry-after"] = again
+            return answer
 
     async def _order(self, session: Session, form: Mapping[str, str]) -> Response:
         revokes = form.get("action") == "revoke"
@@ -368,10 +382,6 @@ def _secure(request: Request) -> bool:
 def _cookie_name(request: Request) -> str:
     # The prefix has browsers refuse it from a neighbour under the same domain.
     return "__Host-sentinel" if _secure(request) else "sentinel_session"
-
-
-def _client(request: Request) -> str:
-    return request.client.host if request.client is not None else "local"
 
 
 def _html(page: bytes, *, status: int = 200) -> Response:
