@@ -228,9 +228,12 @@ class Messages:
     def __init__(self, case: Case) -> None:
         self._next = iter(_messages(case))
         self.replies = 0
+        self.came_s = 0.0
+        self.behind = 0
 
     async def read(self) -> bytes | None:
         await asyncio.sleep(0)
+        self.came_s = asyncio.get_running_loop().time()
         return next(self._next, None)
 
     async def write(self, data: bytes) -> None:

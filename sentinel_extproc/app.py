@@ -224,7 +224,10 @@ async def _start(
     native = BytesPerToken() if settings.server.metering is Metering.NATIVE else None
     bills = settings.server.mode is Mode.ENFORCE or settings.shadow.bill
     admission = admission_of(
-        settings.overload, max_streams=settings.server.max_streams, workers=workers
+        settings.overload,
+        max_streams=settings.server.max_streams,
+        workers=workers,
+        enforces=settings.server.mode is Mode.ENFORCE,
     )
     driver = Driver(
         new_exchange=exchanges(settings, choose, estimator, price, native),

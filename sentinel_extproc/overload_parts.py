@@ -17,7 +17,9 @@ from sentinel_extproc.usage.outbox import Outbox
 _OF_CONTAINER = 0.85
 
 
-def admission_of(settings: OverloadSettings, *, max_streams: int, workers: int = 1) -> Admission:
+def admission_of(
+    settings: OverloadSettings, *, max_streams: int, workers: int = 1, enforces: bool = True
+) -> Admission:
     """Bounds as the settings say, or as they follow from the server's and the container's, of which
     each of several workers has its part."""
     memory = settings.max_memory_bytes
@@ -34,6 +36,8 @@ def admission_of(settings: OverloadSettings, *, max_streams: int, workers: int =
     return Admission(
         most=max(1, max_streams // 2) if most is None else most,
         most_per_user=settings.max_exchanges_per_user,
+        most_wait_s=settings.max_wait_seconds,
+        ends_unread=enforces,  # what only watches ends nothing with an error
         shedder=Shedder(bounds),
     )
 

@@ -249,6 +249,9 @@ class OverloadSettings(Section):
     """The same of one user; more get 429 `too_many_at_once`."""
     max_loop_lag_seconds: float = Field(0.5, ge=0.01, le=10, allow_inf_nan=False)
     """From such a lag of the event loop on, lasting a second, new requests are shed."""
+    max_wait_seconds: float = Field(0.5, ge=0.01, le=10, allow_inf_nan=False)
+    """A new request that waited longer than this before we came to it is turned away, if more wait
+    behind it."""
     max_commit_seconds: float = Field(2.0, ge=0.05, le=60, allow_inf_nan=False)
     """The same for one commit of the ledger: its disk is too slow."""
     max_memory_bytes: int | None = Field(None, ge=64 << 20, le=1 << 44)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from sentinel_extproc.errors import Overloaded, TooManyAtOnce
 from sentinel_extproc.overload.shedder import Bounds, Reason, Shedder
 
-IN_ALL, PER_USER, RECOVERING = "exchanges", "user", "recovering"
-REASONS = (IN_ALL, PER_USER, RECOVERING, *(reason.value for reason in Reason))
+IN_ALL, PER_USER, QUEUE, RECOVERING = "exchanges", "user", "queue", "recovering"
+REASONS = (IN_ALL, PER_USER, QUEUE, RECOVERING, *(reason.value for reason in Reason))
 """Why one was turned away. While it recovers nothing is over its bound any more."""
 
 _FULL_WAITS_S = 5
 """Those who find it full come again within so many seconds, not all at once."""
+
+HOPELESS = 2
+"""Times what it may have waited: then it isn't even read."""
+
+LEAST_BEHIND = 16
+"""So few messages are no queue: whoever waited, it was a pause, and they are soon served."""
 
 
 class Admission:
@@ -21,13 +28,23 @@ class Admission:
     Args:
         most: exchanges at once.
         most_per_user: the same, of one user.
+        most_wait_s: how long a new one may have waited for its turn while others wait behind it.
+        ends_unread: whether any is ever hopeless.
     """
 
     def __init__(
-        self, *, most: int = 5000, most_per_user: int = 1000, shedder: Shedder | None = None
+        self,
+        *,
+        most: int = 5000,
+        most_per_user: int = 1000,
+        most_wait_s: float = 0.5,
+        ends_unread: bool = True,
+        shedder: Shedder | None = None,
     ) -> None:
         self.most = most
         self.most_per_user = most_per_user
+        self.most_wait_s = most_wait_s
+        self._hopeless_s = most_wait_s * HOPELESS if ends_unread else math.inf
         self.shedder = Shedder(Bounds()) if shedder is None else shedder
         self.turned_away: Counter[str] = Counter()
         self._user_of: dict[str, str] = {}
@@ -42,11 +59,13 @@ class Admission:
         """Exchanges of one user, by external id."""
         return self._by_user[user]
 
-    def enter(self, live: int) -> None:
+    def enter(self, live: int, waited_s: float = 0.0, behind: int = 0) -> None:
         """Let an exchange in before anything is spent on it.
 
         Args:
             live: exchanges that have a stream, this one among them.
+            waited_s: since it came.
+            behind: messages that came after it and wait for their turn.
 
         Raises:
             Overloaded: it is too much.
@@ -54,9 +73,24 @@ class Admission:
         if live > self.most:
             self.turned_away[IN_ALL] += 1
             raise Overloaded(1 + self.turned_away[IN_ALL] % _FULL_WAITS_S)
+        if waited_s >= self.most_wait_s and behind >= LEAST_BEHIND:
+            raise self.too_late()
         if not self.shedder.admits():
             self.turned_away[_first(self.shedder.reasons)] += 1
             raise Overloaded(self.shedder.retry_after_s)
+
+    def is_hopeless(self, waited_s: float, behind: int) -> bool:
+        """Whether one waited so long for its turn, with others behind it, that it shall be ended
+        unread, at a fraction of the cost of an answer. Counted if so."""
+        if waited_s < self._hopeless_s or behind < LEAST_BEHIND:
+            return False
+        self.turned_away[QUEUE] += 1
+        return True
+
+    def too_late(self) -> Overloaded:
+        """What one is told that waited too long for its turn."""
+        self.turned_away[QUEUE] += 1
+        return Overloaded(1 + self.turned_away[QUEUE] % _FULL_WAITS_S)
 
     def take(self, exchange_id: str, user: str) -> None:
         """Count an exchange as its user's; once, however often it is said.

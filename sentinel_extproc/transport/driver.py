@@ -79,7 +79,18 @@ T = TypeVar("T")
 
 
 class Stream(Protocol):
-    """One gRPC stream, in serialized messages."""
+    """One gRPC stream, in serialized messages.
+
+    Attributes:
+        came_s: when it, or the message that was read last, came, on the loop's clock.
+    """
+
+    came_s: float
+
+    @property
+    def behind(self) -> int:
+        """Messages, of all streams, that came and that nobody has read yet; about."""
+        ...
 
     def header(self, name: str) -> bytes:
         """A header line of the stream itself, not of the request; empty when there is none."""
@@ -121,8 +132,9 @@ class Driver:
 
     Args:
         new_exchange: makes a machine from an exchange id and a start in ms since the epoch.
-        decision_timeout_s: for all that one message asks for (authentication, or counting and
-            reservation); below Envoy's ``message_timeout``, whose expiry would be a bare 504.
+        decision_timeout_s: from the coming of a message to the end of all that it asks for
+            (authentication, or counting and reservation); below Envoy's ``message_timeout``, whose
+            expiry would be a bare 504.
         deferred: knows who owes for work that is billed later; None: nobody does.
         quotas: knows the callers' quotas; None when there are only our own limits.
         pool: where large bodies are counted.
@@ -208,6 +220,12 @@ class Driver:
         """Envoy's access log has told how long an answer was."""
         self._logs.tell(exchange_id, body_bytes)
 
+    def is_hopeless(self, stream: Stream) -> bool:
+        """Whether the queue is so long that a stream that has just been opened should be ended
+        with an error, unread: even to answer each would take too long."""
+        waited_s = asyncio.get_running_loop().time() - stream.came_s
+        return self._admission.is_hopeless(waited_s, stream.behind)
+
     async def run(self, stream: Stream) -> None:
         """Serve one stream to its end.
 
@@ -261,7 +279,6 @@ class Driver:
     ) -> bool:
         todo = deque(commands)
         timeline = self._timed[exchange].timeline
-        deadline = asyncio.get_running_loop().time() + self._decision_timeout_s
         while todo:
             match todo.popleft():
                 case do.Reply() as reply:
@@ -295,7 +312,7 @@ class Driver:
                 case do.Close():
                     return True
                 case do.Authenticate() | do.Read() | do.Count() | do.Reserve() as question:
-                    todo.extend(await self._decide(exchange, timeline, question, deadline))
+                    todo.extend(await self._decide(exchange, timeline, question, stream))
         return False
 
     async def _decide(
@@ -303,10 +320,16 @@ class Driver:
         exchange: Exchange,
         timeline: Timeline,
         question: Question,
-        deadline: float,
+        stream: Stream,
     ) -> tuple[do.Command, ...]:
         name, began_ns = _PHASES[type(question)], time.perf_counter_ns()
+        deadline = stream.came_s + self._decision_timeout_s
         try:
+            waited_s = asyncio.get_running_loop().time() - stream.came_s
+            if waited_s >= self._decision_timeout_s:
+                raise self._admission.too_late()
+            if isinstance(question, do.Authenticate) and not question.again:
+                self._admission.enter(len(self._live), waited_s, stream.behind)
             answer = self._at_once(question)
             if answer is None:
                 async with asyncio.timeout_at(deadline):
@@ -328,8 +351,6 @@ class Driver:
     def _at_once(self, question: Question) -> on.Event | None:
         """The answer if it needs neither waiting nor another thread, and so no time-out."""
         match question:
-            case do.Authenticate(again=False):
-                self._admission.enter(len(self._live))
             case do.Read(endpoint, body, head) if len(body) <= INLINE_BYTES:
                 return on.Planned(endpoint.plan(body, head))
             case do.Count(request) if request.size <= INLINE_BYTES:

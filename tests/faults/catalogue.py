@@ -158,6 +158,11 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
             "test_more_than_it_can_do_is_shed_and_who_is_let_in_is_served",
         ),
         _row(
+            "1,000 requests in one moment on a cold gateway, with the usual patience and with a "
+            "tenth of it",
+            "test_a_thousand_at_once_are_served_or_shed_in_time",
+        ),
+        _row(
             "at the bounds in all and per user",
             "test_in_all_and_per_user_no_more_run_at_once_than_may",
         ),

@@ -7,6 +7,7 @@ long; `make reliability` takes 1,000 for five minutes.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import statistics
 import time
@@ -139,6 +140,67 @@ async def test_more_than_it_can_do_is_shed_and_who_is_let_in_is_served(
     with clients(stack, *USERS) as (ada, *_):
         eventually(lambda: metric(stack, "sentinel_exchanges_live") == 0)
         assert ada.chat().status_code == 200
+
+
+BURST = 1000
+
+
+async def burst(stack: Stack, count: int, outcome: Outcome) -> None:
+    """So many requests in one moment, each on a connection of its own that is there already."""
+    port = int(stack.url.rpartition(":")[2])
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
+    async with asyncio.timeout(120):
+        ended = await asyncio.gather(
+            *(_asked(*one, USERS[number % 3]) for number, one in enumerate(opened))
+        )
+    for answer in ended:
+        if answer.status_code == 503:
+            # Ours says what it is; for whom we didn't even read Envoy says it, and when to come.
+            told = int(answer.headers["retry-after"]) >= 1 and "error" in answer.json()
+            outcome.saw(503, held=told)
+        else:
+            outcome.saw(answer.status_code, held=answer.status_code == 200)
+
+
+async def _asked(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str
+) -> httpx.Response:
+    body = json.dumps(CHAT).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n"
+        f"authorization: Bearer {user}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[:-2]
+    headers = dict(line.split(": ", 1) for line in lines)
+    content = await reader.read()
+    writer.close()
+    return httpx.Response(int(first.split()[1]), headers=headers, content=content)
+
+
+@pytest.mark.parametrize("most_wait_s", [0.5, 0.05])
+async def test_a_thousand_at_once_are_served_or_shed_in_time(
+    run_stack: StartStack, outcome: Outcome, most_wait_s: float
+) -> None:
+    """On a gateway that has seen nobody yet. How many are shed depends on the machine, so it is
+    given little patience the second time."""
+    stack = await asyncio.to_thread(
+        run_stack, settings=PLENTY | {"SENTINEL_OVERLOAD__MAX_WAIT_SECONDS": str(most_wait_s)}
+    )
+    await burst(stack, BURST, outcome)
+    outcome.lost = await asyncio.to_thread(misbilled, stack)
+    assert set(outcome.clients) <= {"200", "503"}, outcome.clients
+    assert outcome.held == BURST
+    assert outcome.lost == 0
+    shed = await asyncio.to_thread(
+        metric, stack, "sentinel_overload_turned_away_total", reason="queue"
+    )
+    assert shed >= outcome.clients["503"] > 0 or most_wait_s > 0.05
+    with clients(stack, *USERS) as (ada, *_):
+        # It recovers by itself, at once.
+        assert (await asyncio.to_thread(ada.chat)).status_code == 200
+        assert await asyncio.to_thread(metric, stack, "sentinel_exchanges_live") == 0
 
 
 def _reached(stack: Stack) -> float:

@@ -128,8 +128,11 @@ class Script:
     def __init__(self, *messages: pb.ProcessingRequest) -> None:
         self.messages = [message.SerializeToString() for message in messages]
         self.replies: list[pb.ProcessingResponse] = []
+        self.came_s = 0.0
+        self.behind = 0
 
     async def read(self) -> bytes | None:
+        self.came_s = asyncio.get_running_loop().time()
         answered = self.replies and self.replies[-1].HasField("immediate_response")
         return self.messages.pop(0) if self.messages and not answered else None
 

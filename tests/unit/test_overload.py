@@ -13,7 +13,7 @@ import pytest
 
 from sentinel_extproc.config.settings import OverloadSettings
 from sentinel_extproc.errors import Overloaded, TooManyAtOnce
-from sentinel_extproc.overload.admission import REASONS, Admission
+from sentinel_extproc.overload.admission import LEAST_BEHIND, REASONS, Admission
 from sentinel_extproc.overload.descriptors import descriptors_left
 from sentinel_extproc.overload.memory import container_bytes, resident_bytes
 from sentinel_extproc.overload.shedder import (
@@ -124,6 +124,29 @@ def test_what_is_over_the_bound_is_turned_away_and_counted() -> None:
     assert int(error.headers()["retry-after"]) >= 1
     assert admission.turned_away == {"exchanges": 1}
     admission.enter(2)
+
+
+def test_who_waited_too_long_is_turned_away_while_others_wait_behind() -> None:
+    admission = Admission(most=100, most_wait_s=0.5)
+    admission.enter(1, 0.49, 1000)
+    admission.enter(1, 9.0, LEAST_BEHIND - 1)
+    with pytest.raises(Overloaded) as refused:
+        admission.enter(1, 0.5, LEAST_BEHIND)
+    assert (refused.value.status, refused.value.code) == (503, "overloaded")
+    waits = {admission.too_late().headers()["retry-after"] for _ in range(20)}
+    assert waits == {"1", "2", "3", "4", "5"}
+    assert admission.turned_away == {"queue": 21}
+
+
+def test_who_waited_twice_as_long_is_not_even_read() -> None:
+    admission = Admission(most=100, most_wait_s=0.5)
+    assert not admission.is_hopeless(0.99, 1000)
+    assert not admission.is_hopeless(9.0, LEAST_BEHIND - 1)
+    assert admission.turned_away == {}
+    assert admission.is_hopeless(1.0, LEAST_BEHIND)
+    assert admission.turned_away == {"queue": 1}
+    watching = Admission(most=100, most_wait_s=0.5, ends_unread=False)
+    assert not watching.is_hopeless(9.0, 1000), "an error of ours would be a fault of the watcher's"
 
 
 def test_each_user_has_a_bound_and_gets_room_when_one_ends() -> None:

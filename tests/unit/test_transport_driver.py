@@ -79,6 +79,10 @@ class Stream:
         self.replies: list[pb.ProcessingResponse] = []
         self.headers: dict[str, bytes] = {}
         self.wrote = asyncio.Event()
+        self.came_s = 0.0
+        self.behind = 0
+        self.waited_s = 0.0
+        """How long each message waited before it was read."""
         for message in messages:
             self.send(message)
 
@@ -88,7 +92,9 @@ class Stream:
         )
 
     async def read(self) -> bytes | None:
-        return await self.incoming.get()
+        data = await self.incoming.get()
+        self.came_s = asyncio.get_running_loop().time() - self.waited_s
+        return data
 
     async def write(self, data: bytes) -> None:
         self.replies.append(pb.ProcessingResponse.FromString(data))
@@ -527,6 +533,50 @@ async def test_a_part_that_hangs_is_answered_in_time(parts: Parts) -> None:
         assert stream.replies[-1].immediate_response.status.code == 503
         parts.release.set()
         await driver.join(5)
+
+
+async def test_a_message_that_came_too_long_ago_is_answered_without_a_question(
+    parts: Parts,
+) -> None:
+    # As if it had lain in the socket: Envoy has been waiting since then.
+    for messages in ([REQUEST_HEADERS], [REQUEST_HEADERS, REQUEST_BODY]):
+        parts = Parts()
+        admission = Admission()
+        driver, stream = parts.driver(timeout_s=1.0, admission=admission), Stream()
+        running = asyncio.create_task(driver.run(stream))
+        for number, message in enumerate(messages):
+            stream.waited_s = 0.0 if message is not messages[-1] else 1.0
+            stream.send(message)
+            await stream.replied(number + 1)
+        answer = stream.replies[-1].immediate_response
+        assert answer.status.code == 503
+        assert b"overloaded" in answer.body
+        stream.send(None)
+        await running
+        assert admission.turned_away == {"queue": 1}
+        assert parts.reserved == []
+
+
+async def test_a_new_one_with_a_queue_behind_it_is_turned_away_before_it_costs(
+    parts: Parts,
+) -> None:
+    driver, stream = parts.driver(), Stream(REQUEST_HEADERS)
+    stream.waited_s, stream.behind = 0.6, 100
+    parts.fail["authenticate"] = AssertionError("nobody may be asked")
+    await run_to_end(driver, stream)
+    assert stream.replies[-1].immediate_response.status.code == 503
+    # It is for what is new: whom we let in is served though it waited as long.
+    parts = Parts()
+    driver, stream = parts.driver(), Stream(REQUEST_HEADERS)
+    running = asyncio.create_task(driver.run(stream))
+    await stream.replied(1)
+    stream.waited_s, stream.behind = 0.6, 100
+    stream.send(REQUEST_BODY)
+    await stream.replied(2)
+    assert stream.kinds() == ["request_headers", "request_body"]
+    stream.send(None)
+    await running
+    await driver.join(5)
 
 
 async def cancel_while_held(

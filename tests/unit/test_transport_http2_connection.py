@@ -19,6 +19,7 @@ from sentinel_extproc.transport.http2.connection import (
     CallEnded,
     CallLost,
     CallOpened,
+    CaughtUp,
     Connection,
     Event,
     MessageReceived,
@@ -333,6 +334,16 @@ def test_pings_both_ways() -> None:
     client.h2.ping(b"12345678")
     client.exchange(server)
     assert any(isinstance(e, h2.events.PingAckReceived) for e in client.events)
+
+
+def test_the_answer_to_where_the_queue_stands_comes_behind_what_was_sent() -> None:
+    client, server = Client(), connection()
+    client.exchange(server)
+    stream = client.open(b"before")
+    server.ask_queue()
+    seen = client.exchange(server)
+    assert [type(event) for event in seen] == [CallOpened, MessageReceived, CaughtUp]
+    assert stream
 
 
 def test_padding_and_priority_are_taken_off() -> None:

@@ -16,12 +16,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hpack import Encoder
 
 from sentinel_extproc.transport.http2.frames import (
+    DATA,
     END_HEADERS,
     HEADERS,
+    PING,
     PREFACE,
     ErrorCode,
     frame,
     goaway,
+    ping,
     settings,
 )
 from sentinel_extproc.transport.http2.head import Status
@@ -207,6 +210,86 @@ async def test_many_calls_at_once_keep_apart(path: str) -> None:
         grpc.aio.insecure_channel(f"unix:{path}") as channel,
     ):
         await asyncio.gather(*(talk(channel, n) for n in range(50)))
+
+
+def heads(count: int, method: bytes = b"/x/echo") -> bytes:
+    """The beginnings of so many calls, on the first streams."""
+    lines = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", method),
+        (b":authority", b"x"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    ]
+    encoder = Encoder()
+    return b"".join(
+        frame(HEADERS, END_HEADERS, 1 + 2 * number, encoder.encode(lines))
+        for number in range(count)
+    )
+
+
+def message(stream: int, data: bytes) -> bytes:
+    return frame(DATA, 0, stream, b"\0" + len(data).to_bytes(4) + data)
+
+
+async def pinged(reader: asyncio.StreamReader, payload: bytes) -> None:
+    """Read until the server pings so."""
+    while True:
+        head = await reader.readexactly(9)
+        if (await reader.readexactly(int.from_bytes(head[:3]))) == payload and head[3] == PING:
+            return
+
+
+async def test_what_comes_before_the_answer_to_a_ping_is_as_old_as_the_ping(path: str) -> None:
+    came: asyncio.Queue[float] = asyncio.Queue()
+
+    async def note(served: ServedCall) -> None:
+        while await served.read() is not None:
+            came.put_nowait(served.came_s)
+
+    bounds = Bounds(max_streams=100, max_message_bytes=1000)
+    loop = asyncio.get_running_loop()
+    async with serving(path, note, bounds=bounds), asyncio.timeout(10):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(PREFACE + settings({}) + heads(40, b"/x/note"))
+        await pinged(reader, b"queue   ")
+        between = loop.time()
+        # Sent after the question, as it were, was on its way: nobody can say when.
+        writer.write(message(1, b"x"))
+        assert await came.get() <= between
+        writer.write(ping(b"queue   ", ack=True))
+        writer.write(message(3, b"x"))
+        assert await came.get() >= between
+        writer.close()
+
+
+async def test_a_burst_is_handled_in_slices_and_its_queue_is_counted(path: str) -> None:
+    count = 300
+    behind: list[int] = []
+    all_began = asyncio.Event()
+
+    async def one(served: ServedCall) -> None:
+        behind.append(served.behind)
+        if len(behind) == count:
+            all_began.set()
+        assert await served.read() == b"x"
+        if len(behind) % 2:  # others leave theirs unread
+            await served.read()
+
+    bounds = Bounds(max_streams=count, max_message_bytes=1000)
+    async with serving(path, one, bounds=bounds) as connections, asyncio.timeout(10):
+        _, writer = await asyncio.open_unix_connection(path)
+        bodies = b"".join(message(1 + 2 * n, b"x") for n in range(count))
+        writer.write(PREFACE + settings({}) + heads(count, b"/x/one") + bodies + bodies)
+        await all_began.wait()
+        live = list(connections)
+        # Calls are opened some at a time, or the first would have seen only messages behind it.
+        assert behind[0] > count
+        assert behind[0] > behind[-1]
+        writer.close()
+        await asyncio.gather(*(one.parted.wait() for one in live))
+        assert connections.queued == 0
 
 
 @pytest.mark.parametrize("sent", [b"", PREFACE + settings({})])

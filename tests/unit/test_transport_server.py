@@ -38,6 +38,11 @@ class Echo:
     def __init__(self) -> None:
         self.live = 0
         self.handed_back = asyncio.Event()
+        self.hopeless = False
+
+    def is_hopeless(self, stream: Stream) -> bool:
+        assert stream.came_s > 0
+        return self.hopeless
 
     async def run(self, stream: Stream) -> None:
         self.live += 1

@@ -43,6 +43,7 @@ _MAX_FRAME = 64 << 10
 
 _SHUT_DOWN_PING = b"sentinel"
 _ALIVE_PING = b"alive   "
+_QUEUE_PING = b"queue   "
 
 
 class CallOpened(NamedTuple):
@@ -76,6 +77,10 @@ class Alive(NamedTuple):
     """The peer answered ``ask_alive``."""
 
 
+class CaughtUp(NamedTuple):
+    """What the peer had sent before it heard ``ask_queue`` has been received."""
+
+
 class PeerLeaves(NamedTuple):
     """The peer will open no more calls here."""
 
@@ -84,7 +89,9 @@ class PeerKnows(NamedTuple):
     """The peer has heard that we leave: no more calls will come."""
 
 
-Event = CallOpened | MessageReceived | CallEnded | CallLost | Alive | PeerLeaves | PeerKnows
+Event = (
+    CallOpened | MessageReceived | CallEnded | CallLost | Alive | CaughtUp | PeerLeaves | PeerKnows
+)
 
 
 class Connection:
@@ -382,6 +389,8 @@ class Connection:
             self._out.append(h2.ping(payload, ack=True))
         elif payload == _ALIVE_PING:
             events.append(Alive())
+        elif payload == _QUEUE_PING:
+            events.append(CaughtUp())
         elif payload == _SHUT_DOWN_PING and not self._closing:
             # What was on its way when we said that we leave has arrived.
             self._closing = True
@@ -493,6 +502,10 @@ class Connection:
     def ask_alive(self) -> None:
         """Have the peer show that it is there, by an ``Alive``."""
         self._out.append(h2.ping(_ALIVE_PING, ack=False))
+
+    def ask_queue(self) -> None:
+        """Have the peer answer behind all that it has sent, by a ``CaughtUp``."""
+        self._out.append(h2.ping(_QUEUE_PING, ack=False))
 
     def shut_down(self) -> None:
         """Ask the peer to open no more calls here; what is on its way is still served."""

@@ -26,6 +26,8 @@ class Connections:
     Attributes:
         budget: what all of them may hold.
         leaving: the server ends: whoever still comes is told to go elsewhere.
+        queued: messages that came and that no call has read yet, and other news of calls among
+            them.
         gone: it has ended: whoever was still on the way in is told so and closed.
     """
 
@@ -33,6 +35,7 @@ class Connections:
         self._most = most
         self._live: set[Http2Protocol] = set()
         self.budget = Budget(most_bytes)
+        self.queued = 0
         self.leaving = False
         self.gone = False
         self.refused = 0

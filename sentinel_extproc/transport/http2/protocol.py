@@ -21,6 +21,17 @@ _GREETING_S = 10.0
 """From connecting to the first frame."""
 
 
+_SLICE = 128
+"""Events in one turn of the loop, or some 60 new calls. What a turn answers is written at its end:
+a burst handled whole would have its first answers wait for its last ones."""
+
+_MANY = 16
+"""Events that came at once: more may wait behind them, so the peer is asked how far we are."""
+
+_ASK_EVERY_S = 0.05
+_MOST_ASKED = 100
+"""Questions without an answer yet; it would be late by seconds."""
+
 _TELL_EVERY = 1000
 """Of refused connections, for one line in the log."""
 
@@ -41,14 +52,27 @@ class Abort(Exception):
 class ServedCall:
     """One call, as its method sees it: ``driver.Stream``."""
 
-    __slots__ = ("_ended", "_head", "_messages", "_protocol", "_stream", "_waiter", "task")
+    __slots__ = (
+        "_ended",
+        "_head",
+        "_messages",
+        "_protocol",
+        "_stream",
+        "_waiter",
+        "came_s",
+        "task",
+    )
 
-    def __init__(self, protocol: Http2Protocol, stream: int, head: Fields = ()) -> None:
+    def __init__(
+        self, protocol: Http2Protocol, stream: int, head: Fields = (), *, came_s: float = 0.0
+    ) -> None:
         self._protocol = protocol
         self._stream = stream
         self._head = head
-        self._messages: deque[tuple[bytes, int]] = deque()
+        self._messages: deque[tuple[bytes, int, float]] = deque()
         self._ended = False
+        self.came_s = came_s
+        """When the call, and later the message that was read last, came, on the loop's clock."""
         self._waiter: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -56,6 +80,11 @@ class ServedCall:
         """A header line of the call itself; empty when there is none."""
         wanted = name.encode()
         return next((value for key, value in self._head if key == wanted), b"")
+
+    @property
+    def behind(self) -> int:
+        """Messages, of all calls of the server, that came and that nobody has read yet; about."""
+        return self._protocol.connections.queued
 
     async def read(self) -> bytes | None:
         """The next message; None when the peer has ended its side."""
@@ -67,7 +96,8 @@ class ServedCall:
                 await self._waiter
             finally:
                 self._waiter = None
-        data, credit = self._messages.popleft()
+        data, credit, self.came_s = self._messages.popleft()
+        self._protocol.connections.queued -= 1
         if credit:
             self._protocol.taken(self._stream, credit)
         return data
@@ -81,9 +111,10 @@ class ServedCall:
         """Have ``read`` say that the peer has ended its side, though it hasn't."""
         self.feed_end()
 
-    def feed(self, data: bytes, credit: int) -> None:
+    def feed(self, data: bytes, credit: int, came_s: float) -> None:
         """A message came."""
-        self._messages.append((data, credit))
+        self._messages.append((data, credit, came_s))
+        self._protocol.connections.queued += 1
         self._wake()
 
     def feed_end(self) -> None:
@@ -96,8 +127,14 @@ class ServedCall:
         # For a task that swallows the cancellation, as libraries' races have done: it would wait
         # for ever for a message that can't come, with all that it holds.
         self._ended = True
+        self.forget()
         if self.task is not None:
             self.task.cancel()
+
+    def forget(self) -> None:
+        """Nobody will read what came."""
+        self._protocol.connections.queued -= len(self._messages)
+        self._messages.clear()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -141,13 +178,18 @@ class Http2Protocol(asyncio.Protocol):
         self.loop = asyncio.get_running_loop()
         self._methods = methods
         self._bounds = bounds
-        self._connections = connections
+        self.connections = connections
         self._connection = h2.Connection(
             max_streams=bounds.max_streams,
             max_message_bytes=bounds.max_message_bytes,
             budget=connections.budget,
         )
         self._calls: dict[int, ServedCall] = {}
+        self._later: deque[h2.Event] = deque()
+        """What the next turns of the loop are for; nothing is read until then."""
+        self._asked: deque[float] = deque()
+        """When the peer was asked for answers that have yet to come."""
+        self._received_s = 0.0
         self._transport: asyncio.Transport | None = None
         self._room: asyncio.Future[None] | None = None
         self._full = False
@@ -162,17 +204,17 @@ class Http2Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
         made = cast("asyncio.Transport", transport)  # what servers make
-        if not self._connections.admit(self):
-            if self._connections.refused % _TELL_EVERY == 1:
-                log.warning("http2_refused", extra={"connections": len(self._connections)})
+        if not self.connections.admit(self):
+            if self.connections.refused % _TELL_EVERY == 1:
+                log.warning("http2_refused", extra={"connections": len(self.connections)})
             made.abort()
             return
         self._transport = made
         self._again(_GREETING_S, partial(self._dead, "no greeting"))
-        if self._connections.leaving:
+        if self.connections.leaving:
             self._connection.shut_down()
         self._send()
-        if self._connections.gone:
+        if self.connections.gone:
             self._close()
 
     def data_received(self, data: bytes) -> None:
@@ -187,8 +229,15 @@ class Http2Protocol(asyncio.Protocol):
         if not self._greeted:
             self._greeted = True
             self._ask_later()
-        for event in events:
-            self._on(event)
+        if not self._later:
+            self._received_s = self.loop.time()
+        if len(events) >= _MANY:
+            self._ask_queue()
+        if self._later or len(events) > _SLICE:
+            self._in_slices(events)
+        else:
+            for event in events:
+                self._on(event)
         if self._room is not None:
             self._wake_writers()
         if self._connection.has_output:
@@ -197,26 +246,26 @@ class Http2Protocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer reads too slowly: neither write nor read until it has caught up."""
         self._full = True
-        if self._transport is not None:
-            self._transport.pause_reading()
+        self._read_if_may()
 
     def resume_writing(self) -> None:
         """See ``asyncio.Protocol``."""
         self._full = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._read_if_may()
         self._wake_writers()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """See ``asyncio.Protocol``."""
         self._transport = None
-        self._connections.discard(self)
+        self.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         self.parted.set()
         for call in list(self._calls.values()):
             call.cancel()
         self._calls.clear()
+        self.connections.queued -= len(self._later)
+        self._later.clear()
         self._connection.drop()
         self._wake_writers()
 
@@ -255,11 +304,52 @@ class Http2Protocol(asyncio.Protocol):
         self._send()
         self._close()
 
+    def _in_slices(self, events: list[h2.Event]) -> None:
+        """Handle them some in each turn, so that answers leave in between."""
+        if not self._later:
+            self.loop.call_soon(self._next_slice)
+        self._later.extend(events)
+        self.connections.queued += len(events)
+        self._read_if_may()
+
+    def _next_slice(self) -> None:
+        for _ in range(min(_SLICE, len(self._later))):
+            self.connections.queued -= 1
+            self._on(self._later.popleft())
+        if self._later:
+            self._ask_queue()
+            self.loop.call_soon(self._next_slice)
+        else:
+            self._read_if_may()
+        self._send()
+
+    def _read_if_may(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._full or self._later:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def _ask_queue(self) -> None:
+        """Ask where the peer's own queue stands: what comes before its answer was sent no later
+        than it heard the question, however long we took to read it."""
+        now = self.loop.time()
+        if not self._asked or (
+            now - self._asked[-1] >= _ASK_EVERY_S and len(self._asked) < _MOST_ASKED
+        ):
+            self._asked.append(now)
+            self._connection.ask_queue()
+
+    def _came_s(self) -> float:
+        """When what is being handled came, as far as is known."""
+        return self._asked[0] if self._asked else self._received_s
+
     def _on(self, event: h2.Event) -> None:
         match event:
             case h2.MessageReceived(stream, data, credit):
                 if (call := self._calls.get(stream)) is not None:
-                    call.feed(data, credit)
+                    call.feed(data, credit, self._came_s())
             case h2.CallOpened(stream, path):
                 self._open(stream, path)
             case h2.CallEnded(stream):
@@ -270,6 +360,8 @@ class Http2Protocol(asyncio.Protocol):
                     call.cancel()
             case h2.Alive():
                 self._ask_later()
+            case h2.CaughtUp() if self._asked:  # or it answers what nobody asked
+                self._asked.popleft()
             case h2.PeerLeaves():
                 self._leaving = True
                 self.parted.set()
@@ -282,7 +374,8 @@ class Http2Protocol(asyncio.Protocol):
         if method is None:
             self._connection.end(stream, Status.UNIMPLEMENTED, "no such method")
             return
-        call = self._calls[stream] = ServedCall(self, stream, self._connection.head(stream))
+        head = self._connection.head(stream)
+        call = self._calls[stream] = ServedCall(self, stream, head, came_s=self._came_s())
         call.task = self.loop.create_task(self._serve(stream, call, method))
 
     async def _serve(self, stream: int, call: ServedCall, method: Method) -> None:
@@ -300,6 +393,7 @@ class Http2Protocol(asyncio.Protocol):
             status, reason = Status.INTERNAL, "internal fault"
         finally:
             self._calls.pop(stream, None)
+            call.forget()
             self._connection.end(stream, status, reason)
             self._send()
             self._close_if_left()

@@ -215,7 +215,7 @@ class Http2Server:
         return not self._streams
 
     async def _process(self, call: ServedCall) -> None:
-        if self._driver.live >= self._max_streams:
+        if self._driver.live >= self._max_streams or self._driver.is_hopeless(call):
             raise Abort(*TOO_MANY)
         task = call.task
         assert task is not None  # noqa: S101 - it is what runs this
