@@ -15,6 +15,11 @@ def for_terminal(text: str) -> str:
     return "".join(char if char.isprintable() else _spelt(char) for char in text)
 
 
+def for_bytes(text: str) -> str:
+    """``text`` as UTF-8 can say it: a lone surrogate, which JSON can express, becomes ``?``."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def for_csv(text: str) -> str:
     """A cell that a spreadsheet shows as text: ``'`` goes before what could be a formula.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,13 +16,13 @@ from sentinel_extproc.admin import readings
 from sentinel_extproc.admin.control import Control
 from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.hop_readings import hop_readings, orphan_readings
-from sentinel_extproc.admin.inner import FinalCounts, inner_routes
+from sentinel_extproc.admin.inner import LastWords, Shown, inner_routes
 from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.looking import SidecarLookUps
 from sentinel_extproc.admin.overload_readings import overload_readings
 from sentinel_extproc.admin.pacing import Pacing
 from sentinel_extproc.admin.page.routes import OwnSources
-from sentinel_extproc.admin.page.tables import TOP
+from sentinel_extproc.admin.page.tables import MAX_RUNNING, TOP
 from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.admin.server import AdminServer, Tls
@@ -39,7 +39,7 @@ from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
 from sentinel_extproc.overload.admission import Admission
 from sentinel_extproc.reloading.reloader import ReloadState
-from sentinel_extproc.telemetry.live import Heavy, Live
+from sentinel_extproc.telemetry.live import Live, tokens_by_name
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Reading
 from sentinel_extproc.telemetry.tracing.shipper import SpanCounters
@@ -111,15 +111,6 @@ async def start_admin(
         quotas=parts.quotas,
         prefix=parts.prefix,
     )
-    page = OwnSources(
-        live=parts.recent,
-        running=parts.running,
-        in_all=parts.live,
-        status=status,
-        look_ups=look_ups,
-        control=parts.control,
-    )
-
     make = partial(
         admin_app,
         exposition=parts.metrics.exposition,
@@ -130,15 +121,32 @@ async def start_admin(
         look_ups=look_ups,
     )
     if worker is None:
+        page = OwnSources(
+            live=parts.recent,
+            running=parts.running,
+            in_all=parts.live,
+            status=status,
+            look_ups=look_ups,
+            control=parts.control,
+        )
         await serve_admin(settings, partial(make, page=page), stack)
         return
-    counts = FinalCounts(parts.metrics.families, worker.final)
-    stack.push_async_callback(counts.aclose)
-    counts.start()
+    words = LastWords(
+        families=parts.metrics.families,
+        counts=worker.counts,
+        past=parts.recent.past,
+        past_file=worker.past,
+    )
+    stack.push_async_callback(words.aclose)
+    words.start()
+
+    def shown() -> Shown:
+        return Shown(parts.recent.past(), parts.running(MAX_RUNNING), parts.live())
+
     app = make(
         access=Access(token=None, trusted_peers=True),
         hosts=None,
-        more=inner_routes(parts.metrics.families, page.picture),
+        more=inner_routes(parts.metrics.families, shown),
     )
     await _serve(AdminServer(app, listen=worker.admin), stack)
 
@@ -256,8 +264,8 @@ def _status(
             "configuration": _configuration(parts.reloads()),
             "exchanges": {"live": parts.live(), "draining": parts.draining()},
             "top": {
-                "users": _top(parts.recent.users(TOP)),
-                "models": _top(parts.recent.models(TOP)),
+                "users": tokens_by_name(parts.recent.users(TOP)),
+                "models": tokens_by_name(parts.recent.models(TOP)),
             },
             "overload": _overload(parts.admission),
             "limits": {
@@ -293,11 +301,6 @@ def _overload(admission: Admission) -> dict[str, Any]:
     }
 
 
-def _top(ranked: Iterable[Heavy]) -> dict[str, int]:
-    """Tokens of the last 10 to 15 minutes; a sketch's weight has 1 more for each request."""
-    return {one.name: max(0, one.weight - one.count) for one in ranked}
-
-
 def _stream(usage: UsageParts) -> dict[str, Any] | None:
     if usage.forwarder is None or usage.queue is None:
         return None
@@ -324,9 +327,7 @@ def _configuration(state: ReloadState) -> dict[str, Any]:
 def _ledger(outbox: Outbox, state: LedgerState | None) -> dict[str, Any]:
     head = outbox.head
     return {
-        "sidecar": outbox.sidecar,
-        "seq": head.seq,
-        "hash": head.hash.hex(),
+        "heads": [{"sidecar": outbox.sidecar, "seq": head.seq, "hash": head.hash.hex()}],
         "under_way": outbox.intents_in_use,
         "unknown": None if state is None else state.unknown,
         "retained": None if state is None else state.retained,

@@ -110,18 +110,10 @@ def status(**admin: Any) -> None:
     if target.as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from sentinel_extproc.admin.status_view import status_view
+    from sentinel_extproc.terminal import console
 
-    table = Table("", "", "", title=f"Sentinel at {target.address}", show_header=False)
-    for section, facts in answer.items():
-        if section == "top":
-            continue  # has a command of its own
-        rows = facts.items() if isinstance(facts, dict) else [("", facts)]
-        for number, (name, value) in enumerate(rows):
-            table.add_row("" if number else _plain(section), _plain(name), _shown(value))
-        table.add_section()
-    Console().print(table)
+    console().print(status_view(target.address, answer))
 
 
 def _body(
@@ -200,19 +192,3 @@ def _plain(text: object) -> str:
     from rich.markup import escape
 
     return escape(str(text).replace("_", " "))
-
-
-def _shown(value: object) -> str:
-    from rich.markup import escape
-
-    match value:
-        case None:
-            return "—"
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:,.3f}"
-        case _:
-            return escape(str(value))

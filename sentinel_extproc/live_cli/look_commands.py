@@ -43,7 +43,8 @@ def show(user: str, path: str | None, model: str, plan: str | None, **admin: Any
     if target.as_json:
         click.echo(json.dumps(told))
         return
-    from sentinel_extproc.usage_cli.tables import console, print_facts, print_rows
+    from sentinel_extproc.terminal import console
+    from sentinel_extproc.usage_cli.tables import print_facts, print_rows
 
     out = console()
     print_facts(out, [(name, told[name] or None) for name in ("user", "plan", "path", "model")])
@@ -81,7 +82,8 @@ def whoami(source: Any, **admin: Any) -> None:
     if target.as_json:
         click.echo(json.dumps(told))
     else:
-        from sentinel_extproc.usage_cli.tables import console, print_facts, print_rows
+        from sentinel_extproc.terminal import console
+        from sentinel_extproc.usage_cli.tables import print_facts, print_rows
 
         out = console()
         print_facts(out, _facts(told))

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sentinel_extproc.admin.fleet_words import fleet_state
 from sentinel_extproc.admin.target import Target, admin_options, admin_target
 from sentinel_extproc.live_cli.rates import Look, Rates, between, read_look
 
@@ -64,7 +65,7 @@ def _once(target: Target, interval: float) -> None:
     if target.as_json:
         click.echo(json.dumps(rates.plain() | {"status": status}))
         return
-    from sentinel_extproc.usage_cli.tables import console
+    from sentinel_extproc.terminal import console
 
     console().print(_view(target.address, rates, status))
 
@@ -130,6 +131,11 @@ def _view(address: str, rates: Rates, status: Mapping[str, Any]) -> RenderableTy
     for row in rows:
         head.add_row(*row)
     recent = status.get("top") or {}
+    fleet = fleet_state(status)
+    if fleet is not None:
+        style = {"ok": "", "warn": "yellow", "bad": "bold red"}[fleet.mood]
+        head.caption = Text(f"Workers: {fleet.word}; {fleet.detail}", style=style)
+        head.caption_justify = "left"
     return Group(
         head,
         _table("tokens by user, last 10 to 15 minutes", recent.get("users") or {}, "{:,}"),

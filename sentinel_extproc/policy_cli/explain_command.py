@@ -85,7 +85,8 @@ def explain(
 
 
 def _show(story: dict[str, Any]) -> None:
-    from sentinel_extproc.usage_cli.tables import console, print_facts, print_rows
+    from sentinel_extproc.terminal import console
+    from sentinel_extproc.usage_cli.tables import print_facts, print_rows
 
     out = console()
     print_facts(out, _facts(story))

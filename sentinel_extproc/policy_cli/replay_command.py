@@ -113,7 +113,8 @@ def _plans(file: Path | None) -> dict[str, str]:
 
 
 def _show(told: dict[str, Any]) -> None:
-    from sentinel_extproc.usage_cli.tables import console, print_facts, print_rows
+    from sentinel_extproc.terminal import console
+    from sentinel_extproc.usage_cli.tables import print_facts, print_rows
 
     out = console()
     if not told["requests"]:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeRefused,
@@ -23,8 +25,10 @@ STEP_S = 5
 SAMPLES = 180
 """A quarter of an hour."""
 
-_GENERATION_S = 300
-_GENERATIONS = 3
+GENERATION_S = 300
+GENERATIONS = 3
+KEEP = 100
+"""Names of each stretch and kind that are kept for sure."""
 
 MAX_NAME_CHARS = 200
 """Of a user, model or code that is kept; longer ones are cut, and may then fall together."""
@@ -55,6 +59,35 @@ class Heavy:
     excess: int
 
 
+Held = tuple[str, int, int, int]
+"""A name with what ``Heavy`` has of it."""
+
+
+class Generation(msgspec.Struct, frozen=True, array_like=True):
+    """Names of one stretch of time, in no order; ``number`` counts those of the machine's clock."""
+
+    number: int
+    users: list[Held]
+    models: list[Held]
+    reasons: list[Held]
+
+
+class Past(msgspec.Struct, frozen=True, array_like=True):
+    """What a process remembers, for another one.
+
+    Attributes:
+        step: which one of the machine's clock the last sample is of.
+        samples: as of ``Sample``, oldest first, ``SAMPLES`` at most.
+        not_stored, faults: since the start.
+    """
+
+    step: int = 0
+    samples: list[tuple[int, int, int, int]] = []
+    generations: list[Generation] = []
+    not_stored: int = 0
+    faults: int = 0
+
+
 class HeavyHitters:
     """The heaviest names of an unbounded crowd, in bounded memory: a space-saving sketch.
 
@@ -63,7 +96,7 @@ class HeavyHitters:
     ``total / keep`` is in it, and adding costs the same however many there are.
     """
 
-    def __init__(self, keep: int = 100) -> None:
+    def __init__(self, keep: int = KEEP) -> None:
         self._keep = keep
         self._floor = 0
         self._held: dict[str, list[int]] = {}
@@ -82,9 +115,9 @@ class HeavyHitters:
             self._shrink()
         self._held[name] = [self._floor + weight, 1, self._floor]
 
-    def heavy(self) -> list[Heavy]:
-        """All that are held, in no order."""
-        return [Heavy(name, *held) for name, held in self._held.items()]
+    def held(self) -> list[Held]:
+        """All of them, in no order."""
+        return [(name, one[0], one[1], one[2]) for name, one in self._held.items()]
 
     def _shrink(self) -> None:
         ranked = sorted(self._held.items(), key=lambda item: item[1][0], reverse=True)
@@ -114,7 +147,7 @@ class Live:
         self._started = int(clock()) // STEP_S
         self._slot = self._started
         self._ring = [Sample() for _ in range(SAMPLES)]
-        self._generations: list[_Generation] = [_Generation(int(clock()) // _GENERATION_S)]
+        self._generations: list[_Generation] = [_Generation(int(clock()) // GENERATION_S)]
         self.not_stored = 0
         """Records that were not durable when they should have been, since the start."""
         self.faults = 0
@@ -149,17 +182,33 @@ class Live:
         first = (self._slot + 1) % SAMPLES
         return [*self._ring[first:], *self._ring[:first]]
 
+    def past(self) -> Past:
+        """All of it. Nothing in it changes any more."""
+        return Past(
+            step=int(self._clock()) // STEP_S,
+            samples=[
+                (one.admitted, one.refused, one.input_tokens, one.output_tokens)
+                for one in self.samples()
+            ],
+            generations=[
+                Generation(one.number, one.users.held(), one.models.held(), one.reasons.held())
+                for one in self._recent()
+            ],
+            not_stored=self.not_stored,
+            faults=self.faults,
+        )
+
     def users(self, most: int) -> list[Heavy]:
         """By tokens, the heaviest first, of the last 10 to 15 minutes."""
-        return self._top((one.users for one in self._recent()), most)
+        return heaviest((one.users.held() for one in self._recent()), most)
 
     def models(self, most: int) -> list[Heavy]:
         """As ``users``."""
-        return self._top((one.models for one in self._recent()), most)
+        return heaviest((one.models.held() for one in self._recent()), most)
 
     def reasons(self, most: int) -> list[Heavy]:
         """Codes of refusals by number, as ``users``."""
-        return self._top((one.reasons for one in self._recent()), most)
+        return heaviest((one.reasons.held() for one in self._recent()), most)
 
     def _now(self) -> Sample:
         now = int(self._clock())
@@ -168,24 +217,29 @@ class Live:
             for passed in range(max(self._slot + 1, slot - SAMPLES + 1), slot + 1):
                 self._ring[passed % SAMPLES] = Sample()
             self._slot = slot
-            number = now // _GENERATION_S
+            number = now // GENERATION_S
             if number != self._generations[-1].number:
                 self._generations.append(_Generation(number))
                 self._generations = self._recent()
         return self._ring[slot % SAMPLES]
 
     def _recent(self) -> list[_Generation]:
-        now = int(self._clock()) // _GENERATION_S
-        return [one for one in self._generations if one.number > now - _GENERATIONS]
+        now = int(self._clock()) // GENERATION_S
+        return [one for one in self._generations if one.number > now - GENERATIONS]
 
-    @staticmethod
-    def _top(sketches: Iterable[HeavyHitters], most: int) -> list[Heavy]:
-        sums: dict[str, list[int]] = {}
-        for sketch in sketches:
-            for one in sketch.heavy():
-                held = sums.setdefault(one.name, [0, 0, 0])
-                held[0] += one.weight
-                held[1] += one.count
-                held[2] += one.excess
-        merged = [Heavy(name, *held) for name, held in sums.items()]
-        return sorted(merged, key=lambda one: (-one.weight, one.name))[:most]
+
+def heaviest(lists: Iterable[Iterable[Held]], most: int) -> list[Heavy]:
+    """The heaviest of several, added up by name."""
+    sums: dict[str, list[int]] = {}
+    for name, weight, count, excess in (one for held in lists for one in held):
+        both = sums.setdefault(name, [0, 0, 0])
+        both[0] += weight
+        both[1] += count
+        both[2] += excess
+    merged = [Heavy(name, *both) for name, both in sums.items()]
+    return sorted(merged, key=lambda one: (-one.weight, one.name))[:most]
+
+
+def tokens_by_name(ranked: Iterable[Heavy]) -> dict[str, int]:
+    """Tokens alone: a weight has 1 more for each request."""
+    return {one.name: max(0, one.weight - one.count) for one in ranked}

@@ -124,8 +124,9 @@ def status(outbox: Path, as_json: bool) -> None:
 
     Exit codes: 0 shown, 1 something waits for a person, 2 wrong usage, 3 not readable.
     """
+    from sentinel_extproc.terminal import console
     from sentinel_extproc.usage_cli import several
-    from sentinel_extproc.usage_cli.tables import console, print_facts
+    from sentinel_extproc.usage_cli.tables import print_facts
     from sentinel_extproc.usage_cli.wording import FACTS
 
     with readable():
@@ -160,6 +161,7 @@ def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **
 
     Exit codes: 0 listed, 2 wrong usage, 3 not readable.
     """
+    from sentinel_extproc.terminal import console
     from sentinel_extproc.usage_cli import several, tables
     from sentinel_extproc.usage_cli.columns import plain
     from sentinel_extproc.usage_cli.wording import Legend
@@ -172,7 +174,7 @@ def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **
             return
         legend = Legend()
         rows = map(tables.record_cells, legend.noting(shown))
-        if not tables.print_rows(tables.console(), tables.RECORD_HEADINGS, rows):
+        if not tables.print_rows(console(), tables.RECORD_HEADINGS, rows):
             click.echo("No such records.", err=True)
         for line in legend.lines():
             click.echo(line)
@@ -242,6 +244,7 @@ def dead_letters(outbox: Path, user: str | None, as_json: bool) -> None:
 
     Exit codes: 0 there are none, 1 there are some, 2 wrong usage, 3 not readable.
     """
+    from sentinel_extproc.terminal import console
     from sentinel_extproc.usage_cli import several, tables
     from sentinel_extproc.usage_cli.columns import item_plain
 
@@ -259,7 +262,7 @@ def dead_letters(outbox: Path, user: str | None, as_json: bool) -> None:
         else:
             headings = ("id", "state", "user", "model", "requests", "input", "output", "reason")
             rows = ([item[_HELD_KEYS[name]] for name in headings] for item in counted())
-            if not tables.print_rows(tables.console(), headings, rows):
+            if not tables.print_rows(console(), headings, rows):
                 click.echo("No dead letters.", err=True)
     if found:
         sys.exit(EXIT_FAULT)

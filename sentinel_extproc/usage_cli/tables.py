@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -21,16 +20,7 @@ _RIGHT = frozenset({"no.", "requests", "input", "output", "cost", "records", "re
 _FOLDED = frozenset({"user", "model", "reason", "about", "detail"})
 """Others are of bounded length, and read badly in pieces."""
 
-_WIDE = 200
-"""Columns where nobody looks at a screen."""
-
 Cells = Sequence[str | int | None]
-
-
-def console() -> Console:
-    """For standard output: as wide as the terminal, and wide where there is none."""
-    made = Console()
-    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=_WIDE)
 
 
 def print_rows(console: Console, headings: Sequence[str], rows: Iterable[Cells]) -> int:

@@ -133,7 +133,8 @@ def _show(
         ]
         click.echo(json.dumps({"ok": not findings, **checked, "findings": named}))
         return
-    from sentinel_extproc.usage_cli.tables import console, print_facts, print_rows
+    from sentinel_extproc.terminal import console
+    from sentinel_extproc.usage_cli.tables import print_facts, print_rows
 
     out = console()
     print_facts(out, ((name.replace("_", " "), value) for name, value in checked.items()))

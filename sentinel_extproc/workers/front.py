@@ -9,27 +9,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
-
-import msgspec
 
 from sentinel_extproc import __version__
 from sentinel_extproc.admin.assembly import serve_admin
 from sentinel_extproc.admin.control import Control, Effect, Everybody, Target, Token, User
-from sentinel_extproc.admin.inner import METRICS, PICTURE
+from sentinel_extproc.admin.inner import METRICS, PICTURE, Shown, read_shown
 from sentinel_extproc.admin.looking import LookUps, Question
-from sentinel_extproc.admin.page.tables import Picture
+from sentinel_extproc.admin.page.tables import TOP, Picture
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.errors import Unavailable
-from sentinel_extproc.telemetry.across import Across, Collected, Family, further, merged, unpack
+from sentinel_extproc.telemetry.across import Across, Collected, Family, merged, unpack
+from sentinel_extproc.telemetry.live import Past, tokens_by_name
+from sentinel_extproc.telemetry.past import together, top
 from sentinel_extproc.telemetry.prometheus import written
 from sentinel_extproc.workers.asking import Workers
+from sentinel_extproc.workers.gathering import Gathering
 from sentinel_extproc.workers.lifeline import Lifeline
 from sentinel_extproc.workers.merging import (
+    each_worker,
+    heads_of_all,
+    nobody_answers,
     not_ready,
     one_effect,
     one_picture,
@@ -40,6 +46,9 @@ from sentinel_extproc.workers.shelf import Roster, Shelf
 from sentinel_extproc.workers.supervision import State
 
 log = logging.getLogger("sentinel.workers")
+
+TIDY_EVERY_S = 30.0
+"""About as often as a worker that keeps failing is started again."""
 
 _READY_WITHIN_S = 0.7
 """Below what the admin port gives a check: one that hangs must not speak for the others."""
@@ -79,8 +88,35 @@ async def serve_front(settings: Settings, shelf: Shelf, lifeline: Lifeline) -> N
             page=fleet,
         )
         await serve_admin(settings.admin, make, stack)
+        tidying = asyncio.create_task(_tidy(fleet), name="tidy")
+        stack.push_async_callback(_end, tidying)
         lifeline.ready()
         await stop.wait()
+
+
+async def _tidy(fleet: Fleet) -> None:
+    while True:
+        await asyncio.sleep(TIDY_EVERY_S)
+        try:
+            await fleet.tidy()
+        except Exception:
+            log.exception("what ended processes left can't be put together")
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What there is at one moment: answers of those workers that gave one, by serial number, and
+    what all that ever were remember."""
+
+    roster: Roster
+    statuses: Mapping[int, Mapping[str, Any]]
+    shown: Mapping[int, Shown]
+    past: Past
 
 
 class Fleet:
@@ -89,8 +125,8 @@ class Fleet:
     def __init__(self, workers: Workers, shelf: Shelf) -> None:
         self._workers = workers
         self._shelf = shelf
-        self._gathering = asyncio.Lock()
-        self._counted: dict[int, list[Family]] = {}
+        self._counts = Gathering(shelf.counts, workers.roster)
+        self._pasts = Gathering(shelf.pasts, workers.roster)
 
     @property
     def control(self) -> Control:
@@ -104,29 +140,19 @@ class Fleet:
 
     async def families(self) -> list[list[Family]]:
         """Metrics, by process: of those that ended, of those that live, and of the supervisor."""
-        # One at a time: a process that ends meanwhile would be counted as both.
-        async with self._gathering:
-            return await self._families()
 
-    async def _families(self) -> list[list[Family]]:
-        roster = self._workers.roster()
-        answers = {
-            answer.worker.serial: answer
-            for answer in await self._workers.each("GET", METRICS)
-            if answer.status == 200
-        }
-        alive = {member.serial for member in roster.members}
-        for serial in self._counted.keys() - alive:
-            # One that was killed: what it told last may be more than what it had written.
-            self._shelf.keep_counts(serial, self._counted.pop(serial))
-        found = [await asyncio.to_thread(self._shelf.retired, roster)]
-        for serial in sorted(alive):
-            if (answer := answers.get(serial)) is not None:
-                self._counted[serial] = unpack(answer.content)
-            # One that hangs: what it last told or wrote keeps the sums from falling.
-            told, wrote = self._counted.get(serial, []), self._shelf.counts_of(serial)
-            found.append(told if answer is not None else further(told, wrote))
-        return [*found, supervisor_families(roster)]
+        async def ask() -> dict[int, list[Family]]:
+            answers = await self._workers.each("GET", METRICS)
+            return {a.worker.serial: unpack(a.content) for a in answers if a.status == 200}
+
+        found = await self._counts.ask(ask)
+        return [*found, supervisor_families(self._workers.roster())]
+
+    async def tidy(self) -> None:
+        """Have no files left of processes that ended, though nobody asks."""
+        await self._counts.tidy()
+        await self._pasts.tidy()
+        self._shelf.tidy(self._workers.roster())
 
     async def not_ready(self) -> str | None:
         """Why no requests should come."""
@@ -141,36 +167,50 @@ class Fleet:
 
     async def status(self) -> dict[str, Any]:
         """As ``/v1/status``, and each worker."""
-        roster = self._workers.roster()
-        answers = await self._workers.each("GET", "/v1/status")
-        statuses = {a.worker.serial: a.json() for a in answers if a.status == 200}
-        if not statuses:
-            raise Unavailable("No worker answers.", code="workers_away")
-        each = [
-            {
-                "worker": member.seat,
-                "pid": member.pid,
-                "state": member.state,
-                "answers": member.serial in statuses,
-                "live": statuses.get(member.serial, {}).get("exchanges", {}).get("live"),
-            }
-            for member in sorted(roster.members, key=lambda m: (m.seat, m.serial))
-        ]
-        told = one_status(list(statuses.values()))
-        told["exchanges"]["draining"] = roster.stopping
-        return {**told, "version": __version__, "workers": each, "restarts": roster.restarts}
+        return self._status(await self._see())
 
     async def picture(self) -> Picture:
         """See ``Sources``."""
-        answers = await self._workers.each("GET", PICTURE)
-        pictures = [
-            msgspec.json.decode(answer.content, type=Picture)
-            for answer in answers
-            if answer.status == 200
-        ]
-        if not pictures:
-            raise Unavailable("No worker answers.", code="workers_away")
-        return one_picture(pictures, await self.status())
+        seen = await self._see()
+        shown = list(seen.shown.values())
+        return one_picture(shown, seen.past, self._status(seen), at_s=time.time())
+
+    async def _see(self) -> _Seen:
+        shown: dict[int, Shown] = {}
+
+        async def ask() -> dict[int, Past]:
+            for answer in await self._workers.each("GET", PICTURE):
+                if answer.status == 200:
+                    shown[answer.worker.serial] = read_shown(answer.content)
+            return {serial: one.past for serial, one in shown.items()}
+
+        pasts, answers = await asyncio.gather(
+            self._pasts.ask(ask), self._workers.each("GET", "/v1/status")
+        )
+        return _Seen(
+            roster=self._workers.roster(),
+            statuses={a.worker.serial: a.json() for a in answers if a.status == 200},
+            shown=shown,
+            past=together(pasts),
+        )
+
+    def _status(self, seen: _Seen) -> dict[str, Any]:
+        roster = seen.roster
+        if not seen.statuses:
+            raise Unavailable(nobody_answers(roster.lost), code="workers_away")
+        told = one_status(list(seen.statuses.values()))
+        told["exchanges"]["draining"] = roster.stopping
+        told["top"] = {
+            "users": tokens_by_name(top(seen.past, "users", TOP)),
+            "models": tokens_by_name(top(seen.past, "models", TOP)),
+        }
+        told["ledger"]["heads"] = heads_of_all(roster, seen.statuses)
+        return {
+            **told,
+            "version": __version__,
+            "workers": each_worker(roster, seen.statuses),
+            "restarts": roster.restarts,
+        }
 
     async def replay(self, item_ids: Sequence[str]) -> int:
         """An item is in one worker's outbox, nobody knows whose."""
@@ -231,6 +271,13 @@ def supervisor_families(roster: Roster) -> list[Family]:
             "gauge",
             Across.SUM,
             tuple(("sentinel_workers", (("state", s),), n) for s, n in states.items()),
+        ),
+        Family(
+            "sentinel_workers_wanted",
+            "Workers that there should be.",
+            "gauge",
+            Across.SUM,
+            (("sentinel_workers_wanted", (), float(roster.seats)),),
         ),
         Family(
             "sentinel_workers_failing",

@@ -9,10 +9,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sentinel_extproc.admin.control import Effect
+from sentinel_extproc.admin.fleet_words import said_of
+from sentinel_extproc.admin.inner import Shown
 from sentinel_extproc.admin.page.tables import MAX_RUNNING, TOP, Picture
-from sentinel_extproc.telemetry.live import Heavy, Sample
+from sentinel_extproc.telemetry.live import Past
+from sentinel_extproc.telemetry.past import samples_of, top
+from sentinel_extproc.workers.shelf import Member, Roster
 
 Status = Mapping[str, Any]
+
+DOWN = "down"
+"""The state of a worker without a process: one that keeps failing waits before it starts again."""
 
 _BREAKERS = ("closed", "half_open", "open")
 
@@ -38,7 +45,6 @@ def one_status(statuses: Sequence[Status]) -> dict[str, Any]:
             name: _worst([one["zion"][name] for one in statuses], _BREAKERS)
             for name in first["zion"]
         },
-        "top": one_top([one["top"] for one in statuses]),
         "overload": _overload([one["overload"] for one in statuses]),
         "outbox": _outbox([one["outbox"] for one in statuses]),
         "stream": _stream([one["stream"] for one in statuses if one["stream"] is not None]),
@@ -47,35 +53,72 @@ def one_status(statuses: Sequence[Status]) -> dict[str, Any]:
     }
 
 
-def one_top(each: Sequence[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
-    """Tokens by user and by model, of all workers: the most of them first."""
-    return {
-        kind: dict(
-            sorted(_added([one[kind] for one in each]).items(), key=lambda one: (-one[1], one[0]))[
-                :TOP
-            ]
-        )
-        for kind in each[0]
-    }
+def one_picture(shown: Sequence[Shown], past: Past, status: Status, *, at_s: float) -> Picture:
+    """What the live page shows of all workers.
 
-
-def one_picture(pictures: Sequence[Picture], status: Status) -> Picture:
-    """What the live page shows of all workers: at least one."""
+    Args:
+        at_s: seconds since the epoch.
+        shown: of those that answered; past: of all that ever were.
+    """
     running = sorted(
-        (one for p in pictures for one in p.running), key=lambda one: one.started_at_ms
+        (one for each in shown for one in each.running), key=lambda one: one.started_at_ms
     )
     return Picture(
-        at_s=max(picture.at_s for picture in pictures),
-        samples=_samples([picture.samples for picture in pictures]),
-        users=_heaviest([picture.users for picture in pictures]),
-        models=_heaviest([picture.models for picture in pictures]),
-        reasons=_heaviest([picture.reasons for picture in pictures]),
+        at_s=at_s,
+        samples=samples_of(past),
+        users=top(past, "users", TOP),
+        models=top(past, "models", TOP),
+        reasons=top(past, "reasons", TOP),
         running=running[:MAX_RUNNING],
-        running_in_all=sum(picture.running_in_all for picture in pictures),
+        running_in_all=sum(each.in_all for each in shown),
         status=status,
-        not_stored=sum(picture.not_stored for picture in pictures),
-        faults=sum(picture.faults for picture in pictures),
+        not_stored=past.not_stored,
+        faults=past.faults,
     )
+
+
+def each_worker(roster: Roster, statuses: Mapping[int, Status]) -> list[dict[str, Any]]:
+    """Every worker's processes, also of those that have none.
+
+    Args:
+        statuses: of those that answered, by serial number.
+    """
+    members = list(roster.members)
+    seated = {member.seat for member in members}
+    members += [Member(0, seat, 0, DOWN) for seat in range(roster.seats) if seat not in seated]
+    return [
+        {
+            "worker": member.seat,
+            "pid": member.pid or None,
+            "state": member.state,
+            "failing": member.seat in roster.lost,
+            "failures": dict(enumerate(roster.failures)).get(member.seat, 0),
+            "answers": member.serial in statuses,
+            "live": statuses.get(member.serial, {}).get("exchanges", {}).get("live"),
+        }
+        for member in sorted(members, key=lambda m: (m.seat, m.serial))
+    ]
+
+
+def heads_of_all(roster: Roster, statuses: Mapping[int, Status]) -> list[dict[str, Any]]:
+    """Where each worker's chain of records ends, as far as they answered."""
+    return [
+        {"worker": member.seat, **head}
+        for member in sorted(roster.members, key=lambda m: (m.seat, m.serial))
+        if member.serial in statuses
+        for head in statuses[member.serial]["ledger"]["heads"]
+    ]
+
+
+def nobody_answers(lost: Iterable[int]) -> str:
+    """Why nothing can be told."""
+    failing = keeps_failing(lost)
+    return f"No worker answers: {failing}." if failing else "No worker answers."
+
+
+def keeps_failing(lost: Iterable[int]) -> str:
+    """``worker 1 keeps failing``; empty when none does."""
+    return said_of(sorted(lost), "keeps failing", "keep failing")
 
 
 def one_effect(effects: Sequence[Mapping[str, Any]]) -> Effect:
@@ -103,8 +146,8 @@ def not_ready(answers: Mapping[int, Mapping[str, str] | None], lost: Iterable[in
     Args:
         answers: of each worker what it is not ready for; None: it doesn't answer.
     """
-    if gone := sorted(lost):
-        return f"worker {', '.join(map(str, gone))} keeps failing"
+    if failing := keeps_failing(lost):
+        return failing
     if any(answer == {} for answer in answers.values()):
         return None
     reasons = [
@@ -162,40 +205,10 @@ def _stream(each: Sequence[Status]) -> dict[str, Any] | None:
 
 
 def _ledger(each: Sequence[Status]) -> dict[str, Any]:
-    """Chains are not added up: the first is shown, with the sums of all."""
-    sums = {
+    return {
         name: _both_all([one[name] for one in each])
         for name in ("under_way", "unknown", "retained")
     }
-    return {**each[0], **sums}
-
-
-def _samples(each: Sequence[Sequence[Sample]]) -> list[Sample]:
-    """Steps are of the machine's one clock, so that the last ones are of the same moment."""
-    length = min(len(samples) for samples in each)
-    lasts = [samples[len(samples) - length :] for samples in each]
-    return [
-        Sample(
-            admitted=sum(one.admitted for one in step),
-            refused=sum(one.refused for one in step),
-            input_tokens=sum(one.input_tokens for one in step),
-            output_tokens=sum(one.output_tokens for one in step),
-        )
-        for step in zip(*lasts, strict=True)
-    ]
-
-
-def _heaviest(each: Iterable[Sequence[Heavy]]) -> list[Heavy]:
-    sums: dict[str, Heavy] = {}
-    for one in (heavy for ranked in each for heavy in ranked):
-        before = sums.get(one.name, Heavy(one.name, 0, 0, 0))
-        sums[one.name] = Heavy(
-            one.name,
-            before.weight + one.weight,
-            before.count + one.count,
-            before.excess + one.excess,
-        )
-    return sorted(sums.values(), key=lambda one: (-one.weight, one.name))[:TOP]
 
 
 def _added(each: Sequence[Mapping[str, int]]) -> dict[str, int]:

@@ -18,7 +18,7 @@ class Place:
         address: where Envoy finds it, as in ``server.listen``.
         listening: the socket there, which outlives this process.
         admin: ``unix:/path`` for the admin port of all, to ask this worker.
-        final: file for its last words: what it counted.
+        counts, past: files for what it counted, and for what it remembers.
         successor: whether another had this place before. The settings it is given may be older than
             those that the others have reloaded since.
     """
@@ -29,5 +29,6 @@ class Place:
     listening: socket.socket
     lifeline: Lifeline
     admin: str
-    final: Path
+    counts: Path
+    past: Path
     successor: bool

@@ -134,7 +134,8 @@ class _Fleet:
             listening=new.listening,
             lifeline=Lifeline(new.channel),
             admin=self._shelf.admin_of(new.serial),
-            final=self._shelf.final_of(new.serial),
+            counts=self._shelf.counts.file_of(new.serial),
+            past=self._shelf.pasts.file_of(new.serial),
             successor=new.successor,
         )
         return _run(app.serve(self._settings, self._config_file, place=place))

@@ -1,26 +1,23 @@
-"""The folder where processes of one sidecar meet: private sockets, the supervisor's view, counts of
-those that ended.
+"""The folder where processes of one sidecar meet: private sockets, the supervisor's view, and what
+those that ended left.
 
-Only its owner may enter it, so that whoever can connect to a socket in it may also control. Files
-are replaced whole, so that whoever reads one finds the old or the new.
+Only its owner may enter it, so that whoever can connect to a socket in it may also control.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from sentinel_extproc.telemetry import past
 from sentinel_extproc.telemetry.across import Family, further, growing, merged, pack, unpack
-
-log = logging.getLogger("sentinel.workers")
+from sentinel_extproc.telemetry.live import Past
+from sentinel_extproc.workers.drawer import Drawer, Kind, replace_file
 
 MAX_SOCKET_PATH = 107
 
@@ -41,6 +38,7 @@ class Roster(msgspec.Struct, frozen=True):
         seats: number of workers that there should be.
         members: workers' processes that haven't ended.
         lost: seats whose processes keep failing.
+        failures: of each seat's processes, in a row.
         restarts: processes that were followed by another, by why.
         last: the latest serial number; who has one up to it, and is no member, has ended.
     """
@@ -48,16 +46,36 @@ class Roster(msgspec.Struct, frozen=True):
     seats: int
     members: tuple[Member, ...] = ()
     lost: tuple[int, ...] = ()
+    failures: tuple[int, ...] = ()
     restarts: dict[str, int] = {}
     last: int = 0
     stopping: bool = False
 
+    @property
+    def alive(self) -> set[int]:
+        """Serial numbers of those that haven't ended."""
+        return {member.serial for member in self.members}
 
-class _Retired(msgspec.Struct):
-    """What ended processes had counted, and whose counts are in it while their files are there."""
 
-    families: list[Family] = []
-    serials: set[int] = set()
+COUNTS: Kind[list[Family]] = Kind(
+    name="counts",
+    none=[],
+    pack=lambda found: pack(growing(found)),
+    unpack=unpack,
+    later=further,
+    together=lambda found: merged(growing(one) for one in found),
+)
+"""What a process has counted, as far as it only grows."""
+
+PAST: Kind[Past] = Kind(
+    name="past",
+    none=Past(),
+    pack=past.pack,
+    unpack=past.unpack,
+    later=past.later,
+    together=past.together,
+)
+"""What it remembers of the last quarter of an hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +88,15 @@ class Shelf:
         """Where the admin port asks that process."""
         return f"unix:{self.folder / f'{serial}.sock'}"
 
-    def final_of(self, serial: int) -> Path:
-        """Where that process writes what it has counted, now and then and at its end."""
-        return self.folder / f"{serial}.counts"
+    @property
+    def counts(self) -> Drawer[list[Family]]:
+        """What processes have counted."""
+        return Drawer(self.folder, COUNTS)
+
+    @property
+    def pasts(self) -> Drawer[Past]:
+        """What they remember."""
+        return Drawer(self.folder, PAST)
 
     def write_roster(self, roster: Roster) -> None:
         """Only the supervisor does."""
@@ -86,59 +110,20 @@ class Shelf:
         """
         return msgspec.json.decode((self.folder / "roster").read_bytes(), type=Roster)
 
-    def counts_of(self, serial: int) -> list[Family]:
-        """What that process last wrote; nothing if it hasn't."""
-        try:
-            return unpack(self.final_of(serial).read_bytes())
-        except FileNotFoundError:
-            return []
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            log.exception("the counts of a process can't be read")
-            return []
-
-    def keep_counts(self, serial: int, told: list[Family]) -> None:
-        """Before ``retired`` puts them together: what a process told, if it had written less."""
-        if further(told, self.counts_of(serial)) is told:
-            try:
-                replace_file(self.final_of(serial), pack(told))
-            except OSError as fault:
-                log.warning("counts_not_kept", extra={"reason": str(fault)})
-
-    def retired(self, roster: Roster) -> list[Family]:
-        """What all processes that ended had counted; only the admin port asks.
-
-        Files of those are put together into one and removed; cut off in between, nothing is
-        counted twice.
-        """
-        known = self._read_retired()
-        alive = {member.serial for member in roster.members}
-        ended = {n for n in self._written() if n <= roster.last and n not in alive}
-        if new := ended - known.serials:
-            sums = merged([known.families, *(growing(self.counts_of(n)) for n in sorted(new))])
-            known = _Retired(sums, ended)
-            replace_file(self.folder / "retired", msgspec.msgpack.encode(known))
-        for serial in ended:
-            self.final_of(serial).unlink(missing_ok=True)
-        return known.families
+    def tidy(self, roster: Roster) -> None:
+        """Remove the sockets of processes that ended without doing so."""
+        alive = roster.alive
+        for file in self.folder.glob("*.sock"):
+            if (
+                file.stem.isdigit()
+                and int(file.stem) <= roster.last
+                and int(file.stem) not in alive
+            ):
+                file.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove it, with all that is in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _read_retired(self) -> _Retired:
-        try:
-            data = (self.folder / "retired").read_bytes()
-            return msgspec.msgpack.decode(data, type=_Retired)
-        except FileNotFoundError:
-            return _Retired()
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            log.exception("the counts of ended processes can't be read")
-            return _Retired()
-
-    def _written(self) -> Iterator[int]:
-        for file in self.folder.glob("*.counts"):
-            if file.stem.isdigit():
-                yield int(file.stem)
 
 
 def make_shelf(beside: Path) -> Shelf:
@@ -153,12 +138,3 @@ def make_shelf(beside: Path) -> Shelf:
             return Shelf(folder)
         folder.rmdir()
     return Shelf(Path(tempfile.mkdtemp(prefix="workers-", dir=beside)))
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write it whole; no reader sees a part of it."""
-    new = path.with_name(f"{path.name}.new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    new.rename(path)

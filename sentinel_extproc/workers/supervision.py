@@ -173,7 +173,7 @@ class Supervision:
         return self._seats[seat].failures
 
     def lost(self, seat: int) -> bool:
-        """Whether it failed too often to count on it."""
+        """Whether it failed too often to count on it; until one has served for ``stable_s``."""
         return self._seats[seat].failures >= self._rules.give_up_after
 
     # What happens
@@ -230,6 +230,8 @@ class Supervision:
             if why and not process.killed:
                 process.killed = why
                 commands.append(Kill(process.serial, why))
+            elif process.state is State.SERVING and now - process.since >= self._rules.stable_s:
+                self._seats[process.seat].failures = 0
         if not self.stopping:
             for number, seat in self._seats.items():
                 if seat.due is not None and now >= seat.due:

@@ -329,6 +329,7 @@ class Supervisor:
             seats=seats,
             members=members,
             lost=tuple(seat for seat in range(seats) if supervision.lost(seat)),
+            failures=tuple(supervision.failures(seat) for seat in range(seats)),
             restarts=dict(supervision.restarts),
             last=self._last_serial,
             stopping=supervision.stopping,

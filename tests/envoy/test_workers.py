@@ -18,6 +18,7 @@ import pytest
 from sentinel_extproc.admin import client as admin
 from sentinel_extproc.demo.stack import Stack, start_stack
 from sentinel_extproc.live_cli.rates import read_look
+from sentinel_extproc.telemetry.live import STEP_S
 from sentinel_extproc.usage import reading
 from sentinel_extproc.usage.files import outbox_path, outbox_paths
 from sentinel_extproc.usage.outbox import Outbox
@@ -79,6 +80,16 @@ def counted(folder: Path, name: str = "sentinel_exchanges_total", **labels: str)
     )
 
 
+def on_the_page(folder: Path) -> int:
+    """Requests admitted in the last quarter of an hour, by the live page's charts."""
+    transport = httpx.HTTPTransport(uds=str(folder / "admin.sock"))
+    with httpx.Client(transport=transport, base_url="http://localhost") as browser:
+        browser.get("/").raise_for_status()
+        data = browser.get("/live/data").raise_for_status().json()
+    rates: list[float] = data["series"]["admitted"]
+    return round(sum(rates) * STEP_S)
+
+
 class Clients:
     """Some who ask, one request after the other, until they are told to stop."""
 
@@ -130,6 +141,22 @@ def test_they_share_the_load_and_are_counted_as_one(fleet: tuple[Stack, Path]) -
     text = admin.metrics(address=f"unix:{folder / 'admin.sock'}")
     assert read_look(text, 0.0).series
     assert 'sentinel_workers{state="serving"} 3.0' in text
+
+
+def test_what_a_killed_worker_served_stays_on_the_page(fleet: tuple[Stack, Path]) -> None:
+    stack, folder = fleet
+    eventually(lambda: all_serve(folder))
+    with Clients(stack) as clients:
+        clients.more(30)
+    # In the charts a step counts when it is over.
+    eventually(lambda: on_the_page(folder) == counted(folder, decision="admitted"))
+    shown, victim = on_the_page(folder), workers(folder)[0]
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: all_serve(folder, but={victim}))
+    assert on_the_page(folder) == shown > 0
+    status = ask(folder, "GET", "/v1/status")
+    assert [head["worker"] for head in status["ledger"]["heads"]] == list(range(WORKERS))
+    assert len({head["hash"] for head in status["ledger"]["heads"]}) == WORKERS
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])

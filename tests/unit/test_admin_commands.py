@@ -72,7 +72,22 @@ class Recorder:
 async def standing() -> dict[str, Any]:
     return {
         "exchanges": {"live": 12345, "draining": False},
-        "outbox": {"oldest": None, "fill": 0.25},
+        "outbox": {"oldest": None, "fill": 0.25, "set_aside": [], "oldest_seconds": 7300},
+        "configuration": {"needs_restart": ["server.listen", "admin"], "last_reload": 0},
+        "overload": {"turned_away": {"user": 2, "all": 1}},
+        "ledger": {
+            "under_way": 3,
+            "heads": [
+                {"worker": 0, "sidecar": "one", "seq": 7, "hash": "ab" * 32},
+                {"worker": 1, "sidecar": "two\x1b[2J", "seq": 9, "hash": "cd" * 32},
+            ],
+        },
+        "workers": [
+            {"worker": 0, "pid": 123456, "state": "serving", "answers": True},
+            {"worker": 1, "pid": None, "state": "down", "failing": True, "failures": 5},
+        ],
+        "restarts": {"died": 5},
+        "top": {"users": {"ada": 1}, "models": {}},
         "version": "[bold]1",
     }
 
@@ -312,8 +327,14 @@ async def test_status() -> None:
         shown = await run("status", "--admin", url, SENTINEL_ADMIN__TOKEN=ADMIN_TOKEN)
         as_json = await run("status", "--admin", url, "--json", SENTINEL_ADMIN__TOKEN=ADMIN_TOKEN)
     assert shown.exit_code == 0
-    for text in ("exchanges", "12,345", "no", "0.250", "—", "[bold]1"):
+    for text in (
+        *("exchanges", "12,345", "no", "25.0%", "—", "none", "2 h 1 min", "[bold]1"),
+        *("server.listen, admin", "1970-01-01T00:00:00Z", "user 2, all 1"),
+        *("worker 1 keeps failing", "5 times in a row; 1 of 2 serve; 5 restarts", "123456"),
+        *("one", "two\\x1b[2J", "ab" * 32, "cd" * 32),
+    ):
         assert text in shown.stdout
+    assert not any(sign in shown.stdout for sign in "{}'\x1b")
     assert json.loads(as_json.stdout) == await standing()
 
 

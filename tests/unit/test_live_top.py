@@ -63,6 +63,11 @@ async def test_without_a_terminal_it_prints_once() -> None:
         return {
             "exchanges": {"live": 7},
             "zion": {"lookup_breaker": "closed"},
+            "workers": [
+                {"worker": 0, "state": "serving", "answers": True},
+                {"worker": 1, "state": "down", "answers": False, "failing": True, "failures": 6},
+            ],
+            "restarts": {"died": 6},
             "top": {"users": {"ext-\x1b[2Jada": 12345}, "models": {"gpt-4o": 12}},
         }
 
@@ -89,6 +94,8 @@ async def test_without_a_terminal_it_prints_once() -> None:
     for word in ("ext-\\x1b[2Jada", "12,345", "gpt-4o", "limit", "running", "closed", "[bold]"):
         assert word in shown.output
     assert "\x1b" not in shown.output
+    said = " ".join(shown.output.split())
+    assert "Workers: worker 1 keeps failing; 6 times in a row; 1 of 2 serve; 6 restarts" in said
     told = json.loads(parsed.output)
     assert told["status"]["exchanges"]["live"] == 7
     assert told["admitted_per_second"] > 0

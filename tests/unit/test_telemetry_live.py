@@ -11,7 +11,14 @@ from sentinel_extproc.telemetry.facts import (
     InternalFault,
     RecordNotStored,
 )
-from sentinel_extproc.telemetry.live import MAX_NAME_CHARS, SAMPLES, STEP_S, HeavyHitters, Live
+from sentinel_extproc.telemetry.live import (
+    MAX_NAME_CHARS,
+    SAMPLES,
+    STEP_S,
+    Heavy,
+    HeavyHitters,
+    Live,
+)
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 
 
@@ -106,7 +113,7 @@ def test_heavy_names_are_kept_whatever_the_crowd() -> None:
         sketch.add(name, 3)
         true[name] += 3
         assert len(sketch) <= 100
-    held = {one.name: one for one in sketch.heavy()}
+    held = {one[0]: Heavy(*one) for one in sketch.held()}
     for name, weight in true.items():
         if weight > true.total() / 50:
             assert name in held

@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import msgspec
+import httpx
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.applications import Starlette
 
-from sentinel_extproc.admin.page.tables import TOP, Picture, view
+from sentinel_extproc.admin.fleet_words import FleetState, fleet_state
+from sentinel_extproc.admin.inner import PICTURE, Shown, inner_routes, read_shown
+from sentinel_extproc.admin.page.tables import TOP, view
 from sentinel_extproc.exchange.running import Running
+from sentinel_extproc.telemetry import past
 from sentinel_extproc.telemetry.across import (
-    Across,
-    Collected,
-    Family,
-    families,
     growing,
     merged,
-    pack,
-    unpack,
 )
-from sentinel_extproc.telemetry.live import SAMPLES, Heavy, Sample
-from sentinel_extproc.telemetry.prometheus import written
-from sentinel_extproc.workers.asking import Answer, Workers
-from sentinel_extproc.workers.front import Fleet
-from sentinel_extproc.workers.merging import not_ready, one_effect, one_picture, one_top, one_whoami
-from sentinel_extproc.workers.shelf import Member, Roster, Shelf
-
-
-def process(requests: int, lag_s: float, *, down: int = 0, oldest: float = 0) -> list[Family]:
-    registry = CollectorRegistry()
-    counter = Counter("x_requests", "Requests.", ("code",), registry=registry)
-    counter.labels("ok").inc(requests)
-    Histogram("x_lag_seconds", "Lag.", buckets=(0.1, 1), registry=registry).observe(lag_s)
-    Gauge("x_live", "Live.", registry=registry).set(requests)
-    Gauge("x_down", "Down.", registry=registry).set(down)
-    Gauge("x_oldest", "Oldest.", registry=registry).set(oldest)
-    found = families(registry, {"x_down": Across.GREATEST, "x_oldest": Across.LEAST})
-    return unpack(pack(found))
-
-
-def lines(found: list[Family]) -> dict[str, float]:
-    text = written(Collected(found), "")[0].decode()
-    pairs = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
-    return {name: float(value) for name, _, value in pairs}
+from sentinel_extproc.telemetry.live import (
+    GENERATIONS,
+    KEEP,
+    SAMPLES,
+    STEP_S,
+    Heavy,
+    Live,
+    Sample,
+)
+from sentinel_extproc.workers.merging import (
+    each_worker,
+    heads_of_all,
+    not_ready,
+    one_effect,
+    one_picture,
+    one_whoami,
+)
+from sentinel_extproc.workers.shelf import Member, Roster
+from tests.fleet_fakes import STATUS, Clock, lines, process, served
 
 
 def test_counts_are_added_up_and_gauges_are_what_they_say() -> None:
@@ -59,15 +49,6 @@ def test_counts_are_added_up_and_gauges_are_what_they_say() -> None:
     assert shown["x_oldest"] == 5
 
 
-def test_the_top_of_all_is_added_up_and_bounded() -> None:
-    first = {"users": {"ada": 5, "bo": 9}, "models": {}}
-    second = {"users": {"ada": 6} | {f"u{n}": 1 for n in range(20)}, "models": {"gpt-4o": 3}}
-    told = one_top([first, second])
-    assert list(told["users"].items())[:3] == [("ada", 11), ("bo", 9), ("u0", 1)]
-    assert len(told["users"]) == TOP
-    assert told["models"] == {"gpt-4o": 3}
-
-
 def test_one_process_is_shown_as_it_is() -> None:
     one = process(3, 0.05)
     assert merged([one]) == one
@@ -79,82 +60,142 @@ def test_of_those_that_ended_only_what_grows_is_kept() -> None:
     assert shown["x_live"] == 4
 
 
-def roster(*serials: int, last: int) -> Roster:
-    return Roster(2, tuple(Member(n, 0, 100 + n, "serving") for n in serials), last=last)
+def running(number: int, started_ms: int) -> Running:
+    return Running(f"x{number}", started_ms, "ada", "chat", "gpt\ud800", True, 8)
 
 
-def test_counts_of_ended_processes_are_put_together_once(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    for serial in (1, 2, 3):
-        shelf.final_of(serial).write_bytes(pack(growing(process(serial, 0.05))))
-    requests = 'x_requests_total{code="ok"}'
-    assert requests not in lines(shelf.retired(roster(1, 2, 3, last=3)))
-    assert lines(shelf.retired(roster(2, 3, last=3)))[requests] == 1
-    assert not shelf.final_of(1).exists()
-    assert lines(shelf.retired(roster(3, last=4)))[requests] == 3
-    assert lines(shelf.retired(roster(3, last=4)))[requests] == 3
-    # Cut off between writing the sum and removing the file: it comes again, and isn't counted.
-    shelf.final_of(2).write_bytes(pack(growing(process(2, 0.05))))
-    assert lines(shelf.retired(roster(3, last=4)))[requests] == 3
-    # What the supervisor hasn't told of yet is no ended process.
-    shelf.final_of(9).write_bytes(pack(growing(process(9, 0.05))))
-    assert lines(shelf.retired(roster(3, last=4)))[requests] == 3
-    assert shelf.final_of(9).exists()
+async def shown_by(live: Live, *now: Running) -> Shown:
+    """What a worker tells the admin port of all, by way of bytes."""
+    _, route = inner_routes(list, lambda: Shown(live.past(), list(now), len(now)))
+    app = Starlette(routes=[route])
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        return read_shown((await client.get(PICTURE)).content)
 
 
-def test_the_roster_comes_as_it_was_written(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    shelf.write_roster(told := roster(1, 2, last=2))
-    assert shelf.roster() == told
+async def test_a_page_shows_all_workers_and_what_those_that_ended_served() -> None:
+    clock = Clock()
+    ended, first, second = Live(clock), Live(clock), Live(clock)
+    served(ended, "ada", 100, 1)
+    served(ended, "eve\ud800", 7, 0)
+    left = past.unpack(past.pack(ended.past()))
+    clock.now += STEP_S
+    served(first, "ada", 10, 2)
+    served(second, "bo", 20, 3)
+    clock.now += STEP_S
+    told = [await shown_by(first, running(1, 5000)), await shown_by(second, running(2, 4000))]
+    all_of_it = past.together([left, *(one.past for one in told)])
+    one = one_picture(told, all_of_it, STATUS, at_s=1000.0)
+    assert one.samples[-3:] == [Sample(2, 0, 107, 1), Sample(2, 0, 30, 5), Sample()]
+    assert one.users == [
+        Heavy("ada", 115, 2, 0),
+        Heavy("bo", 24, 1, 0),
+        Heavy("eve?", 8, 1, 0),
+    ]
+    assert [(each.id, each.model) for each in one.running] == [("x2", "gpt?"), ("x1", "gpt?")]
+    assert one.running_in_all == 2
+    assert view(one).tiles["admitted"] == "4"
 
 
-STATUS = {
-    "exchanges": {"live": 3, "draining": False},
-    "limits": {"store": "up", "replicas": 2, "pending_settlements": 0},
-    "zion": {"lookup_breaker": "closed", "report_breaker": "closed"},
-    "overload": {"admitted_share": 1.0, "reasons": [], "turned_away": {}},
-    "outbox": {
-        "fill": 0.0,
-        "degraded": False,
-        "fault": None,
-        "undelivered": 0,
-        "oldest_seconds": None,
-    },
-    "stream": None,
-    "ledger": {"unknown": 0},
-}
+def test_what_ended_processes_remember_is_forgotten_in_time_and_bounded() -> None:
+    clock = Clock()
+    known = past.together([])
+    for killed in range(400):
+        live = Live(clock)
+        served(live, f"user-{killed}", 1, 0)
+        known = past.unpack(past.pack(past.together([known, live.past()])))
+        clock.now += STEP_S
+        assert len(known.samples) == SAMPLES
+        assert len(known.generations) <= GENERATIONS
+        assert all(len(one.users) <= KEEP for one in known.generations)
+    assert sum(sample[0] for sample in known.samples) == SAMPLES
+    idle = Live(clock)
+    clock.now += STEP_S * SAMPLES
+    both = past.together([known, idle.past()])
+    assert not any(any(sample) for sample in both.samples)
+    assert past.top(both, "users", TOP) == []
 
 
-def picture(number: int, started_ms: int) -> Picture:
-    samples = [Sample() for _ in range(SAMPLES)]
-    samples[-2] = Sample(admitted=number, refused=1, input_tokens=10, output_tokens=20)
-    return Picture(
-        at_s=1000.0 + number,
-        samples=samples,
-        users=[Heavy("ada", 30 * number, number, 0), Heavy(f"u{number}", 5, 1, 0)],
-        models=[],
-        reasons=[],
-        running=[Running(f"x{number}", started_ms, "ada", "chat", "gpt", True, 8)],
-        running_in_all=number,
-        status={},
-        not_stored=0,
-        faults=1,
+def test_of_two_memories_of_one_process_the_later_counts() -> None:
+    clock = Clock()
+    live = Live(clock)
+    served(live, "ada", 1, 0)
+    before = live.past()
+    served(live, "ada", 1, 0)
+    more = live.past()
+    assert past.later(before, more) is past.later(more, before) is more
+    clock.now += STEP_S * SAMPLES
+    assert past.later(more, after := live.past()) is after
+
+
+def test_each_worker_is_told_of_also_the_one_that_is_down() -> None:
+    told = Roster(
+        seats=2,
+        members=(Member(7, 0, 107, "serving"),),
+        lost=(1,),
+        failures=(0, 6),
+        restarts={"died": 6},
+        last=9,
+    )
+    head = {"sidecar": "s0", "seq": 4, "hash": "ab"}
+    statuses = {7: {"exchanges": {"live": 3}, "ledger": {"heads": [head]}}}
+    workers = each_worker(told, statuses)
+    assert workers == [
+        {
+            "worker": 0,
+            "pid": 107,
+            "state": "serving",
+            "failing": False,
+            "failures": 0,
+            "answers": True,
+            "live": 3,
+        },
+        {
+            "worker": 1,
+            "pid": None,
+            "state": "down",
+            "failing": True,
+            "failures": 6,
+            "answers": False,
+            "live": None,
+        },
+    ]
+    assert heads_of_all(told, statuses) == [{"worker": 0, **head}]
+    state = fleet_state({"workers": workers, "restarts": told.restarts})
+    assert state == FleetState(
+        "worker 1 keeps failing", "bad", "6 times in a row; 1 of 2 serve; 6 restarts"
     )
 
 
-def test_a_page_shows_all_workers() -> None:
-    pictures = [
-        msgspec.json.decode(msgspec.json.encode(one), type=Picture)
-        for one in (picture(1, 5000), picture(2, 4000))
-    ]
-    one = one_picture(pictures, STATUS)
-    assert one.samples[-2] == Sample(admitted=3, refused=2, input_tokens=20, output_tokens=40)
-    assert [heavy.name for heavy in one.users] == ["ada", "u1", "u2"]
-    assert one.users[0] == Heavy("ada", 90, 3, 0)
-    assert [running.id for running in one.running] == ["x2", "x1"]
-    assert one.running_in_all == 3
-    assert one.faults == 2
-    assert view(one).tiles["admitted"] == "3"
+def worker(number: int, state: str = "serving", **more: Any) -> dict[str, Any]:
+    told = {"worker": number, "state": state, "failing": False, "failures": 0, "answers": True}
+    return told | more
+
+
+@pytest.mark.parametrize(
+    ("workers", "word", "mood"),
+    [
+        ([worker(0), worker(1)], "all 2 serve", "ok"),
+        ([worker(0), worker(1), worker(1, "leaving")], "all 2 serve", "ok"),
+        ([worker(0), worker(1, "starting")], "1 of 2 serve", "warn"),
+        ([worker(0), worker(1, answers=False)], "worker 1 doesn't answer", "warn"),
+        (
+            [worker(0, failing=True, failures=5), worker(1, failing=True, failures=6)],
+            "workers 0, 1 keep failing",
+            "bad",
+        ),
+    ],
+)
+def test_how_all_of_them_are_doing_in_words(
+    workers: list[dict[str, Any]], word: str, mood: str
+) -> None:
+    state = fleet_state({"workers": workers, "restarts": {}})
+    assert state is not None
+    assert (state.word, state.mood) == (word, mood)
+
+
+def test_one_process_has_no_workers_to_tell_of() -> None:
+    assert fleet_state(STATUS) is None
 
 
 @pytest.mark.parametrize(
@@ -165,6 +206,7 @@ def test_a_page_shows_all_workers() -> None:
         ({0: {}, 1: {"outbox": "full"}}, [], None),
         ({0: {"redis": "away"}, 1: None}, [], "worker 0: redis: away; worker 1: no answer"),
         ({0: {}, 1: None}, [1], "worker 1 keeps failing"),
+        ({0: {}, 1: {}, 2: None}, [2, 0], "workers 0, 2 keep failing"),
         ({}, [], "no worker has started"),
     ],
 )
@@ -189,69 +231,3 @@ def test_whoever_remembers_a_token_best_has_the_word() -> None:
     assert one_whoami(told)["principal"] == {"external_id": "ada"}
     assert one_whoami(told)["revoked"] is None
     assert one_whoami([*told, {"revoked": True, "remembered": None}])["revoked"] is True
-
-
-class FakeWorkers:
-    """Workers that tell what they counted; those that are not in ``tell`` hang."""
-
-    def __init__(self, *serials: int) -> None:
-        self.tell: dict[int, list[Family]] = {}
-        self.now = roster(*serials, last=max(serials))
-        self.asked = asyncio.Semaphore(0)
-        self.go_on = asyncio.Event()
-        self.go_on.set()
-
-    def roster(self) -> Roster:
-        return self.now
-
-    async def each(self, *_: object, **__: object) -> list[Answer]:
-        members = self.now.members
-        self.asked.release()
-        await self.go_on.wait()
-        return [Answer(m, 200, pack(self.tell[m.serial])) for m in members if m.serial in self.tell]
-
-
-REQUESTS = 'x_requests_total{code="ok"}'
-
-
-async def counted(fleet: Fleet) -> float:
-    return lines(merged(await fleet.families())).get(REQUESTS, 0)
-
-
-async def test_sums_fall_neither_when_a_worker_hangs_nor_when_it_is_killed(tmp_path: Path) -> None:
-    workers, shelf = FakeWorkers(1, 2), Shelf(tmp_path)
-    fleet = Fleet(cast("Workers", workers), shelf)
-    shelf.final_of(1).write_bytes(pack(growing(process(10, 0.05))))  # some seconds ago
-    workers.tell = {1: process(15, 0.05), 2: process(1, 0.05)}
-    assert await counted(fleet) == 16
-    del workers.tell[1]
-    assert await counted(fleet) == 16
-    workers.now = roster(2, last=2)
-    assert await counted(fleet) == 16
-    assert await counted(fleet) == 16
-
-
-async def test_what_a_worker_wrote_at_its_end_is_more_than_what_it_told(tmp_path: Path) -> None:
-    workers, shelf = FakeWorkers(1, 2), Shelf(tmp_path)
-    fleet = Fleet(cast("Workers", workers), shelf)
-    workers.tell = {1: process(15, 0.05), 2: process(1, 0.05)}
-    assert await counted(fleet) == 16
-    shelf.final_of(1).write_bytes(pack(growing(process(20, 0.05))))
-    workers.now = roster(2, last=2)
-    assert await counted(fleet) == 21
-
-
-async def test_two_that_ask_at_once_count_a_worker_that_ends_meanwhile_once(
-    tmp_path: Path,
-) -> None:
-    workers, shelf = FakeWorkers(1, 2), Shelf(tmp_path)
-    fleet = Fleet(cast("Workers", workers), shelf)
-    shelf.final_of(1).write_bytes(pack(growing(process(15, 0.05))))
-    workers.tell = {1: process(15, 0.05), 2: process(1, 0.05)}
-    workers.go_on.clear()
-    first = asyncio.create_task(counted(fleet))
-    await workers.asked.acquire()
-    workers.now = roster(2, last=2)
-    second = asyncio.create_task(counted(fleet))
-    workers.go_on.set()
-    assert [await first, await second] == [16, 16]

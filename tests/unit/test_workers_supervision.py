@@ -55,6 +55,30 @@ def test_whoever_served_long_enough_has_no_past() -> None:
     assert supervision.exited(3, 1, 63.0) == [Spawn(0, 4)]
 
 
+def test_whoever_kept_failing_is_counted_on_again_once_it_has_served_long_enough() -> None:
+    supervision, serial, now = running(), 1, 0.0
+    while not supervision.lost(0):
+        said = supervision.exited(serial, -signal.SIGKILL, now)
+        while not isinstance(said[0] if said else None, Spawn):
+            now += 1.0
+            supervision.heard(2, now)
+            said = supervision.tick(now)
+        assert isinstance(said[0], Spawn)
+        serial = said[0].serial
+        supervision.ready(serial, now)
+    for after in range(1, 60):
+        supervision.heard(serial, now + after)
+        supervision.heard(2, now + after)
+        supervision.tick(now + after)
+        assert supervision.lost(0)
+    supervision.heard(serial, now + 60)
+    supervision.heard(2, now + 60)
+    assert supervision.tick(now + 60) == []
+    assert not supervision.lost(0)
+    assert supervision.failures(0) == 0
+    assert supervision.exited(serial, -signal.SIGKILL, now + 61) == [Spawn(0, serial + 1)]
+
+
 def test_if_one_cannot_start_in_the_first_place_all_end_with_its_code() -> None:
     supervision = Supervision(2, front=False, rules=RULES)
     supervision.start(0.0)

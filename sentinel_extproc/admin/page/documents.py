@@ -69,6 +69,7 @@ def dashboard(
         ),
         _running(view),
         _section("states", "Queues and dependencies", view, ""),
+        *((_section("workers", "Workers", view, ""),) if view.tables["workers"] else ()),
         _limits(look_up),
         _control(csrf),
         id="main",

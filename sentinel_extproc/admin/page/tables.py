@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sentinel_extproc.admin.fleet_words import SERVING, fleet_state, worker_word
 from sentinel_extproc.admin.page.cells import Cell, Mood, Row, counted, duration, name, number
 from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.telemetry.live import STEP_S, Heavy, Sample
@@ -105,6 +106,7 @@ def view(picture: Picture) -> View:
             "reasons": tuple((name(one.name), number(one.weight)) for one in picture.reasons),
             "running": tuple(_running(one, picture.at_s) for one in picture.running),
             "states": states,
+            "workers": tuple(_worker(one) for one in picture.status.get("workers", ())),
             "minutes": _minutes(whole),
         },
         series={
@@ -154,6 +156,18 @@ def _running(one: Running, at_s: float) -> Row:
     )
 
 
+def _worker(worker: Mapping[str, Any]) -> Row:
+    word = worker_word(worker)
+    mood: Mood = "bad" if worker["failing"] else "ok" if word == SERVING else "warn"
+    return (
+        number(worker["worker"]),
+        Cell(word, mood=mood),
+        number(worker["live"]),
+        number(worker["failures"]),
+        Cell("–" if worker["pid"] is None else str(worker["pid"])),
+    )
+
+
 def _minutes(samples: Sequence[Sample]) -> tuple[Row, ...]:
     """The charts in figures, the latest minute first."""
     rows: list[Row] = []
@@ -178,7 +192,9 @@ def _states(picture: Picture) -> tuple[Row, ...]:
     draining = bool(exchanges["draining"])
     away = limits["store"] == "away"
     fault_free = not picture.not_stored and not picture.faults
+    fleet = fleet_state(status)
     return (
+        *(() if fleet is None else (_state("Workers", fleet.word, fleet.mood, fleet.detail),)),
         _state("Serving", "draining" if draining else "yes", "warn" if draining else "ok", ""),
         _state(
             "Redis, for limits",
@@ -192,7 +208,7 @@ def _states(picture: Picture) -> tuple[Row, ...]:
         _outbox(status["outbox"], status["ledger"]),
         _stream(status["stream"]),
         _state(
-            "This process",
+            "Our own faults",
             "no faults" if fault_free else "faults",
             "ok" if fault_free else "warn",
             f"{counted(picture.faults, 'bug')} and {counted(picture.not_stored, 'late record')} "

@@ -33,6 +33,13 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("Exchange", "id"),
     ),
     "states": (Column("Part"), Column("State"), Column("More")),
+    "workers": (
+        Column("Worker", "number"),
+        Column("State"),
+        Column("Running", "number"),
+        Column("Failures in a row", "number"),
+        Column("Process", "id"),
+    ),
     "minutes": (
         Column("When"),
         Column("Admitted", "number"),
