@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from sentinel_extproc import __version__
 from sentinel_extproc.admin.assembly import Parts, start_admin
 from sentinel_extproc.admin.revoking import AllForgetters, RevokerControl
 from sentinel_extproc.config.settings import (
@@ -37,7 +36,7 @@ from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
 from sentinel_extproc.memory import give_back
-from sentinel_extproc.outbox_parts import departed, open_outbox
+from sentinel_extproc.outbox_parts import close_outbox, departed, note_head, open_outbox
 from sentinel_extproc.overload_parts import admission_of, watch_load
 from sentinel_extproc.pauses import keep_pauses_short
 from sentinel_extproc.provider_parts import provider_parts
@@ -53,6 +52,7 @@ from sentinel_extproc.reloading.reading import CurrentPrice, Swappable, read_aga
 from sentinel_extproc.reloading.reloader import Reloader
 from sentinel_extproc.server_parts import server_of
 from sentinel_extproc.shadow.recorder import NoLedger
+from sentinel_extproc.start_report import Findings, tell_start
 from sentinel_extproc.telemetry.fact_logs import log_credential_fact, log_fact, log_limit_fact
 from sentinel_extproc.telemetry.facts import to_all
 from sentinel_extproc.telemetry.live import Live
@@ -63,7 +63,6 @@ from sentinel_extproc.tokens.estimator import TokenEstimator
 from sentinel_extproc.tracing_parts import tracing_parts
 from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.server import Server
-from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage_parts import UsageParts, usage_parts
 from sentinel_extproc.workers.place import Place
 from sentinel_extproc.zion.breaker import State
@@ -73,6 +72,8 @@ from sentinel_extproc.zion.wire import Dialect
 log = logging.getLogger("sentinel.app")
 
 _SETTLE_DEADLINE_S = 5.0
+_REACH_S = 1.0
+"""For Zion to be looked at, while requests are served already."""
 
 
 async def serve(
@@ -90,6 +91,7 @@ async def serve(
     stop = asyncio.Event()
     replaced = False
     loop = asyncio.get_running_loop()
+    started = loop.time()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     reload = asyncio.Event()
@@ -106,7 +108,7 @@ async def serve(
         if place is not None:
             place.lifeline.hold(leave)
             stack.push_async_callback(place.lifeline.let_go)
-        server, driver = await _start(
+        server, driver, findings = await _start(
             settings,
             stack,
             config_file=config_file,
@@ -116,10 +118,16 @@ async def serve(
         )
         keep_pauses_short()
         give_back()
-        listen = settings.server.listen if place is None else place.address
-        log.info("serving", extra={"listen": listen, "version": __version__})
+        took_s = loop.time() - started
         if place is not None:
             place.lifeline.ready()
+        await tell_start(
+            settings,
+            await findings(),
+            listen=settings.server.listen if place is None else place.address,
+            workers=1 if place is None else place.count,
+            seconds=took_s,
+        )
         await stop.wait()
         log.info("draining", extra={"streams": driver.live})
         began = loop.time()
@@ -143,7 +151,7 @@ async def _start(
     reload: asyncio.Event,
     draining: Callable[[], bool],
     place: Place | None,
-) -> tuple[Server, Driver]:
+) -> tuple[Server, Driver, Callable[[], Awaitable[Findings]]]:
     """Start every part; ``stack`` ends them in the reverse order."""
     workers = 1 if place is None else place.count
     metrics, recent = Metrics(), Live()
@@ -154,8 +162,8 @@ async def _start(
     preload()
 
     outbox, outbox_file = open_outbox(settings, workers=workers)
-    _note_head("ledger_opened", outbox)
-    stack.push_async_callback(_close_outbox, outbox)
+    note_head("ledger_opened", outbox)
+    stack.push_async_callback(close_outbox, outbox)
 
     tracing = tracing_parts(settings, outbox.sidecar, stack)
     boards = breaker_boards(settings.redis, stack)
@@ -212,7 +220,7 @@ async def _start(
     limiter = _limiter(settings.limits, ladder, current.policy, emit_limits)
     stack.push_async_callback(limiter.close)
     await limiter.start()
-    await check_redis(store, fatal=settings.redis.require_noeviction)
+    redis = await check_redis(store, settings.redis)
 
     choose, key_files = provider_parts(settings)
     emit_credentials = to_all(log_credential_fact, metrics.emit_credentials)
@@ -318,7 +326,12 @@ async def _start(
         stack,
         worker=place,
     )
-    return server, driver
+
+    async def findings() -> Findings:
+        reached = await zion.reach(_REACH_S)
+        return Findings(redis, reached, current.policy, outbox, outbox_file)
+
+    return server, driver, findings
 
 
 def _dependencies(zion: ZionClient, usage: UsageParts) -> dict[str, Dependency]:
@@ -389,14 +402,3 @@ async def _hear_revocations(
 
 def _revocations(settings: Settings) -> str:
     return f"{settings.redis.prefix}:revocations"
-
-
-def _note_head(event: str, outbox: Outbox) -> None:
-    """What was noted elsewhere can't be rewritten unseen: see ``usage.chain``."""
-    head = outbox.head
-    log.info(event, extra={"sidecar": outbox.sidecar, "seq": head.seq, "hash": head.hash.hex()})
-
-
-async def _close_outbox(outbox: Outbox) -> None:
-    await outbox.aclose()
-    _note_head("ledger_closed", outbox)

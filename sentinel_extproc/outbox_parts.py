@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage_parts import usage_parts
 from sentinel_extproc.zion.client import ZionClient
 from sentinel_extproc.zion.wire import Dialect
+
+log = logging.getLogger("sentinel.app")
 
 _LEAST_BYTES = 1 << 20
 _LAST_REPORTS_S = 1.0
@@ -46,6 +49,18 @@ def open_outbox(settings: Settings, *, workers: int) -> tuple[Outbox, Path]:
             continue
         return outbox, mine
     raise OutboxError(f"all {MAX_OUTBOXES} outboxes at {path} are in use")
+
+
+async def close_outbox(outbox: Outbox) -> None:
+    """Close it, and note where its chain ends."""
+    await outbox.aclose()
+    note_head("ledger_closed", outbox)
+
+
+def note_head(event: str, outbox: Outbox) -> None:
+    """What was noted elsewhere can't be rewritten unseen: see ``usage.chain``."""
+    head = outbox.head
+    log.info(event, extra={"sidecar": outbox.sidecar, "seq": head.seq, "hash": head.hash.hex()})
 
 
 def departed(

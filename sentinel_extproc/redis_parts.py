@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from sentinel_extproc.config.settings import RedisSettings
 from sentinel_extproc.limits.store import StoreError
@@ -55,22 +56,44 @@ def deferred_usage(redis: RedisSettings, stack: AsyncExitStack) -> RedisDeferred
     return RedisDeferredUsage(client, prefix=redis.prefix, budget_s=redis.timeout_seconds)
 
 
-async def check_redis(store: RedisStore, *, fatal: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class RedisFound:
+    """What is there.
+
+    Attributes:
+        topology: ``standalone``, ``sentinel`` or ``cluster``.
+        version: with its name; of a cluster's nodes all that differ. Empty: not told.
+        problem: why it wasn't reached; empty: it was.
+    """
+
+    topology: str
+    version: str = ""
+    problem: str = ""
+
+
+async def check_redis(store: RedisStore, settings: RedisSettings) -> RedisFound:
     """Look at how Redis is set up.
 
     Raises:
-        StartError: it may forget limits, and ``fatal``.
+        StartError: it may forget limits, and ``require_noeviction``.
     """
+    topology = _topology(settings.url)
     try:
         complaints = await store.complaints()
     except StoreError as fault:
         # Not fatal: Redis may come later, and until then each limit's own rung decides.
         log.warning("redis_unreachable", extra={"reason": str(fault)})
-        return
+        return RedisFound(topology, problem=str(fault))
     for complaint in complaints:
-        if fatal:
+        if settings.require_noeviction:
             raise StartError(f"redis: {complaint} (or redis.require_noeviction: false)")
         log.error("redis_unsafe", extra={"reason": complaint})
+    return RedisFound(topology, version=", ".join(await store.versions()))
+
+
+def _topology(url: str) -> str:
+    _, _, many = url.partition("://")[0].partition("+")
+    return many or "standalone"
 
 
 def redis_tls(redis: RedisSettings) -> TlsFiles | None:

@@ -21,6 +21,9 @@ from sentinel_extproc.safe_text import for_terminal
 MAX_VALUE_CHARS = 2000
 MAX_CHARS_OF = {"exception": 8000}
 
+_LONG = 80
+"""Characters of a fact that shares its line with others, for people."""
+
 _JSON = json.JSONEncoder(default=str)
 
 
@@ -133,16 +136,41 @@ def _json(_logger: object, _method: str, event: EventDict) -> str:
 
 
 def _console(out: TextIO) -> list[Processor]:
-    return [
-        _for_people,
-        structlog.dev.ConsoleRenderer(
-            colors=out.isatty(),
-            timestamp_key="time",
-            sort_keys=False,
-            repr_native_str=True,
-            exception_formatter=structlog.dev.plain_traceback,
-        ),
-    ]
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=out.isatty(),
+        timestamp_key="time",
+        sort_keys=False,
+        repr_native_str=True,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+    def render(logger: object, method: str, event: EventDict) -> str:
+        below = [
+            _below(name, event.pop(name)) for name in list(event) if isinstance(event[name], dict)
+        ]
+        return "\n".join([renderer(logger, method, event), *filter(None, below)])
+
+    return [_for_people, render]
+
+
+def _below(name: str, facts: dict[str, object]) -> str:
+    """A group of facts gets a line of its own below, or one each if they are long."""
+    said = [f"{fact.replace('_', ' ')}: {_said(value)}" for fact, value in facts.items()]
+    lines = said if any(len(one) > _LONG for one in said) else [", ".join(said)]
+    heads = [f"{'':11}{name.replace('_', ' '):<10} ", *([" " * 22] * (len(lines) - 1))]
+    return (
+        "\n".join(
+            for_terminal(clip(f"{head}{line}")) for head, line in zip(heads, lines, strict=True)
+        )
+        if facts
+        else ""
+    )
+
+
+def _said(value: object) -> object:
+    if value is None:
+        return "unknown"
+    return value if not isinstance(value, bool) else "yes" if value else "no"
 
 
 def _for_people(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -150,6 +178,8 @@ def _for_people(_logger: object, _method: str, event: EventDict) -> EventDict:
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = clip(value, MAX_CHARS_OF.get(name, MAX_VALUE_CHARS))
+        elif isinstance(value, list):
+            event[name] = clip(", ".join(map(str, value)))
     event["event"] = for_terminal(str(event["event"]))
     if "exception" in event:
         lines = event["exception"].split("\n")

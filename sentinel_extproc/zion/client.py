@@ -163,6 +163,22 @@ class ZionClient:
         """Learn from the boards what the breakers are to start with: a restart forgets nothing."""
         await asyncio.gather(self._lookup_breaker.prime(), self._report_breaker.prime())
 
+    async def reach(self, within_s: float) -> str:
+        """Whether anything answers there, whatever it says: empty, or why not. It carries no key,
+        and tells the breakers nothing."""
+        request = self._http.build_request("HEAD", f"{self._base}/")
+        deadline = asyncio.get_running_loop().time() + within_s
+        request.extensions = {"timeout": _phases(deadline)}
+        try:
+            async with asyncio.timeout_at(deadline):
+                answer = await self._http.send(request, stream=True)
+                await answer.aclose()
+        except TimeoutError:
+            return "no answer in time"
+        except httpx.HTTPError as error:
+            return _fault(error)[1]
+        return ""
+
     async def whoami(self, token: str) -> Profile:
         """Who a user's token belongs to.
 

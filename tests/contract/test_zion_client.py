@@ -142,6 +142,25 @@ async def client_of(server: Server, **options: Any) -> AsyncIterator[ZionClient]
 INCREMENT = UsageIncrement("k1", "ext-1", "a@example.org", "gpt-4o", 10, 5, 1, 1_767_225_600_000)
 
 
+async def test_whether_it_is_there_is_asked_without_a_key_and_any_answer_will_do() -> None:
+    async with running(Server(scripts=[answer(404)])) as server, client_of(server) as client:
+        assert await client.reach(5.0) == ""
+    line, headers, body = server.requests[0]
+    assert (line, body) == ("HEAD / HTTP/1.1", b"")
+    assert not {"authorization", "x-api-key"} & headers.keys()
+
+
+async def test_whether_it_is_there_is_not_waited_for_and_leaves_the_breakers_alone() -> None:
+    breakers = {"lookup_breaker": Breaker(), "report_breaker": Breaker()}
+    server = Server(scripts=[hang])
+    async with running(server), client_of(server, **breakers) as client:
+        assert await client.reach(0.05)
+    async with client_of(server, **breakers) as client:  # nobody listens there any more
+        for _ in range(20):
+            assert "Error" in await client.reach(5.0)
+        assert client.lookup_state is client.report_state is State.CLOSED
+
+
 async def test_whoami_sends_the_users_token_and_not_our_key() -> None:
     async with running(Server(scripts=[ok(PROFILE)])) as server, client_of(server) as client:
         profile = await client.whoami("user-token")

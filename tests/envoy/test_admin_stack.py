@@ -131,6 +131,21 @@ def test_revoking_asks_the_user_service_at_the_next_request(stack: Stack) -> Non
     assert value(stack, "sentinel_identity_source_calls_total", result="called") > calls
 
 
+def test_its_log_says_what_was_found_at_the_start(stack: Stack) -> None:
+    log = admin_socket(stack).with_name("sidecar.log")
+    eventually(lambda: '"event": "serving"' in log.read_text())
+    text = log.read_text()
+    line = next(json.loads(one) for one in text.splitlines() if '"event": "serving"' in one)
+    assert line["level"] == "info"
+    assert (line["mode"], line["workers"], line["providers"]) == ("enforce", 1, ["default"])
+    assert (line["redis"]["reached"], line["redis"]["topology"]) == (True, "standalone")
+    assert line["redis"]["version"].startswith(("Redis ", "Valkey "))
+    assert line["zion"]["reached"] is True
+    assert line["outbox"]["path"].endswith("/outbox.db")
+    assert line["admin"] == f"unix:{admin_socket(stack)}"
+    assert line["not_ready"] == {}
+
+
 def test_the_command_line_reaches_it(stack: Stack) -> None:
     eventually(lambda: admin_socket(stack).exists())
     done = subprocess.run(

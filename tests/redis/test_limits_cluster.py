@@ -206,6 +206,11 @@ async def test_everybody_is_revoked_on_every_node(store: RedisStore) -> None:
         assert verdict.decision is Decision.ADMITTED
 
 
+async def test_all_nodes_are_asked_for_their_version(store: RedisStore) -> None:
+    (version,) = await store.versions()
+    assert version.startswith(("Redis ", "Valkey "))
+
+
 async def test_one_command_is_one_round_trip_to_one_node(
     store: RedisStore, nodes: list[Node]
 ) -> None:

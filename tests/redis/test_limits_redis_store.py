@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from sentinel_extproc.config.settings import RedisSettings
 from sentinel_extproc.demo.process import ManagedProcess
 from sentinel_extproc.demo.redis import RunningRedis, free_port, redis_binary, start_redis
 from sentinel_extproc.limits.limit import Kind, Limit, Period
@@ -28,6 +30,7 @@ from sentinel_extproc.limits.store.connect import TlsFiles, build_client
 from sentinel_extproc.limits.store.ladder import Ladder
 from sentinel_extproc.limits.store.redis import Client, RedisStore
 from sentinel_extproc.limits.store.replicas import ReplicaCounter
+from sentinel_extproc.redis_parts import RedisFound, check_redis
 
 LINES = tuple(
     Line(
@@ -152,6 +155,17 @@ async def test_a_redis_that_may_forget_limits_is_complained_of(
     assert all(policy in complaint for complaint in complaints)
 
 
+async def test_what_was_found_is_told(each_redis_url: str) -> None:
+    client = build_client(each_redis_url)
+    store = patient(client)
+    info = cast("dict[str, str]", await client.info("server"))
+    found = await check_redis(store, RedisSettings(url=each_redis_url))
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    version = info.get("valkey_version", info["redis_version"])
+    assert found == RedisFound("standalone", f"{name} {version}")
+    await store.close()
+
+
 async def test_an_acl_user_needs_these_commands_on_these_keys_only(redis_url: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "limits.md").read_text("utf-8")
     commands = re.findall(r"^\+eval .*$", page, re.MULTILINE)[0].split()
@@ -172,6 +186,7 @@ async def test_an_acl_user_needs_these_commands_on_these_keys_only(redis_url: st
             await store.revoke_everybody()
             await store.beat("me", 60.0)
             assert await store.complaints() == ()
+            assert await store.versions()
             await store.close()
 
             wrong = patient(build_client(f"unix://sidecar:wrong@{path}"))
@@ -206,6 +221,10 @@ async def test_a_redis_that_is_not_there_is_a_store_error() -> None:
             await store.ping()
         with pytest.raises(StoreError):
             await store.complaints()
+        assert await store.versions() == ()
+        found = await check_redis(store, RedisSettings(url=url))
+        assert found.topology == (urlsplit(url).scheme.partition("+")[2] or "standalone")
+        assert found.problem
         await store.close()
 
 

@@ -60,7 +60,7 @@ LAYERS: list[set[str]] = [
     {"outbox_parts"},
     {"admin"},
     {"identity_parts", "provider_parts"},
-    {"exchange_parts", "tracing_parts"},
+    {"exchange_parts", "start_report", "tracing_parts"},
     {"app"},
     {"workers"},
     {"usage_cli"},

@@ -202,18 +202,38 @@ class RedisStore:
         Raises:
             StoreError: it could not be asked.
         """
-        async with self._bounded(_PATIENCE_S):
-            answer = cast("Mapping[str, object]", await self.client.info("memory"))
-        nodes = [answer] if "maxmemory_policy" in answer else list(answer.values())
-        policies = {
-            str(node.get("maxmemory_policy", "unknown"))
-            for node in nodes
-            if isinstance(node, Mapping)
-        }
+        nodes = await self._info("memory", "maxmemory_policy")
+        policies = {str(node.get("maxmemory_policy", "unknown")) for node in nodes}
         return tuple(
             f"maxmemory-policy is {policy}: Redis may forget limits silently; set noeviction"
             for policy in sorted(policies - {"noeviction"})
         )
+
+    async def versions(self) -> tuple[str, ...]:
+        """Of the server, or of a cluster's nodes where they differ; empty if it doesn't say."""
+        try:
+            nodes = await self._info("server", "redis_version")
+        except StoreError:
+            return ()
+        found = {
+            f"Valkey {node['valkey_version']}"
+            if "valkey_version" in node
+            else f"Redis {node['redis_version']}"
+            for node in nodes
+            if "redis_version" in node
+        }
+        return tuple(sorted(found))
+
+    async def _info(self, section: str, field: str) -> list[Mapping[str, object]]:
+        """What the server says of itself, or each node of a cluster; ``field`` is in it.
+
+        Raises:
+            StoreError: it could not be asked.
+        """
+        async with self._bounded(_PATIENCE_S):
+            answer = cast("Mapping[str, object]", await self.client.info(section))
+        nodes = [answer] if field in answer else answer.values()
+        return [node for node in nodes if isinstance(node, Mapping)]
 
     async def ping(self) -> None:
         """See ``Store.ping``; connects if need be, which a request has no time for, least of all
