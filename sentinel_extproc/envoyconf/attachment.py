@@ -13,6 +13,9 @@ from sentinel_extproc.envoyconf.provider_way import ProviderWay
 
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 
+HEADERS_TIMEOUT_S = 10
+"""For a request's headers to arrive."""
+
 
 @dataclass(frozen=True, slots=True)
 class SidecarTls:
@@ -52,6 +55,9 @@ class Attachment:
         max_concurrent: circuit breakers of both clusters, and client connections at once.
         stream_idle_timeout_s: longest silence within a response; models that think before they
             answer need minutes.
+        request_timeout_s: for a whole request to arrive, its body included; past it a 408. It
+            bounds who sends a byte now and then, which no idle time-out does, and must leave time
+            for the longest honest upload. 0: no bound.
         health_check_interval_s: seconds between gRPC health checks of each worker; 0 for none.
         envoy_version: ``(major, minor)`` of the target.
         forward_namespaces: dynamic metadata of earlier filters that the sidecar gets.
@@ -76,6 +82,7 @@ class Attachment:
     connection_buffer_bytes: int = 2**20
     max_concurrent: int = 100_000
     stream_idle_timeout_s: float = 300.0
+    request_timeout_s: float = 600.0
     health_check_interval_s: float = 5.0
     envoy_version: versions.Version = versions.NEWEST
     forward_namespaces: tuple[str, ...] = ()
@@ -92,6 +99,7 @@ class Attachment:
         check_range("connection_buffer_bytes", self.connection_buffer_bytes, 16 * 2**10, 2**31 - 1)
         check_range("max_concurrent", self.max_concurrent, 1, 2**31 - 1)
         check_range("stream_idle_timeout_s", self.stream_idle_timeout_s, 1, 86_400)
+        check_range("request_timeout_s", self.request_timeout_s, 0, 86_400)
         check_range("health_check_interval_s", self.health_check_interval_s, 0, 3600)
         check_host(self.provider_host, parameter="provider_host")
         versions.check_envoy(self.envoy_version)
@@ -126,6 +134,11 @@ class Attachment:
     def stream_idle_timeout(self) -> timedelta:
         """Longest silence within a response."""
         return timedelta(seconds=self.stream_idle_timeout_s)
+
+    @property
+    def request_timeout(self) -> timedelta | None:
+        """For a whole request to arrive; None for no bound."""
+        return timedelta(seconds=self.request_timeout_s) if self.request_timeout_s else None
 
     def _check_processors(self) -> None:
         addresses = self.addresses

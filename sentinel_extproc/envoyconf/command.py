@@ -129,6 +129,14 @@ _OPTIONS = (
         show_default=True,
     ),
     _option(
+        "request_timeout",
+        "--request-timeout",
+        "Seconds for a whole request to arrive, its body included; 0 for no bound.",
+        type=float,
+        default=600.0,
+        show_default=True,
+    ),
+    _option(
         "max_concurrent",
         "--max-concurrent",
         "Circuit breakers: requests at once.",

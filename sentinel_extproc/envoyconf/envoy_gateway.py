@@ -56,6 +56,10 @@ ENVOY_GATEWAY_NOTES = {
         "A stream to the sidecar lives as long as the answer: the default of 1024 is soon reached."
     ),
     "connection.bufferLimit": "With the default of 32 KiB, larger bodies get 413.",
+    "http.requestReceivedTimeout": (
+        "For a whole request to arrive, on every route of this Gateway: who sends a byte now and"
+        " then would keep it open for ever."
+    ),
     "http.requestTimeout": "Long generations aren't cut.",
     "http.streamIdleTimeout": "The longest silence within an answer.",
     "validation.hostname": "Sent as SNI, and what the certificate must be for.",
@@ -254,8 +258,17 @@ def _client_policy(attachment: Attachment, gateway: EnvoyGateway) -> dict[str, A
     spec = {
         "targetRefs": [target],
         "connection": {"bufferLimit": attachment.buffer_limit_bytes},
+        **_received_within(attachment),
     }
     return resource(f"{_OURS}/v1alpha1", "ClientTrafficPolicy", _NAME, gateway.namespace, spec)
+
+
+def _received_within(attachment: Attachment) -> dict[str, Any]:
+    # Whom we only observe, nothing of ours may cut.
+    if attachment.shadow or not attachment.request_timeout_s:
+        return {}
+    within = _seconds(attachment.request_timeout_s)
+    return {"timeout": {"http": {"requestReceivedTimeout": within}}}
 
 
 def _backend_policy(attachment: Attachment, gateway: EnvoyGateway) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Choices:
     buffer_limit_bytes: int = 16 * 2**20
     max_concurrent: int = 100_000
     stream_idle_timeout_s: float = 300.0
+    request_timeout_s: float = 600.0
     provider_ca_file: str = "/etc/ssl/certs/ca-certificates.crt"
     envoy_version: Version = NEWEST
     unmetered: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ def attachment_of(settings: Settings, choices: Choices) -> Attachment:
         buffer_limit_bytes=choices.buffer_limit_bytes,
         max_concurrent=choices.max_concurrent,
         stream_idle_timeout_s=choices.stream_idle_timeout_s,
+        request_timeout_s=choices.request_timeout_s,
         envoy_version=choices.envoy_version,
         forward_namespaces=(JWT_NAMESPACE,)
         if settings.identity.source is IdentitySourceName.ENVOY_JWT

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sentinel_extproc.envoyconf.access_log import access_log
 from sentinel_extproc.envoyconf.api import bootstrap, hcm, listener, protobuf, route
-from sentinel_extproc.envoyconf.attachment import Attachment
+from sentinel_extproc.envoyconf.attachment import HEADERS_TIMEOUT_S, Attachment
 from sentinel_extproc.envoyconf.clusters import PROCESSOR_CLUSTER, processor_cluster
 from sentinel_extproc.envoyconf.filter import attached_filter, not_here
 from sentinel_extproc.envoyconf.kubernetes import Service, check_name, check_namespace, resource
@@ -35,7 +36,10 @@ ISTIO_NOTES = {
         "it must not lead to the provider. See docs/attach/istio.md."
     ),
     "typed_config.local_reply_config": (
-        "Envoy's own 413, 503 and 504 in OpenAI's error shape, for all routes of this gateway."
+        "Envoy's own 408, 413, 503 and 504 in OpenAI's error shape, for all routes of this gateway."
+    ),
+    "typed_config.request_timeout": (
+        "For a whole request to arrive, on every route of these listeners."
     ),
     "targetPort": "Routes lead to port 80 of this host; the DestinationRule puts TLS around it.",
     "subjectAltNames": "The certificate must be for this very name.",
@@ -56,7 +60,7 @@ class IstioGateway:
         unmetered_routes: names of VirtualService routes that the sidecar isn't asked about.
         mesh_service: the sidecars' Service, reached by the mesh's own mutual TLS, instead of the
             attachment's addresses.
-        local_replies: rewrite Envoy's own 413, 503 and 504, of all routes.
+        local_replies: rewrite Envoy's own 408, 413, 503 and 504, of all routes.
 
     Raises:
         ValueError: an impossible value, naming the attribute.
@@ -118,7 +122,7 @@ def _envoy_filter(attachment: Attachment, gateway: IstioGateway) -> dict[str, An
     patches = [
         *([] if gateway.mesh_service is not None else [_processors(attachment)]),
         _insert(attachment, gateway),
-        _log_and_replies(gateway),
+        _manager(attachment, gateway),
         *_buffers(attachment, gateway),
         *[_exempt(name, gateway) for name in gateway.unmetered_routes],
         _graceful_close(),
@@ -149,13 +153,17 @@ def _insert(attachment: Attachment, gateway: IstioGateway) -> dict[str, Any]:
     return _patch("HTTP_FILTER", match, "INSERT_BEFORE", to_dict(added))
 
 
-def _log_and_replies(gateway: IstioGateway) -> dict[str, Any]:
+def _manager(attachment: Attachment, gateway: IstioGateway) -> dict[str, Any]:
+    # Whom we only observe, nothing of ours may cut.
+    bounded = not attachment.shadow and attachment.request_timeout is not None
     manager = hcm.HttpConnectionManager(
         access_log=[access_log(only_asked=True)],
         local_reply_config=local_replies() if gateway.local_replies else None,
         # What is metered must not depend on how a path is spelt.
         normalize_path=True,
         merge_slashes=True,
+        request_headers_timeout=timedelta(seconds=HEADERS_TIMEOUT_S) if bounded else None,
+        request_timeout=attachment.request_timeout if bounded else None,
     )
     changed = listener.Filter(name=_MANAGER, typed_config=protobuf.Any.pack(manager))
     return _patch(

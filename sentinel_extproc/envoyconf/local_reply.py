@@ -1,8 +1,9 @@
 """Envoy's own answers in the provider's error shape, ours untouched.
 
-Some answers never come from us: a body over the buffer (413), a provider whose answer breaks off as
-it begins (502), a sidecar or provider that can't be reached (503), one that is too slow (504). By
-default they are plain text, and a client that reads ``error.code`` finds nothing.
+Some answers never come from us: a request that takes too long to arrive (408), a body over the
+buffer (413), a provider whose answer breaks off as it begins (502), a sidecar or provider that
+can't be reached (503), one that is too slow (504). By default they are plain text, and a client
+that reads ``error.code`` finds nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ class GatewayError:
 
 
 GATEWAY_ERRORS = (
+    GatewayError(
+        408,
+        "invalid_request_error",
+        "request_timeout",
+        "The request took too long to arrive.",
+    ),
     GatewayError(
         413,
         "invalid_request_error",

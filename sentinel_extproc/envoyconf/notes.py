@@ -23,6 +23,9 @@ ENVOY_NOTES = {
     "typed_per_filter_config": "The sidecar isn't asked here; so credentials are taken out above.",
     "route.timeout": "Envoy's own 15 s would cut long generations.",
     "route.idle_timeout": "The longest silence within an answer.",
+    "request_timeout": (
+        "For a whole request to arrive: who sends a byte now and then would keep it open for ever."
+    ),
     "listeners.per_connection_buffer_limit_bytes": "Held for a client that reads slowly.",
     "clusters.per_connection_buffer_limit_bytes": "Whole bodies pass to the sidecar.",
     "circuit_breakers": (
@@ -33,7 +36,7 @@ ENVOY_NOTES = {
     "match_typed_subject_alt_names": "The certificate must be for this very name.",
     "static_layer": "Lets the sidecar finish after its last reply instead of being cancelled.",
     "local_reply_config": (
-        "Envoy's own 413, 503 and 504 in OpenAI's error shape; the sidecar's pass untouched."
+        "Envoy's own 408, 413, 503 and 504 in OpenAI's error shape; the sidecar's pass untouched."
     ),
     "json_format.sentinel": "User, model, tokens, decision; an object.",
     "normalize_path": "What is metered must not depend on how a path is spelt.",

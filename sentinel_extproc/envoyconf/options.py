@@ -39,6 +39,7 @@ def options_from(target: str, given: Mapping[str, Any]) -> Options:
             buffer_limit_bytes=given["buffer_limit"],
             max_concurrent=given["max_concurrent"],
             stream_idle_timeout_s=given["idle_timeout"],
+            request_timeout_s=given["request_timeout"],
             provider_ca_file=given["provider_ca"],
             envoy_version=_version(given),
             unmetered=tuple(given["unmetered"]),

@@ -19,7 +19,12 @@ from sentinel_extproc.envoyconf.api import (
     route,
     router,
 )
-from sentinel_extproc.envoyconf.attachment import Attachment, SidecarTls, check_range
+from sentinel_extproc.envoyconf.attachment import (
+    HEADERS_TIMEOUT_S,
+    Attachment,
+    SidecarTls,
+    check_range,
+)
 from sentinel_extproc.envoyconf.clusters import (
     PROVIDER_CLUSTER,
     processor_cluster,
@@ -33,8 +38,6 @@ from sentinel_extproc.envoyconf.several import provider_clusters, provider_hosts
 from sentinel_extproc.envoyconf.versions import NEWEST, Version
 
 LISTENER_NAME = "gateway"
-
-_HEADERS_TIMEOUT_S = 10
 
 
 def static_bootstrap(
@@ -52,6 +55,7 @@ def static_bootstrap(
     connection_buffer_bytes: int = 2**20,
     max_concurrent: int = 100_000,
     stream_idle_timeout_s: float = 300.0,
+    request_timeout_s: float = 600.0,
     health_check_interval_s: float = 5.0,
     envoy_version: Version = NEWEST,
     forward_namespaces: Sequence[str] = (),
@@ -76,6 +80,7 @@ def static_bootstrap(
         connection_buffer_bytes=connection_buffer_bytes,
         max_concurrent=max_concurrent,
         stream_idle_timeout_s=stream_idle_timeout_s,
+        request_timeout_s=request_timeout_s,
         health_check_interval_s=health_check_interval_s,
         envoy_version=envoy_version,
         forward_namespaces=tuple(forward_namespaces),
@@ -154,7 +159,8 @@ def _connection_manager(attachment: Attachment) -> hcm.HttpConnectionManager:
         # What is metered must not depend on how a path is spelt.
         normalize_path=True,
         merge_slashes=True,
-        request_headers_timeout=timedelta(seconds=_HEADERS_TIMEOUT_S),
+        request_headers_timeout=timedelta(seconds=HEADERS_TIMEOUT_S),
+        request_timeout=attachment.request_timeout,
         stream_idle_timeout=attachment.stream_idle_timeout,
         access_log=[access_log()],
         local_reply_config=local_replies(),

@@ -12,7 +12,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -189,7 +189,7 @@ class Gateway:
 
 
 @contextmanager
-def running(**settings: str) -> Iterator[Gateway]:
+def running(attachment: Mapping[str, object] | None = None, **settings: str) -> Iterator[Gateway]:
     zion = ZionStandIn(api_key=ZION_KEY, users=())
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as listening,
@@ -207,6 +207,7 @@ def running(**settings: str) -> Iterator[Gateway]:
                 "no_proxy": "127.0.0.1,localhost",
                 **settings,
             },
+            attachment=attachment,
         ) as stack:
             yield Gateway(stack, provider, zion)
 
@@ -298,6 +299,18 @@ def test_no_other_upgrade_reaches_the_provider(
     with gateway.connect(*(line.format(tag) for line in lines), path=path) as (_, answer):
         assert answer.split()[1] == status
     assert len(gateway.provider.heads) == before
+
+
+def test_a_session_outlives_the_time_that_a_request_has_to_arrive() -> None:
+    with running(attachment={"request_timeout_s": 1.0}) as gateway:
+        tag = gateway.user()
+        with gateway.connect(f"Authorization: Bearer {tag}") as (connection, status):
+            assert "101" in status
+            end = time.monotonic() + 2.0
+            while time.monotonic() < end:
+                say(connection)
+                while heard(connection)["type"] != "response.done":
+                    pass
 
 
 def test_a_session_ends_when_its_hold_cannot_grow(tmp_path: Path) -> None:

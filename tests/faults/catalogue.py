@@ -149,6 +149,10 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
             "Envoy's hot restart under streams",
             "test_envoys_hot_restart_cuts_no_stream_and_refuses_nobody",
         ),
+        _row(
+            "clients that send their bodies a byte at a time",
+            "test_a_dripping_body_is_cut_and_nothing_stays_held",
+        ),
         _row("a client that leaves at every chunk", "test_the_client_leaves_at_every_chunk"),
     ),
     "Load": (

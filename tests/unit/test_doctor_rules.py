@@ -265,6 +265,7 @@ BROKEN: dict[str, list[Break]] = {
     "path-normalisation": [pop(manager, "normalize_path"), pop(manager, "merge_slashes")],
     "escaped-slashes": [put(manager, path_with_escaped_slashes_action="UNESCAPE_AND_FORWARD")],
     "request-timeout": [put(manager, request_timeout="10s")],
+    "slow-bodies": [pop(manager, "request_timeout"), put(manager, request_timeout="0s")],
     "client-headers-trusted": [pop(manager, "use_remote_address")],
     "envoy-headers-sent": [lambda c: filters(c)[1]["typed_config"].pop("suppress_envoy_headers")],
     "access-log": [

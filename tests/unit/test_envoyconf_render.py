@@ -286,6 +286,32 @@ def test_every_note_is_said_in_an_example(name: str, notes: dict[str, str]) -> N
         assert note in said, field
 
 
+@pytest.mark.parametrize("more", [(), ("--request-timeout", "77.5"), ("--request-timeout", "0")])
+def test_a_request_must_arrive_in_time_in_every_gateway(more: tuple[str, ...]) -> None:
+    wanted = {(): "600s", ("--request-timeout", "77.5"): "77.5"}.get(more, "")
+    (whole,) = rendered("--target", "envoy", *more)
+    chain = whole["static_resources"]["listeners"][0]["filter_chains"][0]
+    manager = chain["filters"][0]["typed_config"]
+    (patches,) = [
+        one["spec"]["configPatches"]
+        for one in rendered("--target", "istio", *more)
+        if one["kind"] == "EnvoyFilter"
+    ]
+    (merged,) = [one for one in patches if one["applyTo"] == "NETWORK_FILTER"]
+    patched = merged["patch"]["value"]["typed_config"]
+    for config in (manager, patched):
+        assert str(config.get("request_timeout", "")).startswith(wanted)
+        assert ("request_timeout" in config) is bool(wanted)
+    assert ("request_headers_timeout" in patched) is bool(wanted)
+    (policy,) = [
+        one
+        for one in rendered("--target", "envoy-gateway", *more)
+        if one["kind"] == "ClientTrafficPolicy"
+    ]
+    given = {"": None, "600s": "600s", "77.5": "77s500ms"}[wanted]
+    assert policy["spec"].get("timeout", {}).get("http", {}).get("requestReceivedTimeout") == given
+
+
 def test_a_note_on_a_lists_first_field_stands_above_the_dash() -> None:
     text = documents([{"a": [{"b": 1, "c": 2}, {"b": 3}]}], notes={"b": "why"})
     assert text == "a:\n# why\n- b: 1\n  c: 2\n- b: 3\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ def test_envoy_gateway_has_words_of_its_own_for_it() -> None:
     assert (processor["shadowMode"], processor["failOpen"]) == (True, True)
     assert "allowModeOverride" not in processor["processingMode"]
     assert "nothing passes ungoverned" not in text
+
+
+@pytest.mark.parametrize("target", ["istio", "envoy-gateway"])
+def test_whom_it_only_observes_it_cuts_nothing(target: str) -> None:
+    text, _ = rendered(target, "--mode", "shadow")
+    bounds = re.compile("(request_timeout|request_headers_timeout|requestReceivedTimeout):")
+    assert bounds.search(text) is None
+    assert bounds.search(rendered(target, "--mode", "enforce")[0]) is not None
 
 
 def test_the_setting_is_enough_and_native_metering_cant_observe(tmp_path: Path) -> None:

@@ -116,6 +116,13 @@ def test_long_streams_are_not_cut_but_silent_ones_are() -> None:
     assert manager(config)["stream_idle_timeout"] == "77s"
 
 
+def test_a_request_must_arrive_in_time_unless_told_otherwise() -> None:
+    assert manager(built())["request_timeout"] == "600s"
+    assert manager(built())["request_headers_timeout"] == "10s"
+    assert manager(built(request_timeout_s=77))["request_timeout"] == "77s"
+    assert "request_timeout" not in manager(built(request_timeout_s=0))
+
+
 def test_a_named_provider_gets_sni_and_a_check_of_its_name() -> None:
     config = built(provider_host="api.example.com", provider_ca_file="/ca.pem")
     cluster = clusters(config)["provider"]
@@ -214,6 +221,7 @@ def test_admin_and_health_checks_are_optional() -> None:
         ("connection_buffer_bytes", 2**31),
         ("max_concurrent", 0),
         ("stream_idle_timeout_s", float("inf")),
+        ("request_timeout_s", -1.0),
         ("health_check_interval_s", -1),
         ("envoy_version", (1, 35)),
     ],
@@ -240,7 +248,7 @@ def test_the_examples_in_the_checkout_are_what_is_rendered() -> None:
 
 def test_envoys_own_answers_have_the_shape_of_ours() -> None:
     mappers = manager(built())["local_reply_config"]["mappers"]
-    assert {error.status for error in GATEWAY_ERRORS} == {413, 502, 503, 504}
+    assert {error.status for error in GATEWAY_ERRORS} == {408, 413, 502, 503, 504}
     assert all(json.loads(error.body()).keys() == {"error"} for error in GATEWAY_ERRORS)
     ours = {
         error.status: (error.type, error.default_code) for error in (PayloadTooLarge, Unavailable)

@@ -43,7 +43,15 @@ REQUEST_TIMEOUT = Rule(
     "Slow uploads are cut",
     "request_timeout bounds how long a whole request may take to arrive; audio and images over a "
     "slow line get 408.",
-    "request_timeout: 0s\nrequest_headers_timeout: 10s",
+    "request_timeout: 600s\nrequest_headers_timeout: 10s",
+)
+SLOW_BODIES = Rule(
+    "slow-bodies",
+    Severity.WARNING,
+    "Clients may take for ever to send a request",
+    "Idle time-outs begin anew with every byte. Who sends one now and then keeps a stream to the "
+    "sidecar, and their place among those that may run at once, for as long as they like.",
+    "request_timeout: 600s  # the longest honest upload must fit into it",
 )
 ENVOY_HEADERS = Rule(
     "client-headers-trusted",
@@ -72,7 +80,8 @@ LOCAL_REPLY = Rule(
     "local-reply",
     Severity.NOTE,
     "Envoy's own refusals are plain text",
-    "Clients of the OpenAI API look for error.code in JSON; Envoy's 413, 503 and 504 have none.",
+    "Clients of the OpenAI API look for error.code in JSON; Envoy's 408, 413, 503 and 504 have "
+    "none.",
     "# local_reply_config: as in envoy/envoy.yaml",
 )
 UPGRADE_FILTERS = Rule(
@@ -87,6 +96,7 @@ RULES = (
     PATHS,
     ESCAPED_SLASHES,
     REQUEST_TIMEOUT,
+    SLOW_BODIES,
     ENVOY_HEADERS,
     HEADERS_SENT,
     ACCESS_LOG,
@@ -103,8 +113,17 @@ def check_managers(attachment: Attachment) -> Iterator[Finding]:
         yield from _headers(manager)
         yield from _logs(manager)
         timeout = seconds(manager.config, "request_timeout")
-        if timeout is not None and cut_at(timeout) and timeout < SHORTEST_UPLOAD_S:
+        if timeout is None or not cut_at(timeout):
+            if not _observed(manager):
+                yield SLOW_BODIES.at(manager.where)
+        elif timeout < SHORTEST_UPLOAD_S:
             yield REQUEST_TIMEOUT.at(manager.where, f"{timeout:g}s")
+
+
+def _observed(manager: Manager) -> bool:
+    """Whether the sidecar only gets copies: then nothing waits for it."""
+    ours = [entry for entry in manager.filters if entry.kind == "ext_proc"]
+    return any(flag(entry.config, "observability_mode") for entry in ours)
 
 
 def _paths(manager: Manager) -> Iterator[Finding]:
