@@ -8,7 +8,7 @@ SECONDS ?= 60
 SOURCES := sentinel_extproc tests bench scripts deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help docs site examples setup run test quick unit browser soak reliability fuzz lint fmt proto encodings accuracy lock wheel audit sbom bench clean
+.PHONY: help docs site examples setup run test quick unit browser faketime soak reliability fuzz lint fmt proto encodings accuracy lock wheel audit sbom bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ unit: setup ## all unit tests; a minute or so
 
 browser: ## install Chromium with apt, for the live page's tests; they are skipped without
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }
+
+faketime: ## install libfaketime with apt, for tests of clocks that step; they are skipped without
+	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends faketime >/dev/null; }
 
 bench: setup ## compare CPU, latency and memory with empty processors; PEERS=1 adds LiteLLM and Portkey; 12 min
 	@$(BIN)/python -m bench.gateway --record $(if $(PEERS),--peers) $(ARGS)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -105,6 +106,7 @@ def start_redis(
     durable: bool = False,
     binary: str | None = None,
     arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
     ready_timeout_s: float = 10.0,
 ) -> RunningRedis:
     """Start a redis-server and wait until it answers.
@@ -115,6 +117,7 @@ def start_redis(
         durable: keep what it knows over a restart, even after kill -9.
         binary: the server; the first one found when None.
         arguments: more of its own, such as ``--replicaof``.
+        environment: more than ours.
 
     Raises:
         StartError: with the end of its log.
@@ -142,6 +145,7 @@ def start_redis(
         ],
         name="redis-server",
         log_path=work_dir / "redis.log",
+        env=dict(os.environ) | dict(environment or {}),
     )
     process.start()
     running = RunningRedis(process, url=url, data=data)

@@ -91,6 +91,7 @@ def start_stack(
     zion_dialect: Dialect = "unified",
     zion_deduplicates: bool = True,
     redis_durable: bool = False,
+    redis_environment: Mapping[str, str] | None = None,
     chunk_delay_s: float = 0.0,
     listener_port: int = 0,
     concurrency: int = 1,
@@ -108,6 +109,7 @@ def start_stack(
         settings: further settings of the sidecar, by environment name.
         users: whom the stand-in Zion knows.
         redis_durable: Redis keeps what it knows over a restart.
+        redis_environment: more of it than ours.
         chunk_delay_s: the stand-in provider's delay before each chunk of a stream.
         listener_port: of the gateway, on loopback; 0 lets the kernel choose.
         concurrency: Envoy's worker threads.
@@ -124,7 +126,9 @@ def start_stack(
     zion: ZionStandIn | None = None
     with ExitStack() as parts:
         progress.starting("redis-server")
-        redis = parts.enter_context(start_redis(work_dir=work_dir, durable=redis_durable))
+        redis = parts.enter_context(
+            start_redis(work_dir=work_dir, durable=redis_durable, environment=redis_environment)
+        )
         progress.started("redis-server", redis.url)
         if services is None:
             progress.starting("stand-ins")

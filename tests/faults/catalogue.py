@@ -146,6 +146,11 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
             "test_a_clock_that_steps_back_refills_nothing",
         ),
         _row(
+            "clocks that step by 5 s and back, ahead and behind, under streams and calls: the "
+            "sidecar's, Redis'",
+            "test_a_clock_that_steps_under_load_costs_nobody_anything",
+        ),
+        _row(
             "Envoy's hot restart under streams",
             "test_envoys_hot_restart_cuts_no_stream_and_refuses_nobody",
         ),
