@@ -32,9 +32,9 @@ def fleet_state(status: Mapping[str, Any]) -> FleetState | None:
     serve = f"{len(serving)} of {len(all_of_them)} serve"
     restarts = counted(sum(status.get("restarts", {}).values()), "restart")
     if failing:
-        rows = ", ".join(f"{count:,} times in a row" for _, count in sorted(failing.items()))
+        times = " and ".join(f"{count:,}" for _, count in sorted(failing.items()))
         word = said_of(sorted(failing), "keeps failing", "keep failing")
-        return FleetState(word, "bad", f"{rows}; {serve}; {restarts}")
+        return FleetState(word, "bad", f"failed {times} times in a row; {serve}; {restarts}")
     if away := sorted(all_of_them - serving):
         return FleetState(serve, "warn", f"{said_of(away, 'is', 'are')} on the way; {restarts}")
     if silent:

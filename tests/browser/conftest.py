@@ -77,6 +77,18 @@ def finished(user: str, model: str, given: int, made: int) -> ExchangeFinished:
     return ExchangeFinished(record, 0)
 
 
+def worker(number: int, *, failing: bool = False) -> dict[str, Any]:
+    return {
+        "worker": number,
+        "pid": None if failing else 4711 + number,
+        "state": "down" if failing else "serving",
+        "failing": failing,
+        "failures": 6 if failing else 0,
+        "answers": not failing,
+        "live": None if failing else 2,
+    }
+
+
 @dataclass
 class Sidecar:
     """What the page looks at, made up; and what it was told to do."""
@@ -84,6 +96,7 @@ class Sidecar:
     now: float = 50_000.0
     live: Live = field(init=False)
     redis: str = "up"
+    failing: bool = False
     calls: list[tuple[str, Target, bool]] = field(default_factory=list)
     asked: list[Question] = field(default_factory=list)
 
@@ -143,6 +156,8 @@ class Sidecar:
             },
             "stream": {"away": False, "entries": 96, "pending": 12, "oldest_seconds": 4},
             "ledger": {"unknown": 0},
+            "workers": [worker(0), worker(1, failing=self.failing)],
+            "restarts": {"died": 6 if self.failing else 0},
         }
 
     async def whoami(self, token: Token) -> dict[str, Any]:

@@ -163,6 +163,44 @@ def test_it_updates_by_itself_and_can_be_paused(watched: Watched, port: Port) ->
     expect(page.get_by_role("status")).not_to_contain_text("Redis")
 
 
+@pytest.mark.parametrize(("size", "scheme"), [("desk", "light"), ("phone", "dark")])
+def test_a_worker_that_keeps_failing_is_told_in_words(
+    browser: Browser, port: Port, size: str, scheme: str
+) -> None:
+    width, height = SIZES[size]
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if scheme == "dark" else "light",
+    )
+    watched = Watched(context, port.url)
+    watched.page.clock.install()
+    page = watched.log_in()
+    state, workers = page.locator("#rows-states tr").first, page.locator("#rows-workers tr")
+    expect(state).to_contain_text("all 2 serve")
+    expect(workers.nth(1)).to_contain_text("serving")
+    expect(page.get_by_role("status")).to_have_attribute("data-mood", "warn")
+    port.sidecar.failing = True
+    try:
+        page.clock.run_for(5_000)
+        status = page.get_by_role("status")
+        expect(status).to_contain_text("Workers: worker 1 keeps failing.")
+        expect(status).to_have_attribute("data-mood", "bad")
+        expect(state).to_contain_text("failed 6 times in a row; 1 of 2 serve; 6 restarts")
+        expect(workers.nth(1)).to_contain_text("keeps failing (down)")
+        assert page.evaluate(CONTRASTS) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        # As the server draws it, without the script.
+        html = page.request.get(port.url).text()
+        assert 'data-mood="bad">keeps failing (down)</span>' in html
+        # What is wrong is read without scrolling sideways, on a phone too.
+        box = page.locator(".scroll:has(#rows-states)")
+        assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+    finally:
+        port.sidecar.failing = False
+    context.close()
+    assert not watched.wrong
+
+
 def test_hostile_names_are_only_text(watched: Watched) -> None:
     page = watched.log_in()
     shown = HOSTILE.replace("\u202e", "\\u202e")

@@ -330,7 +330,7 @@ async def test_status() -> None:
     for text in (
         *("exchanges", "12,345", "no", "25.0%", "—", "none", "2 h 1 min", "[bold]1"),
         *("server.listen, admin", "1970-01-01T00:00:00Z", "user 2, all 1"),
-        *("worker 1 keeps failing", "5 times in a row; 1 of 2 serve; 5 restarts", "123456"),
+        *("worker 1 keeps failing", "failed 5 times in a row; 1 of 2 serve; 5 restarts", "123456"),
         *("one", "two\\x1b[2J", "ab" * 32, "cd" * 32),
     ):
         assert text in shown.stdout

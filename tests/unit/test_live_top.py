@@ -95,7 +95,9 @@ async def test_without_a_terminal_it_prints_once() -> None:
         assert word in shown.output
     assert "\x1b" not in shown.output
     said = " ".join(shown.output.split())
-    assert "Workers: worker 1 keeps failing; 6 times in a row; 1 of 2 serve; 6 restarts" in said
+    assert (
+        "Workers: worker 1 keeps failing; failed 6 times in a row; 1 of 2 serve; 6 restarts" in said
+    )
     told = json.loads(parsed.output)
     assert told["status"]["exchanges"]["live"] == 7
     assert told["admitted_per_second"] > 0

@@ -114,11 +114,12 @@ async def test_what_a_killed_worker_served_stays_on_the_page_and_in_status(tmp_p
         assert [one.name for one in picture.users] == ["ada", "bo"]
     shown = view(picture)
     assert shown.alert.startswith("Workers: worker 0 keeps failing.")
+    assert shown.mood == "bad"
     assert [cell.text for cell in shown.tables["workers"][0]][:4] == [
         "0",
         "keeps failing (down)",
-        "–",
         "5",
+        "–",
     ]
     status = await fleet.status()
     assert status["top"]["users"] == {"ada": 110, "bo": 2}

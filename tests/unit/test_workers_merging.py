@@ -163,7 +163,7 @@ def test_each_worker_is_told_of_also_the_one_that_is_down() -> None:
     assert heads_of_all(told, statuses) == [{"worker": 0, **head}]
     state = fleet_state({"workers": workers, "restarts": told.restarts})
     assert state == FleetState(
-        "worker 1 keeps failing", "bad", "6 times in a row; 1 of 2 serve; 6 restarts"
+        "worker 1 keeps failing", "bad", "failed 6 times in a row; 1 of 2 serve; 6 restarts"
     )
 
 

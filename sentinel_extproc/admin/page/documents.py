@@ -186,7 +186,15 @@ def _bar(view: View) -> Html:
         el("h1", "Live"),
         el("p", "As of ", el("span", view.at, id="at"), id="as-of"),
         el("button", "Pause", type="button", id="pause", aria_pressed="false", hidden=True),
-        el("p", view.alert, id="alert", role="status", aria_live="polite", class_="alert"),
+        el(
+            "p",
+            view.alert,
+            id="alert",
+            role="status",
+            aria_live="polite",
+            class_="alert",
+            data_mood=view.mood,
+        ),
         class_="bar",
     )
 

@@ -54,12 +54,13 @@ class View:
     """A picture in texts.
 
     Attributes:
-        alert: what is wrong, in one line; empty when nothing is.
+        alert: what is wrong, in one line; empty when nothing is. ``mood``: how bad it is.
         series: per second, oldest first, one number for every ``step_s`` seconds.
     """
 
     at: str
     alert: str
+    mood: Mood
     tiles: Mapping[str, str]
     tables: Mapping[str, tuple[Row, ...]]
     series: Mapping[str, list[float]]
@@ -70,6 +71,7 @@ class View:
         return {
             "at": self.at,
             "alert": self.alert,
+            "mood": self.mood,
             "tiles": dict(self.tiles),
             "tables": {
                 table: [[cell.as_json() for cell in row] for row in rows]
@@ -86,11 +88,11 @@ def view(picture: Picture) -> View:
     states = _states(picture)
     minute = whole[-_PER_MINUTE:]
     shown = len(picture.running)
+    wrong = [row for row in states if row[1].mood in ("warn", "bad")]
     return View(
         at=time.strftime("%H:%M:%S UTC", time.gmtime(picture.at_s)),
-        alert=" ".join(
-            f"{row[0].text}: {row[1].text}." for row in states if row[1].mood in ("warn", "bad")
-        ),
+        alert=" ".join(f"{row[0].text}: {row[1].text}." for row in wrong),
+        mood="bad" if any(row[1].mood == "bad" for row in wrong) else "warn" if wrong else "ok",
         tiles={
             "admitted": f"{sum(one.admitted for one in minute):,}",
             "refused": f"{sum(one.refused for one in minute):,}",
@@ -162,8 +164,8 @@ def _worker(worker: Mapping[str, Any]) -> Row:
     return (
         number(worker["worker"]),
         Cell(word, mood=mood),
-        number(worker["live"]),
         number(worker["failures"]),
+        number(worker["live"]),
         Cell("–" if worker["pid"] is None else str(worker["pid"])),
     )
 
@@ -240,8 +242,10 @@ def _outbox(outbox: Mapping[str, Any], ledger: Mapping[str, Any]) -> Row:
         mood = "warn"
     elif dead:
         word, mood = "dead letters", "warn"
-    waiting = number(outbox["undelivered"]).text
-    detail = f"{waiting} wait, the oldest for {duration(outbox['oldest_seconds'])}; "
+    detail = "nothing waits; "
+    if outbox["undelivered"] != 0:
+        waiting, oldest = number(outbox["undelivered"]).text, duration(outbox["oldest_seconds"])
+        detail = f"{waiting} wait, the oldest for {oldest}; "
     detail += f"{counted(dead, 'dead letter')}; {number(ledger['unknown']).text} of unknown end"
     if outbox["fault"]:
         detail = f"{name(str(outbox['fault'])).text}; {detail}"
@@ -251,10 +255,12 @@ def _outbox(outbox: Mapping[str, Any], ledger: Mapping[str, Any]) -> Row:
 def _stream(stream: Mapping[str, Any] | None) -> Row:
     if stream is None:
         return _state("Stream to Zion", "not used", "ok", "reports go straight to Zion")
-    detail = (
-        f"{counted(stream['entries'], 'entry', 'entries')}, {stream['pending']:,} taken; "
-        f"the oldest has been there for {duration(stream['oldest_seconds'])}"
-    )
+    detail = "empty"
+    if stream["entries"]:
+        detail = (
+            f"{counted(stream['entries'], 'entry', 'entries')}, {stream['pending']:,} taken; "
+            f"the oldest has been there for {duration(stream['oldest_seconds'])}"
+        )
     if stream["away"]:
         return _state("Stream to Zion", "away", "warn", f"reports go straight to Zion; {detail}")
     return _state("Stream to Zion", "up", "ok", detail)

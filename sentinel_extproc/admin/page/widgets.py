@@ -34,10 +34,10 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     ),
     "states": (Column("Part"), Column("State"), Column("More")),
     "workers": (
-        Column("Worker", "number"),
+        Column("Worker"),
         Column("State"),
+        Column("Failed in a row", "number"),
         Column("Running", "number"),
-        Column("Failures in a row", "number"),
         Column("Process", "id"),
     ),
     "minutes": (

@@ -159,7 +159,8 @@
   // What is told
 
   // Only what changed is said aloud.
-  function tell(text) {
+  function tell(text, mood) {
+    alertLine.dataset.mood = mood;
     if (alertLine.textContent !== text) alertLine.textContent = text;
   }
 
@@ -172,7 +173,7 @@
     }
     for (const [name, rows] of Object.entries(data.tables)) fill(name, rows);
     charts();
-    tell(data.alert);
+    tell(data.alert, data.mood);
     main.dataset.updates = String(Number(main.dataset.updates || 0) + 1);
   }
 
@@ -191,7 +192,7 @@
       const data = await answer.json();
       if (!paused) show(data);
     } catch {
-      tell("The sidecar does not answer; what is shown is old. Trying again.");
+      tell("The sidecar does not answer; what is shown is old. Trying again.", "bad");
     }
     again(EVERY_MS);
   }
