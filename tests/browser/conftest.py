@@ -26,7 +26,7 @@ from sentinel_extproc.admin.looking import Question
 from sentinel_extproc.admin.page.routes import OwnSources
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.admin.server import AdminServer
-from sentinel_extproc.errors import Forbidden
+from sentinel_extproc.errors import Forbidden, Unavailable
 from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.telemetry.facts import ExchangeFinished, ExchangeRefused
 from sentinel_extproc.telemetry.live import SAMPLES, STEP_S, Live
@@ -97,6 +97,7 @@ class Sidecar:
     live: Live = field(init=False)
     redis: str = "up"
     failing: bool = False
+    fault: str = ""
     calls: list[tuple[str, Target, bool]] = field(default_factory=list)
     asked: list[Question] = field(default_factory=list)
 
@@ -142,6 +143,8 @@ class Sidecar:
         ][:most]
 
     async def status(self) -> Mapping[str, Any]:
+        if self.fault:
+            raise Unavailable(self.fault)
         return {
             "exchanges": {"live": 4, "draining": False},
             "limits": {"store": self.redis, "replicas": 3, "pending_settlements": 0},

@@ -201,6 +201,26 @@ def test_a_worker_that_keeps_failing_is_told_in_words(
     assert not watched.wrong
 
 
+def test_why_nothing_can_be_shown_is_told(watched: Watched, port: Port) -> None:
+    watched.meant = ("503",)
+    watched.page.clock.install()
+    page = watched.log_in()
+    port.sidecar.fault = "No worker answers: workers 0, 1 keep failing."
+    try:
+        page.clock.run_for(5_000)
+        expect(page.get_by_role("status")).to_have_text(
+            f"{port.sidecar.fault} What is shown is old. Trying again."
+        )
+        answer = page.reload()
+        assert answer is not None
+        assert answer.status == 503
+        expect(page.get_by_role("alert")).to_have_text(port.sidecar.fault)
+    finally:
+        port.sidecar.fault = ""
+    page.get_by_role("link", name="Back to the live page").click()
+    watched.updated()
+
+
 def test_hostile_names_are_only_text(watched: Watched) -> None:
     page = watched.log_in()
     shown = HOSTILE.replace("\u202e", "\\u202e")

@@ -182,8 +182,13 @@ class Page:
         session, cookie = self._enter(request)
         if session is None:
             return self._to_login()
+        try:
+            picture = await self._sources.picture()
+        except SentinelError as error:  # no worker answers, say
+            page = documents.told("Nothing to show", error.message, self._files, problem=True)
+            return _html(page, status=error.status)
         shown = documents.dashboard(
-            view(await self._sources.picture()),
+            view(picture),
             await self._look_up(request),
             csrf=self._sessions.csrf(session),
             files=self._files,

@@ -177,7 +177,13 @@
     main.dataset.updates = String(Number(main.dataset.updates || 0) + 1);
   }
 
+  async function reason(answer) {
+    const said = await answer.json().catch(() => null);
+    return said?.error?.message || `The admin port answers with ${answer.status}.`;
+  }
+
   async function ask() {
+    let why = "The sidecar does not answer.";
     try {
       const answer = await fetch(main.dataset.live, {
         credentials: "same-origin",
@@ -188,11 +194,14 @@
         location.assign("/login");
         return;
       }
-      if (!answer.ok) throw new Error(String(answer.status));
+      if (!answer.ok) {
+        why = await reason(answer);
+        throw new Error(why);
+      }
       const data = await answer.json();
       if (!paused) show(data);
     } catch {
-      tell("The sidecar does not answer; what is shown is old. Trying again.", "bad");
+      tell(`${why} What is shown is old. Trying again.`, "bad");
     }
     again(EVERY_MS);
   }
