@@ -169,6 +169,22 @@ def test_messages_that_nobody_takes_count_too() -> None:
     assert budget.held == 0
 
 
+def test_tiny_messages_count_as_what_they_take_up() -> None:
+    budget = Budget(1_000_000)
+    one = connection(budget=budget)
+    empty = h2.frame(h2.DATA, 0, 1, bytes(5) * 1000)
+    events = one.receive(opened(1))
+    while not any(isinstance(event, CallLost) for event in events):
+        assert sum(isinstance(event, MessageReceived) for event in events) <= 6000
+        events += one.receive(empty)
+    assert budget.held == 0, "and give it back when they go"
+    events = one.receive(opened(3) + h2.frame(h2.DATA, 0, 3, bytes(5) * 1000))
+    for event in events:
+        if isinstance(event, MessageReceived):
+            one.taken(3, event.credit)
+    assert budget.held == 0, "and when they are taken"
+
+
 class Echo:
     """In place of the driver: gives every message back."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import ssl
 import tempfile
@@ -19,7 +20,7 @@ from sentinel_extproc.transport.http2 import frames as h2
 from sentinel_extproc.transport.http2 import tls as serving_tls
 from sentinel_extproc.transport.http2.server import Http2Server
 from sentinel_extproc.transport.http2.tls import ServingTls
-from sentinel_extproc.transport.server import ServerTls
+from sentinel_extproc.transport.server import KEEPALIVE, Keepalive, ServerTls
 
 
 class Files:
@@ -62,8 +63,10 @@ def client(trusted: Authority, own: Issued, version: ssl.TLSVersion) -> ssl.SSLC
 
 
 @asynccontextmanager
-async def serving(files: Files) -> AsyncIterator[Http2Server]:
-    server = Http2Server(cast("Driver", object()), listen="127.0.0.1:0", tls=files.tls)
+async def serving(files: Files, *, keepalive: Keepalive = KEEPALIVE) -> AsyncIterator[Http2Server]:
+    server = Http2Server(
+        cast("Driver", object()), listen="127.0.0.1:0", tls=files.tls, keepalive=keepalive
+    )
     await server.start()
     try:
         yield server
@@ -126,6 +129,23 @@ async def test_open_connections_are_asked_to_come_back(
             top = await reader.readexactly(h2.FRAME_HEAD_BYTES)
             await reader.readexactly(int.from_bytes(top[:3]))
             kind = top[3]
+        writer.close()
+
+
+async def test_a_peer_that_hears_nothing_is_let_go_all_the_same(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its authority was withdrawn, it answers no ping for that, and would open calls for ever."""
+    monkeypatch.setattr(serving_tls.ServingTls.watch, "__kwdefaults__", {"every_s": 0.02})
+    context = client(files.old, files.old.issue("envoy"), ssl.TLSVersion.TLSv1_3)
+    keepalive = Keepalive(interval_s=30, timeout_s=0.1)
+    async with serving(files, keepalive=keepalive) as server, asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
+        writer.write(h2.PREFACE + h2.settings({}))
+        files.fill(files.new)
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while await reader.read(1000):
+                pass
         writer.close()
 
 

@@ -18,9 +18,11 @@ from hpack import Encoder
 from sentinel_extproc.transport.http2.frames import (
     DATA,
     END_HEADERS,
+    END_STREAM,
     HEADERS,
     PING,
     PREFACE,
+    RST_STREAM,
     ErrorCode,
     frame,
     goaway,
@@ -32,6 +34,7 @@ from sentinel_extproc.transport.http2.health import Health
 from sentinel_extproc.transport.http2.live import Connections
 from sentinel_extproc.transport.http2.protocol import Abort, Bounds, Http2Protocol, ServedCall
 
+GRPC = b"application/grpc"
 ANSWER = health_pb2.HealthCheckResponse
 
 
@@ -219,7 +222,7 @@ def heads(count: int, method: bytes = b"/x/echo") -> bytes:
         (b":scheme", b"http"),
         (b":path", method),
         (b":authority", b"x"),
-        (b"content-type", b"application/grpc"),
+        (b"content-type", GRPC),
         (b"te", b"trailers"),
     ]
     encoder = Encoder()
@@ -231,6 +234,15 @@ def heads(count: int, method: bytes = b"/x/echo") -> bytes:
 
 def message(stream: int, data: bytes) -> bytes:
     return frame(DATA, 0, stream, b"\0" + len(data).to_bytes(4) + data)
+
+
+async def answered(reader: asyncio.StreamReader, kind: int, stream: int) -> None:
+    """Read until the server sends such a frame."""
+    while True:
+        head = await reader.readexactly(9)
+        await reader.readexactly(int.from_bytes(head[:3]))
+        if (head[3], int.from_bytes(head[5:])) == (kind, stream):
+            return
 
 
 async def pinged(reader: asyncio.StreamReader, payload: bytes) -> None:
@@ -321,6 +333,28 @@ async def test_a_peer_that_answers_pings_stays(path: str) -> None:
                 if head[3] == 6:
                     pings += 1
                     writer.write(head[:4] + b"\1" + head[5:] + payload)
+        writer.close()
+
+
+async def test_a_peer_that_was_sent_elsewhere_opens_no_more_calls(path: str) -> None:
+    """Though it never says that it has heard; what runs there goes on."""
+    bounds = Bounds(max_streams=10, max_message_bytes=1000, ping_timeout_s=0.05)
+    async with serving(path, echo, bounds=bounds) as connections, asyncio.timeout(10):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(PREFACE + settings({}) + heads(1) + message(1, b"runs"))
+        await answered(reader, DATA, 1)
+        (connection,) = connections
+        connection.shut_down()
+        await connection.parted.wait()
+        encoder = Encoder()  # a new stream, in a block that needs no table
+        lines = [(b":method", b"POST"), (b":path", b"/x/echo"), (b"content-type", GRPC)]
+        writer.write(frame(HEADERS, END_HEADERS, 3, encoder.encode(lines)))
+        await answered(reader, RST_STREAM, 3)
+        writer.write(message(1, b"still runs"))
+        await answered(reader, DATA, 1)
+        writer.write(frame(DATA, END_STREAM, 1, b""))
+        while await reader.read(1000):
+            pass
         writer.close()
 
 

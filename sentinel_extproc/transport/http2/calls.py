@@ -80,6 +80,7 @@ class Call:
         head: the fields that it began with.
         window: bytes that the peer may still send.
         credit: of those that came, how many are dealt with but not yet given back to it.
+        unread: messages that nobody took yet.
         queued: of those that came, how many wait in messages that nobody took yet, or behind them.
         deferred: of these, how many are of a message that has yet to end.
         may_send: bytes that the peer still takes.
@@ -98,6 +99,7 @@ class Call:
         "may_send",
         "queued",
         "stream",
+        "unread",
         "waiting",
         "window",
     )
@@ -120,6 +122,7 @@ class Call:
         self.head = head
         self.answered = False
         self.credit = 0
+        self.unread = 0
         self.queued = 0
         self.deferred = 0
         self.waiting: deque[memoryview] = deque()

@@ -5,7 +5,8 @@ and write what `take` returns. It keeps the peer to its windows, and itself to t
 
 Bounds, all of them the peer's to hit: ``max_streams`` calls, ``max_message_bytes`` a message,
 ``stream_window`` and ``connection_window`` of bytes in messages that nobody took yet, a ``Budget``
-over several connections of bytes in these and in messages that have begun but not ended,
+over several connections of bytes in these, each with its overhead, and in messages that have begun
+but not ended,
 ``_MAX_CHATTER`` frames at a time that only want an answer, and ``_MAX_GIVEN_UP`` and
 ``max_streams`` calls that it gives up before it got anything, beyond those that it waited for.
 """
@@ -38,6 +39,10 @@ and then; a flood costs us an answer each, and settings a look at every call."""
 _MAX_GIVEN_UP = 1000
 """Besides all that may run: clients who leave before they are answered are no flood."""
 
+_OVERHEAD_BYTES = 200
+"""What a message costs in memory besides itself while it waits. An empty one is 5 bytes on the wire:
+within its windows a peer could otherwise have us hold forty times what is counted."""
+
 _MAX_FRAME = 64 << 10
 """Largest frame that we take: a body of 64 KiB in one piece."""
 
@@ -54,7 +59,7 @@ class CallOpened(NamedTuple):
 
 
 class MessageReceived(NamedTuple):
-    """A message; pass ``credit`` (bytes) to ``taken`` once it is dealt with."""
+    """A message; pass ``credit`` (bytes, 0 too) to ``taken`` once it is dealt with."""
 
     stream: int
     data: bytes
@@ -280,6 +285,8 @@ class Connection:
             events.append(CallLost(stream))
             return
         if messages:
+            call.unread += len(messages)
+            self._budget.held += len(messages) * _OVERHEAD_BYTES
             self._queue(call, size)
             events.extend(MessageReceived(stream, message, 0) for message in messages[:-1])
             events.append(MessageReceived(stream, messages[-1], size))
@@ -393,8 +400,7 @@ class Connection:
             events.append(CaughtUp())
         elif payload == _SHUT_DOWN_PING and not self._closing:
             # What was on its way when we said that we leave has arrived.
-            self._closing = True
-            self._out.append(h2.goaway(self._last, ErrorCode.NO_ERROR))
+            self.close_to_new()
             events.append(PeerKnows())
 
     def _more_room(self, stream: int, room: int, events: list[Event]) -> None:
@@ -478,6 +484,8 @@ class Connection:
         """A message was dealt with: the peer may send as much again."""
         call = self._calls.get(stream)
         if call is not None:
+            call.unread -= 1
+            self._budget.held -= _OVERHEAD_BYTES
             call.queued -= credit
             self._budget.held -= credit
             if call.queued == call.deferred:
@@ -513,6 +521,12 @@ class Connection:
             self._out.append(h2.goaway(h2.MAX_WINDOW, ErrorCode.NO_ERROR))
             self._out.append(h2.ping(_SHUT_DOWN_PING, ack=False))
 
+    def close_to_new(self) -> None:
+        """Refuse every new call from here on, whether or not the peer has heard that we leave."""
+        if not self._closing:
+            self._closing = True
+            self._out.append(h2.goaway(self._last, ErrorCode.NO_ERROR))
+
     def _flush(self, call: Call) -> None:
         waiting = call.waiting
         while waiting:
@@ -545,7 +559,8 @@ class Connection:
     def _forget(self, call: Call) -> None:
         del self._calls[call.stream]
         self._blocked.pop(call.stream, None)
-        self._budget.held -= call.assembler.held + call.queued
+        waiting = call.queued + call.unread * _OVERHEAD_BYTES
+        self._budget.held -= call.assembler.held + waiting
         self._give_back(call.queued)
 
     def _credit_call(self, call: Call, size: int) -> None:

@@ -98,8 +98,7 @@ class ServedCall:
                 self._waiter = None
         data, credit, self.came_s = self._messages.popleft()
         self._protocol.connections.queued -= 1
-        if credit:
-            self._protocol.taken(self._stream, credit)
+        self._protocol.taken(self._stream, credit)
         return data
 
     async def write(self, data: bytes) -> None:
@@ -196,6 +195,7 @@ class Http2Protocol(asyncio.Protocol):
         self._greeted = False
         self._leaving = False
         self._timer: asyncio.TimerHandle | None = None
+        self._parting: asyncio.TimerHandle | None = None
         self.parted = asyncio.Event()
         """Set once no more calls can come."""
 
@@ -260,6 +260,8 @@ class Http2Protocol(asyncio.Protocol):
         self.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
+        if self._parting is not None:
+            self._parting.cancel()
         self.parted.set()
         for call in list(self._calls.values()):
             call.cancel()
@@ -293,7 +295,10 @@ class Http2Protocol(asyncio.Protocol):
     # The server calls these
 
     def shut_down(self) -> None:
-        """Ask the peer to go elsewhere with new calls."""
+        """Ask the peer to go elsewhere with new calls. One that doesn't say that it has heard that
+        is held to it all the same, and closed once its last call has ended."""
+        if self._parting is None and self._transport is not None:
+            self._parting = self.loop.call_later(self._bounds.ping_timeout_s, self._part)
         self._connection.shut_down()
         self._send()
 
@@ -397,6 +402,13 @@ class Http2Protocol(asyncio.Protocol):
             self._connection.end(stream, status, reason)
             self._send()
             self._close_if_left()
+
+    def _part(self) -> None:
+        self._connection.close_to_new()
+        self._send()
+        self._leaving = True
+        self.parted.set()
+        self._close_if_left()
 
     def _close_if_left(self) -> None:
         if self._leaving and not self._calls and not self._connection.calls:
