@@ -11,7 +11,12 @@ import math
 import re
 from typing import Any, NoReturn
 
-from sentinel_extproc.endpoints.governing import GOVERNING_MESSAGE, refuse_misspelt
+from sentinel_extproc.endpoints.governing import (
+    GOVERNING_ITEM,
+    GOVERNING_MEDIA,
+    MEDIA,
+    refuse_misspelt,
+)
 from sentinel_extproc.errors import InvalidRequest, PayloadTooLarge
 
 MAX_DEPTH = 128
@@ -151,11 +156,26 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_names(value: dict[str, Any]) -> None:
     refuse_misspelt(value)
-    for messages in (value.get("messages"), value.get("input")):
-        if isinstance(messages, list):
-            for message in messages:
-                if isinstance(message, dict) and not message.keys() <= GOVERNING_MESSAGE:
-                    refuse_misspelt(message, GOVERNING_MESSAGE)
+    left = [value.get("messages"), value.get("input"), value.get("system")]
+    while left:
+        items = left.pop()
+        if not isinstance(items, list):
+            continue
+        for item in items:
+            if not isinstance(item, dict):
+                continue
+            if not item.keys() <= GOVERNING_ITEM:
+                refuse_misspelt(item, GOVERNING_ITEM)
+            if isinstance(content := item.get("content"), list):
+                left.append(content)
+            if "type" in item:
+                _check_media(item)
+
+
+def _check_media(part: dict[str, Any]) -> None:
+    for name in MEDIA:
+        if isinstance(said := part.get(name), dict):
+            refuse_misspelt(said, GOVERNING_MEDIA)
 
 
 def _integer(text: str) -> int:

@@ -13,7 +13,7 @@ from email.message import Message
 from enum import Enum, auto
 from typing import Any
 
-from sentinel_extproc.endpoints.governing import misspelt
+from sentinel_extproc.endpoints.governing import misspelt_field
 
 MAX_FIELD_BYTES = 64 << 10
 """One field: OpenAI's longest, an image prompt, has 32,000 characters."""
@@ -170,7 +170,7 @@ class FormScanner:
         names = _parameters(part, "name")
         if len(disposition) != 1 or len(names) != 1 or part["content-transfer-encoding"]:
             return self._give_up("a part without one clear name")
-        if part.get_content_disposition() != "form-data" or misspelt(names[0]):
+        if part.get_content_disposition() != "form-data" or misspelt_field(names[0]):
             return self._give_up("a part that some providers would take for another")
         self._name = names[0]
         filenames = _parameters(part, "filename")

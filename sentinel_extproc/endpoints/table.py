@@ -38,6 +38,8 @@ _AMBIGUOUS = re.compile(
     re.IGNORECASE,
 )
 
+_ESCAPED_SLASH = re.compile("%2f", re.IGNORECASE)
+
 CHAT = ChatCompletions()
 RESPONSES = Responses()
 MESSAGES = Messages()
@@ -129,14 +131,24 @@ def match(method: str, target: str, *, prefix: str = "/v1/") -> Match:
         InvalidRequest: the path is ambiguous or too long.
         NotFound: it is outside ``prefix``.
     """
-    path = plain_path(target)
+    path = plain_path(target, names_below=names_below(method, prefix))
     if not path.startswith(prefix):
         raise NotFound(f"This gateway serves paths under {prefix}.")
     return Match(match_rest(method, path[len(prefix) :]), path)
 
 
-def plain_path(target: str) -> str:
+def names_below(method: str, prefix: str) -> str:
+    """The folder below which an escaped slash is part of a name, for this method; else empty."""
+    return f"{prefix}models/" if method in _READS else ""
+
+
+def plain_path(target: str, *, names_below: str = "") -> str:
     """The path of a request, without its query.
+
+    Args:
+        names_below: a folder in which ``%2F`` is taken for the slash that a server may read there,
+            so that models with a slash in their name can be asked for. Both readings must stay in
+            the folder, and mean the same.
 
     Raises:
         InvalidRequest: it is ambiguous or too long.
@@ -144,6 +156,8 @@ def plain_path(target: str) -> str:
     if len(target) > MAX_PATH_BYTES:
         raise InvalidRequest("The request path is too long.", code="path_too_long")
     path = target.partition("?")[0]
+    if names_below and path.startswith(names_below):
+        path = names_below + _ESCAPED_SLASH.sub("/", path[len(names_below) :])
     if _AMBIGUOUS.search(path):
         raise InvalidRequest("The request path is ambiguous.", code="ambiguous_path")
     return path

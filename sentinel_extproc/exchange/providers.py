@@ -16,7 +16,7 @@ from fnmatch import translate
 
 from sentinel_extproc.endpoints.azure import KEY_HEADER as AZURE_KEY_HEADER
 from sentinel_extproc.endpoints.azure import match_azure
-from sentinel_extproc.endpoints.table import Match, match, match_rest, plain_path
+from sentinel_extproc.endpoints.table import Match, match, match_rest, names_below, plain_path
 from sentinel_extproc.errors import NotFound
 from sentinel_extproc.exchange.events import RequestHeaders
 from sentinel_extproc.exchange.headers import Upstream, first
@@ -104,14 +104,16 @@ class Provider:
         Raises:
             InvalidRequest, NotFound: as in :func:`~sentinel_extproc.endpoints.table.match`.
         """
-        plain_path(target)
+        prefix = self.api_prefix or API_PREFIX[self.kind]
+        azure = self.kind is Kind.AZURE  # where no path has an escape
+        below = "" if azure else names_below(method, prefix)
+        plain_path(target, names_below=below and self.path_prefix[:-1] + below)
         if not target.startswith(self.path_prefix):
             raise _no_provider()
         target = target[len(self.path_prefix) - 1 :]
-        prefix = self.api_prefix or API_PREFIX[self.kind]
-        if self.kind is Kind.AZURE:
+        if azure:
             return match_azure(method, target, prefix=prefix)
-        path = plain_path(target)
+        path = plain_path(target, names_below=below)
         if not path.startswith(prefix):
             raise NotFound(f"The provider {self.name} serves paths under {prefix}.")
         rest = path[len(prefix) :]

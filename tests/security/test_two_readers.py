@@ -15,7 +15,7 @@ from sentinel_extproc.endpoints.contract import Head
 from sentinel_extproc.endpoints.governing import refuse_query
 from sentinel_extproc.endpoints.json_body import parse_object
 from sentinel_extproc.endpoints.multipart import FormScanner
-from sentinel_extproc.endpoints.table import CHAT, MESSAGES, OTHER, RESPONSES, match
+from sentinel_extproc.endpoints.table import CHAT, MESSAGES, MODELS, OTHER, RESPONSES, match
 from sentinel_extproc.errors import InvalidRequest, MethodNotAllowed, NotFound, SentinelError
 from sentinel_extproc.exchange.events import RequestHeaders
 from sentinel_extproc.exchange.headers import Upstream, to_provider
@@ -26,7 +26,14 @@ from sentinel_extproc.identity.principal import Principal
 READ = ("model", "max_tokens", "n", "stream", "messages")
 SPELLINGS = {
     "model": ["model", "Model", "MODEL", "mod\\u0065l", "model\\u0000", " model"],
-    "max_tokens": ["max_tokens", "Max_Tokens", "maxTokens", "max-tokens", "max_to\u212aens"],
+    "max_tokens": [
+        "max_tokens",
+        "Max_Tokens",
+        "maxTokens",
+        "max-tokens",
+        "max.tokens",
+        "max tokens",
+    ],
     "n": ["n", "N", "\uff4e"],
     "stream": ["stream", "Stream", "\u017ftream", "stream_"],
     "messages": ["messages", "Messages", "me\u017f\u017fages"],
@@ -62,7 +69,15 @@ def camel_too(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {plain.get(name, name): value for name, value in folded}
 
 
-READERS = (dict, first_wins, regardless_of_case, camel_too)
+def dots_and_blanks_too(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """As PHP does, which has no names with either."""
+    return {
+        name.lstrip(" ").partition("\0")[0].replace(".", "_").replace(" ", "_"): value
+        for name, value in pairs
+    }
+
+
+READERS = (dict, first_wins, regardless_of_case, camel_too, dots_and_blanks_too)
 
 
 @given(BODIES)
@@ -95,6 +110,11 @@ BASE = b'"model":"gpt-4o-mini","max_tokens":5,"messages":[{"role":"user","conten
         '"model":"gpt-5"',
         '"max_tokens":100000',
         '"max\\u005ftokens":100000',
+        '"max.tokens":100000',
+        '"max tokens":100000',
+        '" max_tokens":100000',
+        '"max_tokens\\u0000":100000',
+        '"Stream.Options":{}',
     ],
 )
 def test_a_second_spelling_is_refused(more: str) -> None:
@@ -105,7 +125,7 @@ def test_a_second_spelling_is_refused(more: str) -> None:
         assert caught.value.code in ("misspelt_name", "duplicate_key")
 
 
-@pytest.mark.parametrize("name", ["Content", "CONTENT", "Role", "toolCalls"])
+@pytest.mark.parametrize("name", ["Content", "CONTENT", "Role", "toolCalls", "Arguments"])
 def test_so_it_is_inside_of_a_message(name: str) -> None:
     message = {"role": "user", "content": "hi", name: "a long prompt"}
     for body, endpoint in (
@@ -115,6 +135,80 @@ def test_so_it_is_inside_of_a_message(name: str) -> None:
         with pytest.raises(InvalidRequest) as caught:
             endpoint.plan(json.dumps(body).encode())
         assert caught.value.code == "misspelt_name"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": "hi", "Text": "a long prompt"},
+        {"type": "text", "text": "hi", "Type": "image_url"},
+        {"type": "image_url", "image_url": {"url": "data:,"}, "imageUrl": {"url": "data:,"}},
+        {"type": "image_url", "image_url": {"url": "data:,", "Detail": "high"}},
+        {"type": "image_url", "image_url": {"url": "data:,", "URL": "data:image/png,"}},
+        {"type": "input_audio", "input_audio": {"data": "", "Data": "AAAA"}},
+        {"type": "file", "file": {"file_data": "", "fileData": "AAAA"}},
+        {"type": "tool_result", "content": [{"type": "text", "text": "x", "TEXT": "a prompt"}]},
+        {"type": "image", "source": {"type": "base64", "data": "", "DATA": "AAAA"}},
+    ],
+)
+def test_so_it_is_inside_of_a_part(part: dict[str, Any]) -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": "hi"}, part]}
+    for body, endpoint in (
+        ({"model": "m", "max_tokens": 5, "messages": [message]}, CHAT),
+        ({"model": "m", "max_tokens": 5, "messages": [message]}, MESSAGES),
+        ({"model": "m", "input": [message]}, RESPONSES),
+        ({"model": "m", "messages": [message], "system": [part], "max_tokens": 5}, MESSAGES),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            endpoint.plan(json.dumps(body).encode())
+        assert caught.value.code == "misspelt_name"
+
+
+def test_names_that_only_go_with_a_part_pass() -> None:
+    parts = [
+        {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}},
+        {"type": "image_url", "image_url": {"url": "data:,", "detail": "low"}},
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x"}},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {"Type": 1, "text": 2, "Text": 3}},
+    ]
+    message = {"role": "user", "content": parts, "name": "ada"}
+    body = {"model": "m", "max_tokens": 5, "messages": [message], "system": parts[:1]}
+    assert MESSAGES.plan(json.dumps(body).encode()).model == "m"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "n[]",
+        "n[0]",
+        "N[]",
+        "model[]",
+        "model[a]",
+        "prompt[]",
+        "max.tokens",
+        "max tokens",
+        "max[tokens",
+    ],
+)
+def test_a_field_of_a_form_that_some_read_as_a_governing_one_is_unclear(name: str) -> None:
+    scanner = FormScanner(b"X")
+    for field, value in (("model", "m"), (name, "10")):
+        lines = f'--X\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
+        scanner.feed(lines.encode())
+    scanner.feed(b"--X--\r\n")
+    assert "take for another" in scanner.form.unclear
+
+
+@pytest.mark.parametrize("name", ["image[]", "include[]", "timestamp_granularities[]", "user"])
+def test_lists_that_a_form_may_have_pass(name: str) -> None:
+    scanner = FormScanner(b"X")
+    for value in ("a", "b")[: 1 + name.endswith("[]")]:
+        scanner.feed(
+            f'--X\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        )
+    scanner.feed(b"--X--\r\n")
+    assert scanner.form.complete
+    assert not scanner.form.unclear
 
 
 def test_so_it_is_where_a_stream_is_asked_for_its_usage() -> None:
@@ -234,11 +328,30 @@ def test_a_path_that_is_taken_means_the_same_when_it_is_unescaped_again(parts: l
         assert match("POST", path).endpoint is endpoint
 
 
+@given(st.lists(st.sampled_from([*"/.%;\\?#a", "2e", "2f", "2F", "5c", "25", "%2F", "files"])))
+def test_a_models_name_with_a_slash_is_read_one_way_too(parts: list[str]) -> None:
+    target = "/v1/models/" + "".join(parts)
+    try:
+        found = match("GET", target)
+    except SentinelError:
+        return
+    assert found.endpoint is MODELS
+    assert "%2f" not in found.path.lower(), "limits by path see what it may become"
+    path = target.partition("?")[0]
+    for _ in range(3):
+        path = unquote(path)
+        assert "/../" not in f"{path}/"
+        assert path.startswith("/v1/models/")
+        assert match("GET", path).endpoint is MODELS
+
+
 @pytest.mark.parametrize(
     "query",
     [
         *("max_tokens=1", "Max_Tokens=1", "maxTokens=1", "n=100", "model=gpt-5", "stream=true"),
         *("messages[0][content]=x", "a=1&n=9", "%6e=100", "n", "_method=GET", "x=1&_METHOD=POST"),
+        *("a=1;model=x", "a=1;;n=9", ";n", "max.tokens=1", "max+tokens=1", "max[tokens=1"),
+        *("n[]=9", "n%5B0%5D=9", ".method=GET", "x=1;_method=POST"),
         "&".join(f"a{n}=1" for n in range(200)),
     ],
 )
@@ -251,6 +364,7 @@ def test_a_query_that_could_govern_is_refused(query: str) -> None:
 def test_other_queries_pass() -> None:
     refuse_query("/v1/chat/completions?api-version=2024-10-21&beta=true&trace", reads_body=True)
     refuse_query("/v1/chat/completions?model=gpt-4o&limit=9", reads_body=False)
+    refuse_query("/v1/chat/completions?a=1;b=model;c&method=x&include[]=usage", reads_body=True)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from sentinel_extproc.errors import Forbidden, InvalidRequest, NotFound
         ("POST", "/v1/chat/completions?x=//%2e", CHAT),
         ("GET", "/v1/models", MODELS),
         ("GET", "/v1/models/gpt-4o", MODELS),
+        ("GET", "/v1/models/meta-llama%2FLlama-3", MODELS),
+        ("HEAD", "/v1/models/a%2fb/c", MODELS),
         ("POST", "/v1/models", OTHER),
         ("POST", "/v1/chat/completions/", OTHER),
         ("POST", "/v1/Chat/Completions", OTHER),
@@ -85,6 +87,26 @@ def test_no_key_is_handed_out_that_works_past_the_gateway(target: str) -> None:
     endpoint = match("POST", target).endpoint
     with pytest.raises(Forbidden):
         endpoint.plan_head(Head(target))
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("POST", "/v1/models/a%2Fb"),
+        ("DELETE", "/v1/models/a%2Fb"),
+        ("GET", "/v1/files/a%2Fb"),
+        ("GET", "/v1/models%2Fa"),
+        ("GET", "/v1/models/%2Fa"),
+        ("GET", "/v1/models/..%2Ffiles"),
+        ("GET", "/v1/models/a%2F..%2F..%2Ffiles"),
+        ("GET", "/v1/models/a%2F%2e%2e/b"),
+        ("GET", "/v1/models/a%252Fb"),
+        ("GET", "/v1/models/a%5Cb"),
+    ],
+)
+def test_an_escaped_slash_is_taken_in_a_models_name_only(method: str, target: str) -> None:
+    with pytest.raises(InvalidRequest):
+        match(method, target)
 
 
 @pytest.mark.parametrize(

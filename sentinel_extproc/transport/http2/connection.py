@@ -40,8 +40,8 @@ _MAX_GIVEN_UP = 1000
 """Besides all that may run: clients who leave before they are answered are no flood."""
 
 _OVERHEAD_BYTES = 200
-"""What a message costs in memory besides itself while it waits. An empty one is 5 bytes on the wire:
-within its windows a peer could otherwise have us hold forty times what is counted."""
+"""What a message costs in memory besides itself while it waits. An empty one is 5 bytes on the
+wire: within its windows a peer could otherwise have us hold forty times what is counted."""
 
 _MAX_FRAME = 64 << 10
 """Largest frame that we take: a body of 64 KiB in one piece."""
