@@ -196,4 +196,5 @@ def _state(state: LimitState) -> dict[str, Any]:
         "remaining": state.remaining if scale == 1 else state.remaining / scale,
         "reset_seconds": round(state.reset_s, 3) if math.isfinite(state.reset_s) else None,
         "shadow": state.shadow,
+        "at_once": state.at_once,
     }

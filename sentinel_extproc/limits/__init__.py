@@ -1,10 +1,10 @@
 """Limits that hold: taken before the provider is called, settled after.
 
-Vocabulary: a *limit* is a capacity of some *unit* per period and has a *kind* (``bucket``, ``ring``
-or ``calendar``); a *policy* says which limits apply to a request; a *claim* is what one exchange
-asks of all of them at once; a *hold* is what it was given; *settling* replaces the hold by what was
-really used; *debt* is use beyond the hold, carried forward; a *rung* of the *ladder* is how a limit
-decides while the store is away.
+Vocabulary: a *limit* is a capacity of some *unit* per period, or at once, and has a *kind*
+(``bucket``, ``ring``, ``calendar`` or ``concurrency``); a *policy* says which limits apply to a
+request; a *claim* is what one exchange asks of all of them together; a *hold* is what it was given;
+*settling* replaces the hold by what was really used; *debt* is use beyond the hold, carried
+forward; a *rung* of the *ladder* is how a limit decides while the store is away.
 
 - ``model``: the contract with the rest of the program
 - ``limit``: one limit's definition and the arithmetic of its unit, pure
@@ -12,7 +12,7 @@ decides while the store is away.
 - ``cost``: money by formula
 - ``claims``: requests to claims, verdicts to states and refusals, pure; ``asking``: one request's
   way to a verdict
-- ``kinds/``: the three kinds as pure state, used by the in-process store; ``scripts/``: the same
+- ``kinds/``: the kinds as pure state, used by the in-process store; ``scripts/``: the same
   for Redis
 - ``store/``: the ``Store`` contract; ``redis`` and ``memory``; ``connect``: clients from URLs;
   ``ladder``, ``outage``, ``shares``, ``replicas``: what happens when Redis does not answer

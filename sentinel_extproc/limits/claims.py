@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..errors import InvalidRequest, LimitExceeded, PromptTooLarge
+from ..errors import InvalidRequest, LimitExceeded, PromptTooLarge, TooManyAtOnce
 from .headers import limit_headers
 from .limit import MOST, Kind, Limit, OnExhausted, OnOutage, Period, amount
 from .model import LimitState, Quantities, Quota, QuotaPeriod, ReserveRequest, Unit
@@ -20,6 +20,12 @@ LEAST_OUTPUT = 16
 
 _DONT_RETRY_AFTER_S = 60.0
 """From here on the ``openai`` client is told not to retry by itself."""
+
+_CODES = {
+    Kind.CALENDAR: "insufficient_quota",
+    Kind.CONCURRENCY: TooManyAtOnce.default_code,
+}
+"""Of refusals, where the class's own doesn't say enough."""
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.-]")
 _PERIODS = {
@@ -154,6 +160,7 @@ def limit_states(claim: Claim, verdict: Verdict) -> tuple[LimitState, ...]:
             reset_s=math.inf if answer.reset_ms < 0 else answer.reset_ms / 1000,
             shadow=line.limit.shadow,
             exceeded=not answer.fits,
+            at_once=line.limit.kind is Kind.CONCURRENCY,
         )
         for line, answer in zip(claim.lines, verdict.lines, strict=False)
     )
@@ -170,15 +177,12 @@ def refusal(claim: Claim, verdict: Verdict) -> LimitExceeded:
     worst = max(denying, key=lambda index: _wait_s(verdict.lines[index]))
     line, state, wait_s = claim.lines[worst], states[worst], _wait_s(verdict.lines[worst])
     limit = line.limit
-    again = f"Try again in {span(wait_s)}." if math.isfinite(wait_s) else "It does not reset."
     headers = limit_headers(states, degraded=verdict.degraded)
     if wait_s > _DONT_RETRY_AFTER_S:
         headers["x-should-retry"] = "false"
     return LimitExceeded(
-        f"Limit '{limit.name}' allows {_shown(limit, state.limit)} {window(limit)}; this request "
-        f"needs {_said(limit, line.amount)}, and {_said(limit, state.remaining)} "
-        f"{'is' if state.remaining == limit.scale else 'are'} left. {again}",
-        code="insufficient_quota" if limit.kind is Kind.CALENDAR else None,
+        _why(line, state, wait_s),
+        code=_CODES.get(limit.kind),
         retry_after_s=wait_s if math.isfinite(wait_s) else None,
         details={
             "limit_name": limit.name,
@@ -189,6 +193,19 @@ def refusal(claim: Claim, verdict: Verdict) -> LimitExceeded:
             "reset_s": round(state.reset_s, 3) if math.isfinite(state.reset_s) else None,
         },
         headers=headers,
+    )
+
+
+def _why(line: Line, state: LimitState, wait_s: float) -> str:
+    limit = line.limit
+    allows = f"Limit '{limit.name}' allows {_shown(limit, state.limit)} {window(limit)}"
+    again = f"Try again in {span(wait_s)}." if math.isfinite(wait_s) else "It does not reset."
+    if limit.kind is Kind.CONCURRENCY:
+        return f"{allows}; wait for one to end. {again}" if limit.room else f"{allows}."
+    return (
+        f"{allows}; this request needs {_said(limit, line.amount)}, and "
+        f"{_said(limit, state.remaining)} "
+        f"{'is' if state.remaining == limit.scale else 'are'} left. {again}"
     )
 
 
@@ -257,7 +274,9 @@ def _said(limit: Limit, value: int) -> str:
 
 
 def window(limit: Limit) -> str:
-    """What a limit's capacity is for: ``per 60 s``, ``per month``, ``in total``."""
+    """What a limit's capacity is for: ``per 60 s``, ``per month``, ``in total``, ``at once``."""
+    if limit.kind is Kind.CONCURRENCY:
+        return "at once"
     if limit.kind is not Kind.CALENDAR:
         return f"per {span(limit.period_ms / 1000)}"
     return "in total" if limit.period is Period.LIFETIME else f"per {limit.period.value}"

@@ -18,12 +18,20 @@ def limit_headers(states: Sequence[LimitState], *, degraded: str | None = None) 
 
     ``x-ratelimit-limit``, ``-remaining`` and ``-reset`` (whole seconds) are of the limit that is
     closest to its end; the forms with ``-requests`` and ``-tokens``, whose reset reads ``6m0s``,
-    are OpenAI's own. A limit that never resets has no reset header. ``x-sentinel-degraded`` names
-    the rung of the ladder that decided. Shadow limits and cost don't show.
+    are OpenAI's own. A limit that never resets has no reset header. What may be under way at once
+    is no pace that a client could keep: it has forms with ``-concurrent`` to itself, without a
+    reset. ``x-sentinel-degraded`` names the rung of the ladder that decided. Shadow limits and cost
+    don't show.
     """
     # Money is no number of things that a client could count down, and is kept in millionths.
     visible = [state for state in states if not state.shadow and state.unit is not Unit.COST]
     headers: dict[str, str] = {}
+    concurrent = [state for state in visible if state.at_once]
+    if concurrent:
+        visible = [state for state in visible if not state.at_once]
+        fewest = min(concurrent, key=lambda state: (state.remaining, state.limit))
+        headers["x-ratelimit-limit-concurrent"] = str(fewest.limit)
+        headers["x-ratelimit-remaining-concurrent"] = str(fewest.remaining)
     tightest = _tightest(visible)
     if tightest is not None:
         headers["x-ratelimit-limit"] = str(tightest.limit)

@@ -26,6 +26,8 @@ class Kind(StrEnum):
     BUCKET = "bucket"
     RING = "ring"
     CALENDAR = "calendar"
+    CONCURRENCY = "concurrency"
+    """By the end of each exchange: a capacity at once, per no time."""
 
 
 class Period(StrEnum):
@@ -58,7 +60,7 @@ CostFormula = Callable[[Quantities, str], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """A capacity per period.
+    """A capacity per period, or at once.
 
     Attributes:
         name: unique among the limits of one request; letters, digits, ``_.-``; shown to clients.
@@ -100,7 +102,13 @@ class Limit:
             raise ValueError(f"limit {self.name}: only a bucket has a burst")
         if (self.cost is None) is (self.unit is Unit.COST):
             raise ValueError(f"limit {self.name}: a cost formula goes with unit cost, and only it")
-        if self.kind is not Kind.CALENDAR:
+        if self.kind is Kind.CONCURRENCY:
+            if self.unit is not Unit.REQUESTS:
+                raise ValueError(
+                    f"limit {self.name}: concurrency counts requests under way: unit must be "
+                    f"requests, not {self.unit.value}"
+                )
+        elif self.kind is not Kind.CALENDAR:
             self._check_period()
 
     def _check_period(self) -> None:
@@ -136,6 +144,8 @@ def amount(limit: Limit, quantities: Quantities, model: str) -> int:
     match limit.unit:
         case Unit.REQUESTS:
             value = quantities.requests
+            if limit.kind is Kind.CONCURRENCY:
+                value = min(value, 1)  # an exchange is under way once, whatever it is billed
         case Unit.INPUT:
             value = quantities.input_tokens
         case Unit.OUTPUT:

@@ -30,7 +30,7 @@ from .claims import (
 )
 from .facts import EmitLimitFact, HoldExhausted, LimitsDecided, SettledBeyond, emit_nothing
 from .headers import DEGRADED
-from .limit import Limit, OnExhausted, OnOutage
+from .limit import Kind, Limit, OnExhausted, OnOutage
 from .model import (
     NOTHING,
     Growth,
@@ -276,6 +276,9 @@ class StoreLimiter:
     async def _ask(self, claim: Claim) -> Verdict:
         try:
             verdict = await self._store.reserve(claim)
+            if _full_of_others(claim, verdict) and await self._settler.hurry(claim.owner):
+                # Who has seen the end of an answer may take its place, though it isn't free yet.
+                verdict = await self._store.reserve(claim)
         except StoreError as error:
             if not isinstance(error, StoreUntriedError):
                 self._hand_back(claim)
@@ -302,6 +305,17 @@ class StoreLimiter:
                 raise Unavailable("This exchange is over already.", code="exchange_over")
             case Decision.ADMITTED:
                 return
+
+
+def _full_of_others(claim: Claim, verdict: Verdict) -> bool:
+    """Whether it was only denied because of what is under way."""
+    if verdict.decision is not Decision.DENIED or verdict.unsure:
+        return False
+    lines = zip(claim.lines, verdict.lines, strict=True)
+    return not any(
+        not answer.fits and not line.limit.shadow and line.limit.kind is not Kind.CONCURRENCY
+        for line, answer in lines
+    )
 
 
 def _covers(held: Quantities, counted: Quantities) -> bool:

@@ -115,9 +115,10 @@ class LimitState:
         limit: the capacity, in the limit's unit; cost in millionths.
         remaining: what could still be taken now; never below 0.
         reset_s: seconds until the limit is whole again if nothing more is taken; ``math.inf`` when
-            it never will be.
+            it never will be, or nobody knows.
         shadow: it counts and reports but denies nothing.
         exceeded: it had no room; only ever true of a shadow limit when the request was admitted.
+        at_once: it is about what is under way, and not about a stretch of time.
     """
 
     name: str
@@ -127,6 +128,7 @@ class LimitState:
     reset_s: float
     shadow: bool = False
     exceeded: bool = False
+    at_once: bool = False
 
 
 @value(frozen=True, slots=True)

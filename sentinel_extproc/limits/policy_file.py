@@ -10,6 +10,7 @@
         limits:
           - {name: requests, unit: requests, kind: ring, limit: 20, per: 1m}
           - {name: tokens, unit: total_tokens, kind: bucket, limit: 40000, burst: 80000, per: 1m}
+          - {name: streams, unit: requests, kind: concurrency, limit: 3}
       - limits:
           - {name: spend, unit: cost, kind: calendar, limit: 25.0, per: month,
              cost: "(input_tokens * price.input + output_tokens * price.output) / 1000000.0"}
@@ -21,7 +22,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sentinel_extproc.yaml_file import YamlFileError, parse, read_text
 
@@ -67,13 +76,14 @@ class MatchEntry(_Entry):
 
 
 class LimitEntry(_Entry):
-    """See ``limit.Limit``; ``per`` is a duration (``90s``, ``1m``) or a calendar period."""
+    """See ``limit.Limit``; ``per`` is a duration (``90s``, ``1m``) or a calendar period, and what
+    is counted at once has none."""
 
     name: str
     unit: Unit
     kind: Kind
     limit: int | float = Field(ge=0, allow_inf_nan=False)
-    per: str
+    per: str | None = Field(default=None, validate_default=True)
     burst: int | float | None = Field(default=None, ge=0, allow_inf_nan=False)
     cost: str | None = None
     shadow: bool = False
@@ -81,6 +91,17 @@ class LimitEntry(_Entry):
     right_size: bool = False
     on_outage: OnOutage = OnOutage.LOCAL
     on_exhausted: OnExhausted = OnExhausted.SETTLE_AS_DEBT
+
+    @field_validator("per")
+    @classmethod
+    def _goes_with_the_kind(cls, per: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("kind")
+        if kind is Kind.CONCURRENCY:
+            if per is not None:
+                raise ValueError("concurrency counts at once and not per time: leave it out")
+        elif per is None:
+            raise ValueError("is needed")
+        return per
 
     @model_validator(mode="after")
     def _builds(self) -> LimitEntry:
@@ -112,6 +133,8 @@ class LimitEntry(_Entry):
         )
 
     def _period(self) -> tuple[Period, int]:
+        if self.per is None:  # what is counted at once
+            return Period.LIFETIME, 60_000
         if self.kind is Kind.CALENDAR:
             if self.per not in set(Period):
                 raise ValueError("per: a calendar limit is per day, week, month or lifetime")

@@ -35,7 +35,7 @@ class _Held:
     @property
     def leased(self) -> bool:
         """Whether leases are part of it, which end long before the record does."""
-        return any(line.limit.kind is Kind.CALENDAR for line in self.claim.lines)
+        return self.claim.of_kind(Kind.CALENDAR, Kind.CONCURRENCY)
 
 
 class Renewer:

@@ -15,6 +15,7 @@ from .store import Claim, Store, StoreError, StoreUntriedError
 log = logging.getLogger(__name__)
 
 _BATCH = 32
+_TO_LOOK_THROUGH = 1_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 
 
@@ -70,6 +71,17 @@ class Settler:
         self._wake.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="limits-settler")
+
+    async def hurry(self, owner: str) -> bool:
+        """Apply now what one owner has pending; whether it had any, and the store took it all."""
+        if len(self._due) > _TO_LOOK_THROUGH:
+            return False  # the store is away, or behind: one more command wouldn't help
+        pending = [due.claim for due in self._due.values() if due.claim.owner == owner]
+        results = await asyncio.gather(
+            *(self._store.settle(claim) for claim in pending), return_exceptions=True
+        )
+        # They stay in the queue: settling twice is settling once.
+        return bool(pending) and not any(results)
 
     async def flush(self) -> None:
         """Return when nothing is pending."""

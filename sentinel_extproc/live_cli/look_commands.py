@@ -117,7 +117,7 @@ def _limit_cells(one: dict[str, Any]) -> tuple[str | int | None, ...]:
         one["unit"],
         _amount(one["limit"]),
         _amount(one["remaining"]),
-        "never" if reset is None else span(reset),
+        span(reset) if reset is not None else "they end" if one["at_once"] else "never",
     )
 
 

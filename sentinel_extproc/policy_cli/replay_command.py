@@ -58,7 +58,8 @@ def replay(
 
     What can't be known: requests that were refused then aren't in the ledger, a refused client may
     have tried again, limits are taken as whole at the first request, and while a request ran its
-    reservation may have held more than it used. Zion's quotas aren't looked at.
+    reservation may have held more than it used. Limits on what is under way at once aren't judged,
+    nor are Zion's quotas looked at.
 
     \b
     Example:

@@ -16,6 +16,7 @@ from sentinel_extproc.errors import SentinelError
 from sentinel_extproc.limits.asking import ask
 from sentinel_extproc.limits.claims import refusal, retaken
 from sentinel_extproc.limits.cost import CelCost
+from sentinel_extproc.limits.limit import Kind
 from sentinel_extproc.limits.model import Quantities, ReserveRequest, Subject
 from sentinel_extproc.limits.policy import Policy
 from sentinel_extproc.limits.store import Decision
@@ -190,6 +191,8 @@ def _notes(policies: Iterable[Policy], known: Known) -> Iterable[str]:
     plans_known = known.plans or known.default_plan
     if any(rule.match.plan for rule in rules) and not plans_known:
         yield "The ledger has no plans: say them with --plans or --default-plan."
+    if any(limit.kind is Kind.CONCURRENCY for rule in rules for limit in rule.limits):
+        yield "The ledger has no durations: limits on what is under way at once are not judged."
     formulas = [limit.cost for rule in rules for limit in rule.limits]
     if any(isinstance(cost, CelCost) and "characters" in cost.formula for cost in formulas):
         yield f"The ledger has no characters: {CHARACTERS_PER_TOKEN} are taken per input token."

@@ -177,7 +177,8 @@ class Sidecar:
             ("trial", "requests", 10, 10, 0.0, True),
         )
         fields = ("name", "unit", "limit", "remaining", "reset_seconds", "shadow")
-        return {"limits": [dict(zip(fields, one, strict=True)) for one in told]}
+        limits = [dict(zip(fields, one, strict=True)) | {"at_once": False} for one in told]
+        return {"limits": limits}
 
     async def revoke(self, target: Target, *, streams: bool) -> Effect:
         self.calls.append(("revoke", target, streams))

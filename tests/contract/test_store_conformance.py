@@ -44,6 +44,10 @@ def calendar(capacity: int, period: Period, name: str = "c") -> Limit:
     return Limit(name=name, unit=Unit.TOTAL, kind=Kind.CALENDAR, capacity=capacity, period=period)
 
 
+def concurrency(capacity: int, name: str = "n") -> Limit:
+    return Limit(name=name, unit=Unit.REQUESTS, kind=Kind.CONCURRENCY, capacity=capacity)
+
+
 @dataclass
 class Bench:
     """A store, its clock, and short forms for claims."""
@@ -242,6 +246,102 @@ async def test_a_renewed_lease_lasts(bench: Bench) -> None:
     assert await bench.left(limit) == 6
 
 
+async def test_no_more_run_at_once_than_may_and_one_that_ends_makes_room(bench: Bench) -> None:
+    limit = concurrency(3)
+    for number in range(3):
+        verdict = await bench.reserve((limit, 1), name=f"run-{number}")
+        assert verdict.decision is Decision.ADMITTED
+        assert verdict.lines[0].remaining == 2 - number
+        assert verdict.lines[0].reset_ms == -1, "nobody knows when they end"
+        bench.advance(1)
+    assert (await bench.reserve((limit, 1))).decision is Decision.DENIED
+    for _ in range(3):
+        await bench.settle("run-1", 1)
+        assert await bench.left(limit) == 1
+    assert (await bench.reserve((limit, 1))).decision is Decision.ADMITTED
+    assert (await bench.reserve((limit, 1))).decision is Decision.DENIED
+    whole = concurrency(3, name="another")
+    assert (await bench.reserve((whole, 0))).lines[0].reset_ms == 0
+
+
+async def test_who_is_refused_hears_how_soon_one_usually_ends(bench: Bench) -> None:
+    limit = concurrency(2)
+    for name in ("a", "b"):
+        await bench.reserve((limit, 1), name=name)
+    assert (await bench.reserve((limit, 1))).lines[0].wait_ms == 1_000, "nothing is known yet"
+    bench.advance(30_000)
+    for name in ("a", "b"):
+        await bench.extend(name, 1)
+        await bench.settle(name, 1)
+    for name in ("c", "d"):
+        await bench.reserve((limit, 1), name=name)
+    # Of two that take 30 s one ends every 15 s.
+    assert (await bench.reserve((limit, 1))).lines[0].wait_ms == 15_000
+    await bench.settle("c", 0)  # handed back: it took no time
+    await bench.reserve((limit, 1), name="e")
+    assert (await bench.reserve((limit, 1))).lines[0].wait_ms == 15_000
+    for _ in range(100):  # for more than a lease nobody is sent away for longer than one lasts
+        bench.advance(20_000)
+        await bench.extend("d", 1)
+        await bench.extend("e", 1)
+    await bench.settle("d", 1)
+    await bench.reserve((limit, 1), name="f")
+    assert (await bench.reserve((limit, 1))).lines[0].wait_ms == 60_000
+    assert (await bench.reserve((limit, 3))).lines[0].wait_ms == -1, "it never will"
+
+
+async def test_of_exchanges_whose_sidecar_crashed_the_places_are_free_within_a_minute(
+    bench: Bench,
+) -> None:
+    limit = concurrency(3)
+    for name in ("crashed", "gone", "alive"):
+        await bench.reserve((limit, 1), name=name)
+    for _ in range(3):
+        bench.advance(20_000)
+        await bench.extend("alive", 1)
+    assert await bench.left(limit) == 2
+    await bench.settle("alive", 1)
+    assert await bench.left(limit) == 3
+
+
+async def test_growing_and_renewing_keep_one_place_and_no_more(bench: Bench) -> None:
+    limit, tokens = concurrency(2), ring(1_000, 60_000)
+    await bench.reserve((limit, 1), (tokens, 10), name="long")
+    for total in range(20, 400, 20):
+        bench.advance(7_000)
+        grown = await bench.extend("long", 1, total)
+        assert grown.decision is Decision.ADMITTED
+        assert grown.lines[0].remaining == 1
+    assert (await bench.extend("long", 1, 5_000)).decision is Decision.DENIED
+    assert await bench.left(limit) == 1
+    await bench.settle("long", 1, 400)
+    assert await bench.left(limit) == 2
+
+
+async def test_whatever_runs_is_counted_though_its_place_was_given_away(bench: Bench) -> None:
+    limit = concurrency(1)
+    await bench.reserve((limit, 1), name="stalled")
+    bench.advance(60_000)
+    assert (await bench.reserve((limit, 1), name="next")).decision is Decision.ADMITTED
+    renewed = await bench.extend("stalled", 1)
+    assert (renewed.decision, renewed.lines[0].remaining) == (Decision.ADMITTED, 0)
+    await bench.settle("next", 1)
+    assert (await bench.reserve((limit, 1))).decision is Decision.DENIED
+    await bench.settle("stalled", 1)
+    assert await bench.left(limit) == 1
+
+
+async def test_what_was_never_reserved_here_takes_no_place_once_it_is_over(bench: Bench) -> None:
+    limit = concurrency(2)
+    stranger = Claim("elsewhere", OWNER, (Line(limit, limit.name, 1),), at_ms=NOON)
+    await bench.store.settle(stranger)
+    assert await bench.left(limit) == 2
+    # While it runs it does: that is how it is charged after an outage.
+    debt = replace(stranger, id="running", lines=(Line(replace(limit, shadow=True), "n", 1),))
+    assert (await bench.store.extend(debt)).decision is Decision.ADMITTED
+    assert await bench.left(limit) == 1
+
+
 async def test_settling_after_midnight_leaves_the_new_day_alone(bench: Bench) -> None:
     limit = calendar(10, Period.DAY)
     bench.clock[0] = NOON + 12 * 3_600_000 - 1
@@ -290,11 +390,11 @@ async def test_a_shadow_limit_counts_and_reports_but_denies_nothing(bench: Bench
 
 
 async def test_replaying_a_reserve_takes_nothing_more(bench: Bench) -> None:
-    limits = (bucket(10, 60_000), ring(10, 60_000), calendar(10, Period.DAY))
+    limits = (bucket(10, 60_000), ring(10, 60_000), calendar(10, Period.DAY), concurrency(10))
     for _ in range(3):
         verdict = await bench.reserve(*((limit, 7) for limit in limits), name="same")
         assert verdict.decision is Decision.ADMITTED
-        assert [line.remaining for line in verdict.lines] == [3, 3, 3]
+        assert [line.remaining for line in verdict.lines] == [3, 3, 3, 3]
 
 
 async def test_settling_many_times_is_settling_once(bench: Bench) -> None:
@@ -373,6 +473,7 @@ async def test_a_hold_that_grew_hands_back_its_own_part_of_each_slot(bench: Benc
         (ring(100, 60_000), ring(100, 1_000), 60),
         (calendar(100, Period.DAY), calendar(50, Period.DAY), 10),
         (calendar(100, Period.DAY), calendar(1000, Period.MONTH), 960),
+        (concurrency(100), concurrency(50), 50),
     ],
     ids=str,
 )
@@ -448,6 +549,7 @@ async def test_a_claim_without_lines_checks_epochs_only(bench: Bench) -> None:
         (bucket(100, 60_000), 90, 100 - (90 - 30)),  # full again since; what is beyond the hold
         (ring(100, 7_200_000), 10, 90),
         (calendar(100, Period.MONTH), 10, 90),
+        (concurrency(100), 10, 100),
     ],
     ids=str,
 )

@@ -258,6 +258,98 @@ class CalendarHistory(History):
             assert self.left().lines[0].remaining == LIMIT
 
 
+@dataclass
+class Running:
+    """One exchange under way; its place is its own until its lease runs out."""
+
+    claim: Claim
+    renewed_ms: int
+
+
+class ConcurrencyHistory(RuleBasedStateMachine):
+    """Who is admitted leaves no more running than may; what runs is counted, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = START
+        self.runner = asyncio.Runner()
+        self.store = MemoryStore(lambda: self.now, record_ttl_s=1e9, settled_ttl_s=1e9)
+        self.running: list[Running] = []
+        self.over: list[Claim] = []
+        self.limit = self.a_limit(1)
+        self.serial = 0
+
+    def a_limit(self, capacity: int) -> Limit:
+        return Limit(name="n", unit=Unit.REQUESTS, kind=Kind.CONCURRENCY, capacity=capacity)
+
+    def teardown(self) -> None:
+        self.runner.close()
+
+    def claim(self, amount: int) -> Claim:
+        self.serial += 1
+        return Claim(f"x{self.serial}", "owner", (Line(self.limit, "n", amount),))
+
+    def counted(self) -> int:
+        return sum((one.renewed_ms + 60_000) // 5_000 * 5_000 > self.now for one in self.running)
+
+    @initialize(capacity=st.integers(min_value=0, max_value=6))
+    def define(self, capacity: int) -> None:
+        self.limit = self.a_limit(capacity)
+
+    @rule(capacity=st.integers(min_value=0, max_value=6))
+    def redefine(self, capacity: int) -> None:
+        self.limit = self.a_limit(capacity)
+
+    @rule()
+    def reserve(self) -> None:
+        before, counted = self.store.snapshot(), self.counted()
+        claim = self.claim(1)
+        verdict = self.runner.run(self.store.reserve(claim))
+        assert (verdict.decision is Decision.ADMITTED) is (counted < self.limit.capacity)
+        if verdict.decision is Decision.ADMITTED:
+            self.running.append(Running(claim, self.now))
+            assert self.counted() <= self.limit.capacity
+        else:
+            assert self.store.snapshot() == before, "a denial changed something"
+            wait_ms = verdict.lines[0].wait_ms
+            assert wait_ms == -1 if self.limit.capacity == 0 else 1_000 <= wait_ms <= 60_000
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), total=st.integers(min_value=0, max_value=9))
+    def renew(self, data: st.DataObject, total: int) -> None:
+        one = data.draw(st.sampled_from(self.running))
+        claim = replace(one.claim, lines=(replace(one.claim.lines[0], amount=total),))
+        assert self.runner.run(self.store.extend(claim)).decision is Decision.ADMITTED
+        one.renewed_ms = self.now
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def replay(self, data: st.DataObject) -> None:
+        before = self.store.snapshot()
+        one = data.draw(st.sampled_from(self.running))
+        verdict = self.runner.run(self.store.reserve(one.claim))
+        assert verdict.decision is Decision.ADMITTED
+        assert self.store.snapshot() == before
+
+    @precondition(lambda self: self.running or self.over)
+    @rule(data=st.data(), actual=st.integers(min_value=0, max_value=1))
+    def settle(self, data: st.DataObject, actual: int) -> None:
+        claim = data.draw(st.sampled_from([*(one.claim for one in self.running), *self.over]))
+        line = replace(claim.lines[0], amount=actual)
+        self.runner.run(self.store.settle(replace(claim, lines=(line,))))
+        self.running = [one for one in self.running if one.claim is not claim]
+        self.over.append(claim)
+
+    @rule(ms=st.integers(min_value=0, max_value=90_000))
+    def pause(self, ms: int) -> None:
+        self.now += ms
+
+    @invariant()
+    def what_remains_is_exact(self) -> None:
+        verdict = self.runner.run(self.store.reserve(self.claim(0)))
+        assert verdict.lines[0].remaining == max(0, self.limit.capacity - self.counted())
+
+
 _settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 TestBucket = BucketHistory.TestCase
@@ -266,3 +358,5 @@ TestRing = RingHistory.TestCase
 TestRing.settings = _settings
 TestCalendar = CalendarHistory.TestCase
 TestCalendar.settings = _settings
+TestConcurrency = ConcurrencyHistory.TestCase
+TestConcurrency.settings = _settings

@@ -51,6 +51,11 @@ def limits_named(name: str) -> st.SearchStrategy[Limit]:
         return st.builds(
             Limit, kind=st.just(Kind.RING), capacity=capacities, period_ms=periods_ms, **common
         )
+    if name.startswith("n"):
+        kind = st.just(Kind.CONCURRENCY)
+        return st.builds(
+            Limit, kind=kind, capacity=capacities, **(common | {"unit": st.just(Unit.REQUESTS)})
+        )
     return st.builds(
         Limit,
         kind=st.just(Kind.CALENDAR),
@@ -60,7 +65,7 @@ def limits_named(name: str) -> st.SearchStrategy[Limit]:
     )
 
 
-NAMES = ("b1", "b2", "r1", "r2", "c1", "c2")
+NAMES = ("b1", "b2", "r1", "r2", "c1", "c2", "n1", "n2")
 amounts = st.integers(min_value=0, max_value=40)
 pauses = st.one_of(
     st.integers(min_value=-200_000, max_value=200_000),
@@ -200,6 +205,7 @@ def test_only_lifetime_quotas_never_expire(redis_url: str) -> None:
             for limit in (
                 Limit(name="b", unit=Unit.TOTAL, kind=Kind.BUCKET, capacity=10),
                 Limit(name="r", unit=Unit.TOTAL, kind=Kind.RING, capacity=10),
+                Limit(name="n", unit=Unit.REQUESTS, kind=Kind.CONCURRENCY, capacity=10),
                 *(
                     Limit(
                         name=period.value,
@@ -220,6 +226,6 @@ def test_only_lifetime_quotas_never_expire(redis_url: str) -> None:
     asyncio.run(use_all())
     with sync_redis.Redis.from_url(redis_url) as admin:
         ttls = {key.decode().rpartition(":")[2]: admin.pttl(key) for key in admin.scan_iter()}
-    assert len(ttls) == 8
+    assert len(ttls) == 9
     assert ttls.pop("lifetime") == -1
     assert all(0 < ttl <= 32 * 86_400_000 for ttl in ttls.values())

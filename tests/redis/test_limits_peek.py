@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -30,7 +31,8 @@ HOUR_MS = 3_600_000
 
 
 def a_limit(name: str, kind: Kind, **more: object) -> Limit:
-    fixed = {"name": name, "unit": Unit.TOTAL, "kind": kind, "capacity": 1000}
+    unit = Unit.REQUESTS if kind is Kind.CONCURRENCY else Unit.TOTAL
+    fixed = {"name": name, "unit": unit, "kind": kind, "capacity": 1000}
     return Limit(**(fixed | {"period": Period.MONTH, "period_ms": HOUR_MS} | more))  # type: ignore[arg-type]
 
 
@@ -57,6 +59,9 @@ async def test_a_look_says_what_is_left_and_leaves_no_trace(
         for kind in (Kind.RING, Kind.CALENDAR):
             assert (states[kind.value].limit, states[kind.value].remaining) == (1000, 600)
         assert 600 <= states["bucket"].remaining <= 1000
+        one = states["concurrency"]
+        assert (one.limit, one.remaining, one.at_once) == (1000, 999, True)
+        assert one.reset_s == math.inf, "nobody knows when it ends"
         assert states["pro-requests"].remaining == 42  # 7 of Zion's, 1 held here
         assert not any(state.exceeded for state in states.values())
     nobody = Subject("nobody", ADA.path, ADA.endpoint, ADA.model)

@@ -34,6 +34,7 @@ QUOTA = Quota("pro-requests", Unit.REQUESTS, 100, 40, QuotaPeriod.DAILY, 0)
 STATES = (
     LimitState("requests", Unit.REQUESTS, 20, 19, 60.0),
     LimitState("spend", Unit.COST, 25_000_000, 12_500_000, math.inf, shadow=True),
+    LimitState("streams", Unit.REQUESTS, 3, 1, math.inf, at_once=True),
 )
 
 
@@ -125,6 +126,7 @@ async def test_limits_are_looked_up_with_the_quotas_and_the_plan_of_their_author
         "remaining": 12.5,
         "reset_seconds": None,
         "shadow": True,
+        "at_once": False,
     }
     with pytest.raises(NotFound):
         await sidecar.look_ups.limits(Question("ext-ada", path="/elsewhere"))
@@ -175,7 +177,7 @@ async def test_limits_show() -> None:
         parsed = await run("limits", "show", "ext-ada", "--json", url=url)
         refused = await run("limits", "show", "ext-ada", url=url, token="wrong-token-0123")
     assert shown.exit_code == 0, shown.output
-    for word in ("ext-ada", "pro", "requests", "spend (shadow)", "12.5", "never"):
+    for word in ("ext-ada", "pro", "requests", "spend (shadow)", "12.5", "never", "they end"):
         assert word in shown.output
     assert json.loads(parsed.output)["limits"][0]["remaining"] == 19
     assert refused.exit_code == 1

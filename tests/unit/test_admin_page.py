@@ -130,6 +130,7 @@ class Browser:
                     "remaining": 25,
                     "reset_seconds": 12.0,
                     "shadow": False,
+                    "at_once": False,
                 }
             ]
         }

@@ -83,6 +83,8 @@ def test_amounts_stay_within_exact_numbers() -> None:
         {"unit": Unit.COST},
         {"cost": CelCost("1.0")},
         {"kind": Kind.BUCKET, "capacity": 0},
+        {"kind": Kind.CONCURRENCY},
+        {"kind": Kind.CONCURRENCY, "unit": Unit.REQUESTS, "burst": 5},
         {"kind": Kind.BUCKET, "burst": 0},
         {"kind": Kind.BUCKET, "capacity": 2**40, "period_ms": 3_600_000},
     ],
@@ -203,6 +205,34 @@ def test_a_used_up_quota_says_that_waiting_is_long_or_useless() -> None:
     assert error.details["reset_s"] is None
     assert "It does not reset" in str(error)
     json.loads(error.body())
+
+
+def test_too_many_at_once_is_said_as_such() -> None:
+    streams = limit(Unit.REQUESTS, 3, name="streams", kind=Kind.CONCURRENCY)
+    pace = limit(Unit.REQUESTS, 100)
+    the_claim = claim(streams, pace)
+    lines = (LineVerdict(False, 0, -1, 9_400), LineVerdict(True, 60, 5_000, 0))
+    error = refusal(the_claim, Verdict(Decision.DENIED, 0, lines))
+    assert str(error) == (
+        "Limit 'streams' allows 3 requests at once; wait for one to end. Try again in 9.4 s."
+    )
+    assert (error.status, error.code) == (429, "too_many_at_once")
+    headers = error.headers()
+    assert (headers["retry-after"], headers["x-sentinel-error"]) == ("10", "too_many_at_once")
+    assert headers["x-ratelimit-remaining-concurrent"] == "0"
+    assert headers["x-ratelimit-remaining-requests"] == "60"
+    assert error.details == {
+        "limit_name": "streams",
+        "unit": "requests",
+        "predicted": 1,
+        "remaining": 0,
+        "limit": 3,
+        "reset_s": None,
+    }
+    closed = claim(limit(Unit.REQUESTS, 0, name="closed", kind=Kind.CONCURRENCY))
+    error = refusal(closed, Verdict(Decision.DENIED, 0, (LineVerdict(False, 0, 0, -1),)))
+    assert str(error) == "Limit 'closed' allows 0 requests at once."
+    assert "retry-after" not in error.headers()
 
 
 def test_money_is_shown_in_its_own_unit() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_a_limit_that_never_resets_says_nothing_of_it() -> None:
         "x-ratelimit-limit-requests": "10",
         "x-ratelimit-remaining-requests": "0",
     }
+
+
+def test_what_may_run_at_once_is_no_pace_and_has_a_form_of_its_own() -> None:
+    at_once = [
+        replace(state(name, Unit.REQUESTS, limit, left, math.inf), at_once=True)
+        for name, limit, left in (("streams", 3, 1), ("realtime", 2, 1), ("all", 50, 40))
+    ]
+    assert limit_headers((state("requests", Unit.REQUESTS, 100, 50, 7.0), *at_once)) == {
+        "x-ratelimit-limit": "100",
+        "x-ratelimit-remaining": "50",
+        "x-ratelimit-reset": "7",
+        "x-ratelimit-limit-requests": "100",
+        "x-ratelimit-remaining-requests": "50",
+        "x-ratelimit-reset-requests": "7s",
+        "x-ratelimit-limit-concurrent": "2",
+        "x-ratelimit-remaining-concurrent": "1",
+    }
+    assert limit_headers([replace(one, shadow=True) for one in at_once]) == {}
 
 
 def test_shadow_limits_are_not_shown_and_a_limit_of_nothing_is_the_tightest() -> None:

@@ -34,6 +34,7 @@ from sentinel_extproc.limits.store.memory import MemoryStore
 from sentinel_extproc.limits.store.outage import Outage
 
 RING = Limit(name="ring", unit=Unit.TOTAL, kind=Kind.RING, capacity=100, period_ms=3_600_000)
+STREAMS = Limit(name="streams", unit=Unit.REQUESTS, kind=Kind.CONCURRENCY, capacity=4)
 MONTH = Limit(
     name="month", unit=Unit.TOTAL, kind=Kind.CALENDAR, capacity=100, period=Period.LIFETIME
 )
@@ -217,6 +218,24 @@ async def test_what_is_still_running_is_replayed_as_debt(bench: Bench) -> None:
     await bench.ladder.settle(replace(_now(claim, 7, 3), at_ms=verdict.at_ms))
     assert await bench.primary.left(RING) == 3
     assert await bench.primary.left(MONTH) == 7
+
+
+async def test_what_runs_at_once_is_shared_out_and_then_counted_by_the_primary(
+    bench: Bench,
+) -> None:
+    await bench.reserve((STREAMS, 1))
+    await bench.go_away()
+    taken = [await bench.reserve((STREAMS, 1)) for _ in range(3)]
+    decisions = [Decision.ADMITTED, Decision.ADMITTED, Decision.DENIED]
+    assert [verdict.decision for verdict in taken] == decisions, "half of four for one replica"
+    assert {verdict.degraded for verdict in taken} == {"local"}
+    await bench.come_back()
+    assert await bench.primary.left(STREAMS) == 1
+    assert (await bench.reserve((STREAMS, 1))).decision is Decision.ADMITTED
+    assert (await bench.reserve((STREAMS, 1))).decision is Decision.DENIED
+    # The next outage doesn't count those twice that the primary has taken over.
+    await bench.go_away()
+    assert (await bench.reserve((STREAMS, 1))).decision is Decision.ADMITTED
 
 
 async def test_what_has_ended_meanwhile_is_settled_as_debt_later(bench: Bench) -> None:

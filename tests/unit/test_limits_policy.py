@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_extproc.limits.limit import Kind, Limit, OnExhausted, OnOutage, Period
-from sentinel_extproc.limits.model import Quantities, Subject, Unit
+from sentinel_extproc.limits.limit import Kind, Limit, OnExhausted, OnOutage, Period, amount
+from sentinel_extproc.limits.model import NOTHING, Quantities, Subject, Unit
 from sentinel_extproc.limits.policy import Match, Policy, Rule, default_policy
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy, parse_policy
 
@@ -134,12 +134,39 @@ def test_every_fault_of_a_file_is_listed_with_its_place() -> None:
                   - {name: a, unit: requests, kind: ring, limit: .inf, per: 1m}
                   - {name: a, unit: requests, kind: bucket, limit: 1000000000000, per: 1d}
                   - {name: a, unit: tokens, kind: sieve, limit: many, per: 1m}
+                  - {name: a, unit: requests, kind: ring, limit: 5}
+                  - {name: a, unit: requests, kind: concurrency, limit: 5, per: 1m}
+                  - {name: a, unit: requests, kind: concurrency, limit: 5, burst: 9}
+                  - {name: a, unit: requests, kind: concurrency, limit: 2.5}
+                  - {name: a, unit: cost, kind: concurrency, limit: 5, cost: "1.0"}
             """
         )
     places = [fault.partition(": ")[0] for fault in caught.value.faults]
     assert places[0] == "rules.0.match.planet"
-    for index in range(13):
-        assert any(place.startswith(f"rules.1.limits.{index}") for place in places), index
+    for index in range(18):
+        assert any(
+            place == f"rules.1.limits.{index}" or place.startswith(f"rules.1.limits.{index}.")
+            for place in places
+        ), index
+
+
+def test_what_may_run_at_once_needs_a_number_and_no_time() -> None:
+    (rule,) = parse_policy(
+        "rules: [{limits: [{name: streams, unit: requests, kind: concurrency, limit: 3}]}]"
+    ).rules
+    (only,) = rule.limits
+    assert (only.kind, only.capacity, only.unit) == (Kind.CONCURRENCY, 3, Unit.REQUESTS)
+    batch = Quantities(requests=50, input_tokens=9)
+    assert amount(only, batch, "gpt-4o") == 1
+    assert amount(only, NOTHING, "gpt-4o") == 0
+
+
+@pytest.mark.parametrize("unit", [unit for unit in Unit if unit is not Unit.REQUESTS])
+def test_only_requests_are_under_way(unit: Unit) -> None:
+    cost = ', cost: "1.0"' if unit is Unit.COST else ""
+    entry = f"{{name: a, unit: {unit.value}, kind: concurrency, limit: 3{cost}}}"
+    with pytest.raises(PolicyFileError, match=f"unit must be requests, not {unit.value}"):
+        parse_policy(f"rules: [{{limits: [{entry}]}}]")
 
 
 def test_a_name_twice_in_one_rule_is_a_fault() -> None:

@@ -16,7 +16,7 @@ from sentinel_extproc.limits.store.memory import MemoryStore
 
 def claim(name: str, *kinds: Kind) -> Claim:
     limits = (
-        Limit(name=kind.value, unit=Unit.TOTAL, kind=kind, capacity=10**6, period=Period.MONTH)
+        Limit(name=kind.value, unit=Unit.REQUESTS, kind=kind, capacity=10**6, period=Period.MONTH)
         for kind in kinds
     )
     return Claim(name, "user", tuple(Line(limit, limit.name, 5) for limit in limits))
@@ -72,13 +72,14 @@ async def test_leases_are_renewed_often_and_records_seldom() -> None:
     bench.renewer.watch(claim("bucket", Kind.BUCKET))
     bench.renewer.watch(claim("ring", Kind.RING))
     bench.renewer.watch(claim("mixed", Kind.RING, Kind.CALENDAR))
+    bench.renewer.watch(claim("streams", Kind.CONCURRENCY))
     bench.renewer.watch(claim("nothing"))
-    assert len(bench.renewer) == 3
-    counts = {"bucket": 0, "ring": 0, "mixed": 0}
+    assert len(bench.renewer) == 4
+    counts = {"bucket": 0, "ring": 0, "mixed": 0, "streams": 0}
     for tick in range(1, 241):
         for name in await bench.at(tick * 5.0):
             counts[name] += 1
-    assert counts == {"bucket": 6, "ring": 6, "mixed": 60}
+    assert counts == {"bucket": 6, "ring": 6, "mixed": 60, "streams": 60}
 
 
 async def test_what_was_not_answered_is_asked_for_again_soon() -> None:

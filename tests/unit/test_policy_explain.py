@@ -116,6 +116,16 @@ async def test_what_cannot_be_read_is_refused_at_the_request(
     assert "limits" not in story
 
 
+async def test_what_may_run_at_once_is_told_so() -> None:
+    policy = "rules: [{limits: [{name: n, unit: requests, kind: concurrency, limit: %d}]}]"
+    story = await told(CHAT, policy % 3)
+    (only,) = story["limits"]
+    assert (only["kind"], only["limit"], only["per"]) == ("concurrency", 3, "at once")
+    assert (only["needed"], only["reserved"]) == (1, 1)
+    refused = (await told(CHAT, policy % 0))["refused"]
+    assert (refused["status"], refused["code"]) == (429, "too_many_at_once")
+
+
 async def test_no_rule_is_no_limit() -> None:
     story = await told(CHAT, "rules: []")
     assert story["admitted"] is True

@@ -136,6 +136,17 @@ async def test_a_right_sized_request_is_clamped_and_a_shadow_limit_only_counts()
     assert story["proposed"]["shadow_exceeded"] == {"dark": 1}
 
 
+async def test_what_ran_at_once_can_t_be_told_and_that_is_said() -> None:
+    policy = """
+    rules: [{limits: [{name: streams, unit: requests, kind: concurrency, limit: 1}]}]
+    """
+    story = await told([past(0), past(0), past(0)], policy)
+    assert story["proposed"]["refused_requests"] == 0
+    assert story["notes"] == [
+        "The ledger has no durations: limits on what is under way at once are not judged."
+    ]
+
+
 async def test_a_model_without_a_price_is_refused_by_no_limit_of_its_own() -> None:
     cost = """
     prices: {another-model: {input: 1, output: 2}}

@@ -126,12 +126,13 @@ def limit_rows(limits: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
 def _limit(limit: Mapping[str, Any]) -> Row:
     remaining, most, reset_s = limit["remaining"], limit["limit"], limit["reset_seconds"]
     share = min(1.0, remaining / most) if most > 0 else 0.0
+    unknown = "they end" if limit["at_once"] else "never"
     return (
         name(limit["name"] + (" (shadow)" if limit["shadow"] else "")),
         Cell(limit["unit"].replace("_", " ")),
         Cell(number(remaining).text, share=round(share, 3)),
         number(most),
-        Cell("never" if reset_s is None else duration(reset_s)),
+        Cell(duration(reset_s) if reset_s is not None else unknown),
     )
 
 

@@ -1,4 +1,4 @@
-"""The three kinds of limit as pure state, integers only, time in ms as an argument.
+"""The kinds of limit as pure state, integers only, time in ms as an argument.
 
 They are the reference for ``scripts/*.lua``: same states, same arithmetic, one conformance suite.
 """
@@ -11,6 +11,7 @@ from ..limit import Kind
 from ..store import Line, Seed
 from .bucket import Bucket
 from .calendar import Calendar
+from .concurrency import Concurrency
 from .ring import Ring
 
 
@@ -42,7 +43,7 @@ class State(Protocol):
         ...
 
     def reset_ms(self) -> int:
-        """Until the limit is whole, -1 when it never will be."""
+        """Until the limit is whole, -1 when it never will be or nobody knows."""
         ...
 
     def wait_ms(self, amount: int) -> int:
@@ -68,7 +69,10 @@ def opened(line: Line, old: State | None, now_ms: int) -> State:
             calendar = old if isinstance(old, Calendar) else None
             used, seen_ms = (None, 0) if seed is None else (seed.used, seed.seen_ms)
             return Calendar.opened(calendar, limit.capacity, limit.period, now_ms, used, seen_ms)
+        case Kind.CONCURRENCY:
+            concurrency = old if isinstance(old, Concurrency) else None
+            return Concurrency.opened(concurrency, limit.capacity, now_ms)
     raise AssertionError(limit.kind)
 
 
-__all__ = ["Bucket", "Calendar", "Ring", "Seed", "State", "opened"]
+__all__ = ["Bucket", "Calendar", "Concurrency", "Ring", "Seed", "State", "opened"]

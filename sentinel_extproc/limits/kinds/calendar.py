@@ -1,17 +1,12 @@
-"""A quota per UTC day, week from Monday, month, or lifetime, with leased holds.
-
-Holds are summed per lease slot of 5 s and count until that slot has passed, so that what a crash
-leaves is free again within 60 s.
-"""
+"""A quota per UTC day, week from Monday, month, or lifetime, with leased holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
 from ..limit import Period
+from .leases import LEASE_MS, LEASE_SLOT_MS, Leases, live, move, new_lease, running
 
-LEASE_MS = 60_000
-LEASE_SLOT_MS = 5_000
 DAY_MS = 86_400_000
 CORRECTION_MS = 60_000
 KEEP_MS = 100 * DAY_MS
@@ -77,7 +72,7 @@ class Calendar:
     used: int = 0
     elsewhere: int = 0
     seen: int = 0
-    leases: dict[int, int] = field(default_factory=dict)
+    leases: Leases = field(default_factory=dict)
 
     @classmethod
     def opened(
@@ -98,8 +93,8 @@ class Calendar:
             # Another period, or the clock was set back by more than one: keep what was used.
             new.used = old.used
         elif old.window >= window:
-            live = {n: v for n, v in old.leases.items() if _live(n, now) and v > 0}
-            new = replace(old, capacity=capacity, now=now, leases=live)
+            leases = running(old.leases, now)
+            new = replace(old, capacity=capacity, now=now, leases=leases)
         if used is not None:
             new.learn(used, seen_ms)
         return new
@@ -130,20 +125,20 @@ class Calendar:
         window, lease, amount = _hold(hold)
         if window != self.window:
             return 0
-        return target - (amount if _live(lease, self.now) else 0)
+        return target - (amount if live(lease, self.now) else 0)
 
     def take(self, hold: object | None, amount: int) -> CalendarHold:
         """See ``State.take``; also moves an older hold to a new lease."""
-        lease = (self.now + LEASE_MS) // LEASE_SLOT_MS
+        lease = new_lease(self.now)
         kept = 0
         if hold is not None:
             window, old_lease, held = _hold(hold)
             if window != self.window:
                 return window, old_lease, held
-            if _live(old_lease, self.now):
+            if live(old_lease, self.now):
                 kept = held
-                self._move(old_lease, -kept)
-        self._move(lease, kept + amount)
+                move(self.leases, old_lease, -kept)
+        move(self.leases, lease, kept + amount)
         return self.window, lease, kept + amount
 
     def settle(self, hold: object, actual: int) -> None:
@@ -151,8 +146,8 @@ class Calendar:
         window, lease, held = _hold(hold)
         if window != self.window:
             return
-        if _live(lease, self.now):
-            self._move(lease, -held)
+        if live(lease, self.now):
+            move(self.leases, lease, -held)
         self.used += actual
 
     def charge(self, actual: int, at_ms: int) -> None:
@@ -183,15 +178,6 @@ class Calendar:
         if end is not None:
             return end + LEASE_MS
         return self.now + KEEP_MS if self.seen > 0 else NEVER_MS
-
-    def _move(self, lease: int, amount: int) -> None:
-        held = max(0, self.leases.get(lease, 0) + amount)
-        if held or lease in self.leases:
-            self.leases[lease] = held
-
-
-def _live(lease: int, now: int) -> bool:
-    return lease * LEASE_SLOT_MS > now
 
 
 def _hold(hold: object) -> CalendarHold:

@@ -1,10 +1,8 @@
 -- calendar: a quota per UTC day, week from Monday, month, or lifetime.
 -- State: period, when its window starts and ends, used, elsewhere, seen, then lease, amount, lease,
 -- amount...; doubles.
--- `used` is settled use of this window. Holds are summed per lease slot of 5 s and count until that
--- slot has passed, so that what a crash leaves is free again within 60 s.
+-- `used` is settled use of this window.
 -- `elsewhere` is the use that another authority (Zion) reported, `seen` when it did.
-local LEASE, LEASE_SLOT = 60000, 5000
 local CORRECTION = 60000
 local NEVER = 9007199254740992 -- 2^53: the end of a lifetime
 local KEEP = '8640000000' -- 100 days: a lifetime quota that its authority reports again when needed
@@ -44,23 +42,6 @@ local function window_at(period, at)
   end
 
   return first_day(month) * DAY, first_day(month + 1) * DAY
-end
-
--- Add to a lease; returns by how much what is held has changed.
-local function move(s, lease, amount)
-  for i = HEAD + 1, #s, 2 do
-    if s[i] == lease then
-      local held = s[i + 1]
-      s[i + 1] = max(0, held + amount)
-      return s[i + 1] - held
-    end
-  end
-  if amount <= 0 then
-    return 0
-  end
-  local n = #s
-  s[n + 1], s[n + 2] = lease, amount
-  return amount
 end
 
 --@ open
@@ -130,16 +111,16 @@ if hold and hold[1] ~= start then
 else
   if hold and hold[2] * LEASE_SLOT > now then
     kept = hold[3]
-    room = room - move(s, hold[2], -kept)
+    room = room - move(s, HEAD, hold[2], -kept)
   end
-  room = room - move(s, lease, kept + more)
+  room = room - move(s, HEAD, lease, kept + more)
 end
 taken[n + 1], taken[n + 2], taken[n + 3], taken[n + 4] = 3, start, lease, kept + more
 
 --@ settle
 if hold[1] == s[2] then
   if hold[2] * LEASE_SLOT > now then
-    move(s, hold[2], -hold[3])
+    move(s, HEAD, hold[2], -hold[3])
   end
   s[4] = s[4] + amount
 end

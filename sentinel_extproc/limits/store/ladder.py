@@ -277,7 +277,7 @@ class Ladder:
             raise StoreError("debt could not be charged")
         # From here on the primary's record is what growing and settling adjust.
         for key in done:
-            del self._open[key]
+            await self._leave(self._open.pop(key))
         return len(done)
 
     async def _replay_one(self, admitted: _Admitted) -> None:
@@ -291,6 +291,12 @@ class Ladder:
             log.debug("debt is not charged yet: %s", error)
         else:
             admitted.replayed = True
+
+    async def _leave(self, admitted: _Admitted) -> None:
+        """The primary counts it now: what is under way is so there; what was used stays here."""
+        if admitted.final is None and admitted.local.of_kind(Kind.CONCURRENCY):
+            with contextlib.suppress(StoreError):
+                await self._local.settle(_part(admitted, admitted.claim))
 
     async def _decide_here(self, claim: Claim, *, tried: bool) -> Verdict:
         error = StoreError if tried else StoreUntriedError

@@ -12,6 +12,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
+from ..kinds.concurrency import KEEP_MS
 from ..kinds.ring import SLOTS
 from ..limit import Kind, Limit, Period
 from ..model import Epoch
@@ -52,7 +53,7 @@ _SPARE_MS = 1_002
 
 _SETTLE_WAITS_S = 0.002
 """A settlement may wait that long, so that it travels with the next reserve: under load that spares
-every second write to the socket."""
+every second write to the socket. Not where somebody may be waiting for the place of what ended."""
 
 _PATIENCE_S = 1.0
 """Off the path of requests: connecting to a distant Redis over TLS takes longer than a budget."""
@@ -150,7 +151,8 @@ class RedisStore:
             str(claim.at_ms),
             *_lines(claim.lines),
         ]
-        await self._run(self._settle.of(claim.lines), keys, arguments, soon_s=_SETTLE_WAITS_S)
+        soon_s = 0.0 if claim.of_kind(Kind.CONCURRENCY) else _SETTLE_WAITS_S
+        await self._run(self._settle.of(claim.lines), keys, arguments, soon_s=soon_s)
 
     async def epochs(self, external_id: str, names: Sequence[str]) -> tuple[Epoch, ...]:
         """The revocation epochs as they stand, for a credential that is checked now.
@@ -365,9 +367,12 @@ def _lines(lines: tuple[Line, ...]) -> list[bytes]:
 
 def _ttl_ms(limit: Limit) -> bytes:
     """For how long a state without debt differs from a new one, at most: a bucket refills, a ring's
-    slots leave the window. A calendar's window ends when it ends. As text: Redis reads that faster.
+    slots leave the window. A calendar's window ends when it ends. Of concurrency it is how long it
+    is remembered how long exchanges take. As text: Redis reads that faster.
     """
     match limit.kind:
+        case Kind.CONCURRENCY:
+            return b"%d" % KEEP_MS
         case Kind.BUCKET:
             return b"%d" % (limit.room * limit.period_ms // limit.capacity + _SPARE_MS)
         case Kind.RING:

@@ -12,7 +12,7 @@ from . import Line
 
 Kinds = frozenset[Kind]
 
-NUMBERS = {Kind.BUCKET: 1, Kind.RING: 2, Kind.CALENDAR: 3}
+NUMBERS = {Kind.BUCKET: 1, Kind.RING: 2, Kind.CALENDAR: 3, Kind.CONCURRENCY: 4}
 """How a line names its kind."""
 
 _MARK = "--@ "
@@ -23,6 +23,7 @@ _LIBRARIES = {
     "bump": ("common",),
     "beat": ("common",),
 }
+_KINDS_LIBRARIES = {Kind.CALENDAR: ("leases",), Kind.CONCURRENCY: ("leases",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,10 @@ def load(name: str, kinds: Kinds = frozenset()) -> Script:
             which costs, so that it carries only what it needs.
     """
     parts = {kind: _sections(_FILES[kind.value]) for kind in sorted(kinds)}
+    libraries = {file: None for kind in parts for file in _KINDS_LIBRARIES.get(kind, ())}
     source = "\n".join(
         (
-            *(_FILES[file] for file in _LIBRARIES[name]),
+            *(_FILES[file] for file in (*_LIBRARIES[name], *libraries)),
             *(sections[""] for sections in parts.values()),
             *_with_steps(_FILES[name], parts),
         )
@@ -59,7 +61,8 @@ def load(name: str, kinds: Kinds = frozenset()) -> Script:
 
 def _all_files() -> dict[str, str]:
     folder = resources.files("sentinel_extproc.limits") / "scripts"
-    names = {*_LIBRARIES, *(one for many in _LIBRARIES.values() for one in many), *Kind}
+    needed = (*_LIBRARIES.values(), *_KINDS_LIBRARIES.values())
+    names = {*_LIBRARIES, *(one for many in needed for one in many), *Kind}
     return {str(name): (folder / f"{name}.lua").read_text(encoding="utf-8") for name in names}
 
 
