@@ -17,6 +17,7 @@ from sentinel_extproc.limits.model import (
     Unit,
 )
 from sentinel_extproc.limits.policy import Policy, Rule, default_policy
+from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.limits.store.redis import Client, RedisStore
 
 ROUNDS = int(os.environ.get("SENTINEL_TEST_ROUNDS", "100"))
@@ -65,6 +66,69 @@ async def test_200_at_once_on_a_limit_of_100_admit_exactly_100(redis_client: Cli
             *(attempt(limiter, user, TASKS + extra) for extra in range(TASKS))
         )
         assert sum(reservation is not None for reservation in more) == 30
+
+
+async def test_two_replicas_let_in_exactly_as_many_at_once_as_may(redis_url: str) -> None:
+    stores = [
+        RedisStore(build_client(redis_url, timeout_s=5.0), timeout_s=5.0, queue_timeout_s=30.0)
+        for _ in range(2)
+    ]
+    limiters = [limiter_of(store, Kind.CONCURRENCY) for store in stores]
+
+    async def wave(number: int) -> list[tuple[StoreLimiter, Reservation]]:
+        tried = await asyncio.gather(
+            *(
+                attempt(limiters[place % 2], "user", number * TASKS + place)
+                for place in range(TASKS)
+            )
+        )
+        return [
+            (limiters[place % 2], reservation)
+            for place, reservation in enumerate(tried)
+            if reservation is not None
+        ]
+
+    running = await wave(0)
+    assert len(running) == LIMIT
+    # In each wave some end, and as many are let in, wherever they ask.
+    for number in range(1, 11):
+        ended, running = running[: number * 7], running[number * 7 :]
+        for limiter, reservation in ended:
+            await limiter.settle(reservation, Quantities(1, 3, 4))
+        await asyncio.gather(*(limiter.flush() for limiter in limiters))
+        running += await wave(number)
+        assert len(running) == LIMIT
+    for limiter, reservation in running:
+        await limiter.settle(reservation, Quantities(1, 3, 4))
+    await asyncio.gather(*(limiter.close() for limiter in limiters))
+
+
+async def test_what_a_crashed_replica_held_is_free_within_a_minute(redis_url: str) -> None:
+    now = [1_795_392_000_000]
+
+    def replica() -> StoreLimiter:
+        client = build_client(redis_url, timeout_s=5.0)
+        store = RedisStore(client, timeout_s=5.0, queue_timeout_s=30.0, clock=lambda: now[0])
+        limit = Limit(name="only", unit=Unit.REQUESTS, kind=Kind.CONCURRENCY, capacity=4)
+        return StoreLimiter(store, Policy((Rule(limits=(limit,)),)), clock=lambda: now[0] / 1000)
+
+    crashes, lives = replica(), replica()
+    for number in range(3):
+        assert await attempt(crashes, "user", number) is not None
+    mine = await attempt(lives, "user", 10)
+    assert mine is not None
+    assert await attempt(lives, "user", 11) is None
+    await crashes.close()  # with it goes who would have renewed; nothing is settled
+    for _ in range(6):
+        now[0] += 10_000
+        await lives.renew_due()
+    assert [await attempt(lives, "user", 20 + number) is not None for number in range(4)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    await lives.close()
 
 
 async def test_reserves_cancelled_at_any_moment_leave_nothing_behind(redis_client: Client) -> None:
