@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import DataError, NoScriptError, ReadOnlyError, ResponseError
 
 from sentinel_extproc.demo.redis import RunningRedis, start_redis
 from sentinel_extproc.limits.store.connect import build_client
@@ -76,6 +76,22 @@ async def test_errors_are_their_callers_own(lane: Lane) -> None:
     assert isinstance(answers[1], NoScriptError)
     assert isinstance(answers[2], ResponseError)
     assert answers[3] == b"b"
+
+
+@pytest.mark.parametrize("unsendable", ["\ud800", object(), None], ids=["text", "type", "none"])
+async def test_a_command_that_can_t_be_packed_fails_alone(lane: Lane, unsendable: str) -> None:
+    own = await lane.call("CLIENT", "ID")
+    async with asyncio.timeout(10):
+        answers = await asyncio.gather(
+            lane.call("ECHO", "before"),
+            lane.call("ECHO", unsendable),
+            lane.call("ECHO", "after"),
+            lane.call("ECHO", "soon", soon_s=0.001),
+            return_exceptions=True,
+        )
+    assert isinstance(answers[1], DataError)
+    assert [answers[0], *answers[2:]] == [b"before", b"after", b"soon"]
+    assert await lane.call("CLIENT", "ID") == own, "nor is the connection lost"
 
 
 async def test_commands_given_up_at_any_moment_never_cross_replies(lane: Lane) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import DataError, ReadOnlyError, RedisError
 
 Argument = bytes | str | int
 _Sent = deque[tuple[asyncio.Future[object], float]]
@@ -51,7 +51,7 @@ class Lane:
         self._pool = pool
         self._connect_s = connect_s
         self._clock = clock
-        self._unsent: list[tuple[tuple[Argument, ...], asyncio.Future[object]]] = []
+        self._unsent: list[tuple[bytes, asyncio.Future[object]]] = []
         self._sent: _Sent = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -72,14 +72,17 @@ class Lane:
             RedisError, OSError: Redis' own errors, or a connection that can't be made or was lost;
                 then the command may have been carried out.
             TimeoutError: no reply came within ``within_s``; it may have been carried out.
+            DataError: an argument can't be sent; nothing was.
         """
         if self._closed:
             raise RedisConnectionError("the connection is closed")
+        # Before it is among the others, which must not fail for it.
+        packed = _packed(command)
         loop = asyncio.get_running_loop()
         if self._sent and self._now() - self._sent[0][1] > _STALLED_S:
             self._drop()
         reply: asyncio.Future[object] = loop.create_future()
-        self._unsent.append((command, reply))
+        self._unsent.append((packed, reply))
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._run())
         if soon_s:
@@ -152,11 +155,10 @@ class Lane:
             self._later = None
         now = self._now()
         pieces: list[bytes] = []
-        for command, reply in unsent:
+        for packed, reply in unsent:
             if reply.done():
                 continue  # given up before it was sent: nothing happened
-            # redis-py packs for asyncio in Python, argument by argument.
-            pieces.append(pack_command(command))  # type: ignore[arg-type]  # its stub has one
+            pieces.append(packed)
             self._sent.append((reply, now))
         if pieces:
             await connection.send_packed_command(pieces, check_health=False)
@@ -198,6 +200,15 @@ class Lane:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time() if self._clock is None else self._clock()
+
+
+def _packed(command: tuple[Argument, ...]) -> bytes:
+    """As Redis reads it. redis-py packs for asyncio in Python, argument by argument."""
+    try:
+        packed: bytes = pack_command(command)  # type: ignore[arg-type]  # its stub has one
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a command that can't be sent: {type(error).__name__}") from error
+    return packed
 
 
 def _expire(reply: asyncio.Future[object]) -> None:
