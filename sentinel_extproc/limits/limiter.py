@@ -56,6 +56,10 @@ _OUTCOMES: dict[type[SentinelError], str] = {
     Unavailable: "unavailable",
 }
 
+_PLACE_WAITS_S = 0.1
+"""Longest that an end waits until its place is free. Whoever asks one after the other should never
+be told that too much is under way; a store that is slow should hold up nobody's last word."""
+
 _GROW_AHEAD = 4
 _GROW_AT_LEAST = 256
 
@@ -218,7 +222,7 @@ class StoreLimiter:
         return hold.growth
 
     async def settle(self, reservation: Reservation, actual: Quantities) -> None:
-        """See ``Limiter.settle``. Returns at once; ``flush`` waits for it to be applied."""
+        """See ``Limiter.settle``; ``flush`` waits for it to be applied."""
         hold = reservation.handle
         if not isinstance(hold, _Hold) or hold.settled:
             return
@@ -231,6 +235,8 @@ class StoreLimiter:
         except SentinelError as error:
             log.warning("settled as held: %s", error)
             self._settler.submit(hold.claim)
+        if hold.claim.of_kind(Kind.CONCURRENCY):
+            await self._settler.tried(hold.claim, within_s=_PLACE_WAITS_S)
 
     def _tell_debt(self, held: Claim, settled: Claim) -> None:
         for before, after in zip(held.lines, settled.lines, strict=True):
@@ -276,9 +282,6 @@ class StoreLimiter:
     async def _ask(self, claim: Claim) -> Verdict:
         try:
             verdict = await self._store.reserve(claim)
-            if _full_of_others(claim, verdict) and await self._settler.hurry(claim.owner):
-                # Who has seen the end of an answer may take its place, though it isn't free yet.
-                verdict = await self._store.reserve(claim)
         except StoreError as error:
             if not isinstance(error, StoreUntriedError):
                 self._hand_back(claim)
@@ -305,17 +308,6 @@ class StoreLimiter:
                 raise Unavailable("This exchange is over already.", code="exchange_over")
             case Decision.ADMITTED:
                 return
-
-
-def _full_of_others(claim: Claim, verdict: Verdict) -> bool:
-    """Whether it was only denied because of what is under way."""
-    if verdict.decision is not Decision.DENIED or verdict.unsure:
-        return False
-    lines = zip(claim.lines, verdict.lines, strict=True)
-    return not any(
-        not answer.fits and not line.limit.shadow and line.limit.kind is not Kind.CONCURRENCY
-        for line, answer in lines
-    )
 
 
 def _covers(held: Quantities, counted: Quantities) -> bool:

@@ -178,7 +178,8 @@ class Limiter(Protocol):
         ...
 
     async def settle(self, reservation: Reservation, actual: Quantities) -> None:
-        """Charge or hand back the difference to ``actual``. Idempotent; never raises."""
+        """Charge or hand back the difference to ``actual``. Idempotent; never raises. Returns at
+        once, or after a short wait if it frees a place that the same client may come for."""
         ...
 
 

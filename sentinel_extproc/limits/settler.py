@@ -15,17 +15,18 @@ from .store import Claim, Store, StoreError, StoreUntriedError
 log = logging.getLogger(__name__)
 
 _BATCH = 32
-_TO_LOOK_THROUGH = 1_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 
 
 @dataclass(slots=True)
 class _Due:
-    """``tried_s`` is when the store may first have taken it: from then on repeating is bounded."""
+    """``tried_s`` is when the store may first have taken it: from then on repeating is bounded.
+    ``tried`` is there if somebody waits for the first attempt."""
 
     claim: Claim
     since_s: float
     tried_s: float | None = None
+    tried: asyncio.Future[None] | None = None
 
 
 class Settler:
@@ -72,16 +73,14 @@ class Settler:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="limits-settler")
 
-    async def hurry(self, owner: str) -> bool:
-        """Apply now what one owner has pending; whether it had any, and the store took it all."""
-        if len(self._due) > _TO_LOOK_THROUGH:
-            return False  # the store is away, or behind: one more command wouldn't help
-        pending = [due.claim for due in self._due.values() if due.claim.owner == owner]
-        results = await asyncio.gather(
-            *(self._store.settle(claim) for claim in pending), return_exceptions=True
-        )
-        # They stay in the queue: settling twice is settling once.
-        return bool(pending) and not any(results)
+    async def tried(self, claim: Claim, *, within_s: float) -> None:
+        """Return when the store was asked to take a settlement, or after ``within_s``."""
+        due = self._due.get((claim.owner, claim.id))
+        if due is None:
+            return
+        if due.tried is None:
+            due.tried = asyncio.get_running_loop().create_future()
+        await asyncio.wait((due.tried,), timeout=within_s)
 
     async def flush(self) -> None:
         """Return when nothing is pending."""
@@ -119,6 +118,8 @@ class Settler:
         now_s, some_taken = time.monotonic(), False
         for (key, due), result in zip(batch, results, strict=True):
             self._due.pop(key, None)
+            if due.tried is not None and not due.tried.done():
+                due.tried.set_result(None)
             if result is None:
                 some_taken = True
                 self._emit(SettlementApplied(due.claim.id, now_s - due.since_s))

@@ -19,11 +19,12 @@ class Background:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work``, which handles its own errors."""
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``work``, which handles its own errors; its task, for who waits all the same."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def join(self, deadline_s: float) -> int:
         """Wait until all is done or ``deadline_s`` is over, then cancel the rest.

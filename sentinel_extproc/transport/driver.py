@@ -115,12 +115,14 @@ class _Timed:
 
     Attributes:
         behind: parts of its accounting that go on behind its stream.
+        settling: its settlement, once that has begun.
     """
 
     timeline: Timeline = field(default_factory=Timeline)
     end: End | None = None
     trace: TraceContext | None = None
     behind: int = 0
+    settling: asyncio.Task[None] | None = None
 
 
 class UndecidedEnd(Exception):
@@ -291,12 +293,7 @@ class Driver:
                 case do.Note() as note:
                     self._tell(exchange, noted(exchange, note))
                 case do.Record(record):
-                    self._logs.finished(record, unseen=exchange.unseen)
-                    # Told first: the client may leave while we wait, and the record is kept then.
-                    self._tell(exchange, finished(exchange, record))
-                    began_ns = time.perf_counter_ns()
-                    await self._store(record)
-                    timeline.phase("record", began_ns)
+                    await self._record(exchange, record)
                     todo.extend(exchange.handle(on.Recorded()))
                 case do.Digest(work):
                     await self._digest(exchange, work)
@@ -314,6 +311,19 @@ class Driver:
                 case do.Authenticate() | do.Read() | do.Count() | do.Reserve() as question:
                     todo.extend(await self._decide(exchange, timeline, question, stream))
         return False
+
+    async def _record(self, exchange: Exchange, record: UsageRecord) -> None:
+        """Keep it before the client sees the end."""
+        timed = self._timed[exchange]
+        self._logs.finished(record, unseen=exchange.unseen)
+        # Told first: the client may leave while we wait, and the record is kept then.
+        self._tell(exchange, finished(exchange, record))
+        began_ns = time.perf_counter_ns()
+        await self._store(record)
+        timed.timeline.phase("record", began_ns)
+        if timed.settling is not None and not timed.settling.done():
+            # The limiter takes its time only for a place that this client may come for next.
+            await asyncio.wait((timed.settling,))
 
     async def _decide(
         self,
@@ -440,7 +450,8 @@ class Driver:
         """What nobody waits for."""
         match command:
             case do.Settle(reservation, actual):
-                self._background.start(self._limiter.settle(reservation, actual))
+                settling = self._background.start(self._limiter.settle(reservation, actual))
+                self._timed[exchange].settling = settling
             case do.Confirm(claimed):
                 self._claims.confirm(exchange.exchange_id, claimed)
             case do.AwaitLog():

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import itertools
 import resource
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,12 +23,10 @@ import pytest
 import redis
 
 from sentinel_extproc.admin import client as admin
-from sentinel_extproc.demo.envoy import start_envoy
-from sentinel_extproc.demo.sidecar import sidecar_environment, start_sidecar
-from sentinel_extproc.demo.stack import Stack, provider_address, start_stack
+from sentinel_extproc.demo.stack import Stack
 from sentinel_extproc.demo.zion_standin import FaultKind, ZionCall, ZionStandIn
 from sentinel_extproc.demo.zion_state import ZionUser
-from sentinel_extproc.envoyconf.static import static_bootstrap
+from tests.envoy.replicas import Replica, two_replicas
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 _numbers = itertools.count(1)
@@ -211,12 +208,6 @@ def test_a_busy_zion_names_the_wait(stack: Stack) -> None:
 
 
 @dataclass(frozen=True)
-class Replica:
-    url: str
-    admin: str
-
-
-@dataclass(frozen=True)
 class Pair:
     """Two sidecars, each behind an Envoy of its own, against one Redis and one Zion."""
 
@@ -276,55 +267,14 @@ LONG = {"SENTINEL_LIMITS__REQUESTS": "100000", "SENTINEL_IDENTITY__FRESH_SECONDS
 
 
 @contextmanager
-def two_replicas(settings: dict[str, str]) -> Iterator[Pair]:
-    with (
-        tempfile.TemporaryDirectory(prefix="sx-a-") as first,
-        tempfile.TemporaryDirectory(prefix="sx-b-") as second,
-        start_stack(
-            work_dir=Path(first),
-            settings=settings | {"SENTINEL_ADMIN__LISTEN": f"unix:{first}/admin.sock"},
-        ) as stack,
-    ):
-        environment = {
-            "ZION_API_URL": stack.services.zion_url,
-            "ZION_API_KEY": stack.services.zion_key,
-            "OPENAI_API_URL": stack.services.openai_url,
-            "OPENAI_API_KEY": stack.services.openai_key,
-            "REDIS_URL": stack.redis.url,
-            "SENTINEL_REDIS__TIMEOUT_SECONDS": "0.5",
-            "SENTINEL_SERVER__DRAIN_SECONDS": "5",
-            "SENTINEL_USAGE__OUTBOX_PATH": f"{second}/outbox.db",
-            "SENTINEL_ADMIN__LISTEN": f"unix:{second}/admin.sock",
-            **settings,
-        }
-        host, port, tls = provider_address(stack.services.openai_url)
-        with (
-            start_sidecar(
-                work_dir=Path(second), environment=sidecar_environment(environment)
-            ) as sidecar,
-            start_envoy(
-                static_bootstrap(
-                    processors=[sidecar.address],
-                    provider_host=host,
-                    provider_port=port,
-                    provider_tls=tls,
-                    listener_address="127.0.0.1",
-                    listener_port=0,
-                ),
-                work_dir=Path(second),
-                concurrency=1,
-            ) as envoy,
-        ):
-            yield Pair(
-                stack,
-                Replica(stack.url, f"unix:{first}/admin.sock"),
-                Replica(envoy.url, f"unix:{second}/admin.sock"),
-            )
+def a_pair(settings: dict[str, str]) -> Iterator[Pair]:
+    with two_replicas(settings) as (stack, here, there):
+        yield Pair(stack, here, there)
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    with two_replicas(LONG) as running:
+    with a_pair(LONG) as running:
         yield running
 
 
@@ -387,7 +337,7 @@ def test_nothing_cached_is_served_across_a_revocation_while_zion_is_dead(
 
 
 def test_known_users_are_served_as_long_as_zion_is_dead() -> None:
-    with two_replicas(SHORT) as pair:
+    with a_pair(SHORT) as pair:
         users = [pair.known() for _ in range(3)]
         with pair.dead_zion():
             end = time.monotonic() + 5  # fresh, stale and last resort are over by then

@@ -283,43 +283,33 @@ async def test_leases_of_running_exchanges_are_renewed(bench: Bench) -> None:
 STREAMS = limit(Unit.REQUESTS, 1, name="streams", kind=Kind.CONCURRENCY)
 
 
-async def test_who_saw_the_end_takes_the_place_that_is_just_being_handed_back(
-    bench: Bench,
-) -> None:
-    limiter = bench.limiter(STREAMS, limit())
-    first = await limiter.reserve(ask(1))
-    with pytest.raises(LimitExceeded) as caught:
-        await limiter.reserve(ask(2))
-    assert caught.value.code == "too_many_at_once"
-    await limiter.settle(first, Quantities(1, 1, 1))
-    assert limiter.pending_settlements == 1, "the store hasn't heard of it yet"
-    second = await limiter.reserve(ask(3))
-    await limiter.flush()
-    with pytest.raises(LimitExceeded):
-        await limiter.reserve(ask(4))
-    # What another limit denies isn't asked about twice, and a store that fails decides nothing.
-    await limiter.settle(second, Quantities(1, 2_000, 1))
-    await limiter.flush()
-    with pytest.raises(LimitExceeded) as caught:
-        await limiter.reserve(ask(5))
-    assert caught.value.details["limit_name"] == "total_tokens"
-
-
-async def test_a_place_that_can_t_be_handed_back_now_is_not_given(bench: Bench) -> None:
+async def test_who_sees_the_end_finds_the_place_free(bench: Bench) -> None:
     limiter = bench.limiter(STREAMS)
-    first = await limiter.reserve(ask(1))
-    failing = bench.store.settle
+    for number in range(3):
+        running = await limiter.reserve(ask(number))
+        with pytest.raises(LimitExceeded) as caught:
+            await limiter.reserve(ask(f"another-{number}"))
+        assert caught.value.code == "too_many_at_once"
+        await limiter.settle(running, Quantities(1, 1, 1))
+        assert limiter.pending_settlements == 0
 
-    async def settle(claim: Claim) -> None:
-        raise StoreError("no answer")
 
-    bench.store.settle = settle  # type: ignore[method-assign]
-    await limiter.settle(first, Quantities(1, 1, 1))
-    with pytest.raises(LimitExceeded):
-        await limiter.reserve(ask(2))
-    bench.store.settle = failing  # type: ignore[method-assign]
+async def test_an_end_waits_for_one_attempt_and_not_for_a_store_that_fails(bench: Bench) -> None:
+    limiter = bench.limiter(STREAMS, limit(capacity=10**6))
+    running = await limiter.reserve(ask(1))
+    bench.store.broken = True
+    async with asyncio.timeout(10):
+        await limiter.settle(running, Quantities(1, 1, 1))
+    assert limiter.pending_settlements == 1
+    bench.store.broken = False
     await limiter.flush()
-    await limiter.reserve(ask(3))
+    await limiter.reserve(ask(2))
+
+
+async def test_without_a_limit_on_what_runs_at_once_an_end_waits_for_nothing(bench: Bench) -> None:
+    limiter = bench.limiter(limit())
+    await limiter.settle(await limiter.reserve(ask(1)), Quantities(1, 1, 1))
+    assert limiter.pending_settlements == 1
 
 
 async def test_a_reserve_cancelled_while_the_store_takes_it_is_handed_back(bench: Bench) -> None:

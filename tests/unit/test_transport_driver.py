@@ -167,6 +167,7 @@ class Parts:
 
     async def settle(self, reservation: Reservation, actual: Quantities) -> None:
         self.settled.append(actual)
+        await self.gate("settle")
 
     def check_room(self) -> None:
         if "check_room" in self.fail:
@@ -442,8 +443,11 @@ async def test_a_large_answer_is_counted_in_a_thread(parts: Parts, leaves: str) 
     assert record.outcome is (Outcome.COMPLETED if leaves == "never" else Outcome.DISCONNECTED)
 
 
-async def test_the_end_is_not_shown_before_the_record_is_stored(parts: Parts) -> None:
-    parts.hold = "append"
+@pytest.mark.parametrize("what", ["append", "settle"])
+async def test_the_end_is_not_shown_before_the_record_is_stored_and_the_place_is_free(
+    parts: Parts, what: str
+) -> None:
+    parts.hold = what
     stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
     running = asyncio.create_task(parts.driver().run(stream))
     await parts.entered.wait()
@@ -609,9 +613,10 @@ async def test_a_client_that_leaves_while_authenticating_costs_nothing(parts: Pa
     assert not parts.stored
 
 
-async def test_a_client_that_leaves_while_recording_is_billed_once(parts: Parts) -> None:
+@pytest.mark.parametrize("what", ["append", "settle"])
+async def test_a_client_that_leaves_while_recording_is_billed_once(parts: Parts, what: str) -> None:
     driver, _ = await cancel_while_held(
-        parts, "append", REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY
+        parts, what, REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY
     )
     parts.release.set()
     await driver.join(5)
