@@ -43,15 +43,20 @@ TARGET_US = 40.0
 EPOCHS = tuple(Epoch(name, 1) for name in ("all", "user", "token:4f0c2d1b7a9e"))
 
 Shape = tuple[str, tuple[Kind, ...]]
+MIXED = (Kind.BUCKET, Kind.RING, Kind.CALENDAR)
 SHAPES: tuple[Shape, ...] = (
     ("1 ring", (Kind.RING,)),
     ("1 bucket", (Kind.BUCKET,)),
     ("1 calendar", (Kind.CALENDAR,)),
-    ("4 mixed", tuple(islice(cycle(Kind), 4))),
+    ("1 at once", (Kind.CONCURRENCY,)),
+    ("4 mixed", tuple(islice(cycle(MIXED), 4))),
+    ("4 + 1 at once", (*islice(cycle(MIXED), 4), Kind.CONCURRENCY)),
     ("4 rings", (Kind.RING,) * 4),
     ("4 buckets", (Kind.BUCKET,) * 4),
-    ("8 mixed", tuple(islice(cycle(Kind), 8))),
+    ("8 mixed", tuple(islice(cycle(MIXED), 8))),
 )
+
+SATURATED = ("1 ring", "4 mixed", "8 mixed")
 
 
 def lines_of(kinds: tuple[Kind, ...]) -> tuple[Line, ...]:
@@ -60,7 +65,7 @@ def lines_of(kinds: tuple[Kind, ...]) -> tuple[Line, ...]:
         Line(
             Limit(
                 name=f"limit{number}",
-                unit=Unit.TOTAL,
+                unit=Unit.REQUESTS if kind is Kind.CONCURRENCY else Unit.TOTAL,
                 kind=kind,
                 capacity=10_000_000,
                 period=Period.MONTH,
@@ -232,7 +237,7 @@ def main() -> None:
             if len(kinds) == 4:
                 verdict = "met" if median_us <= TARGET_US else "MISSED"
                 console.print(f"{name}: target of {TARGET_US:.0f} µs {verdict}")
-        for name, kinds in (SHAPES[0], SHAPES[3], SHAPES[6]):
+        for name, kinds in (shape for shape in SHAPES if shape[0] in SATURATED):
             meter.flush()
             meter.reset()
             rate = saturate(server.url, kinds, options.processes, options.seconds)

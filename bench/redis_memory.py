@@ -21,7 +21,7 @@ import redis as sync_redis
 from rich.console import Console
 from rich.table import Table
 
-from bench.limits import Shape, lines_of
+from bench.limits import MIXED, Shape, lines_of
 from sentinel_extproc.demo.redis import redis_binaries, start_redis
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.shared import RedisSharedCache, SharedEntry
@@ -35,8 +35,9 @@ SHAPES: tuple[Shape, ...] = (
     ("bucket", (Kind.BUCKET,)),
     ("ring", (Kind.RING,)),
     ("calendar", (Kind.CALENDAR,)),
-    ("4 of all kinds", tuple(islice(cycle(Kind), 4))),
-    ("8 of all kinds", tuple(islice(cycle(Kind), 8))),
+    ("at once", (Kind.CONCURRENCY,)),
+    ("4 mixed", tuple(islice(cycle(MIXED), 4))),
+    ("8 mixed", tuple(islice(cycle(MIXED), 8))),
 )
 AT_ONCE = 50
 PATIENCE_S = 5.0
