@@ -154,6 +154,44 @@ def calendar() -> Picture:
     return p
 
 
+def concurrency() -> Picture:
+    p = Picture(
+        "A limit of three at once",
+        "Time runs to the right, over three places. Requests A, B and C each take one. D comes "
+        "while all three are taken and gets a 429. When B has ended, D tries again and is let "
+        "in. C's sidecar crashes: its lease is renewed no more, and within sixty seconds its "
+        "place is free again, for E.",
+        275,
+    )
+    left, top, row, height = 75, 50, 52, 34
+    for place in range(3):
+        y = top + place * row
+        p.text(left - 10, y + 22, f"place {place + 1}", "small", "end")
+        p.box(left, y, WIDTH - 20 - left, height, "box", 0)
+
+    def bar(place: int, begin: int, width: int, words: str, look: str = "blue") -> None:
+        y = top + place * row
+        p.box(left + begin, y, width, height, look, 0)
+        p.text(left + begin + width / 2, y + 22, words, "", "middle")
+
+    bar(0, 10, 430, "A")
+    bar(1, 40, 130, "B")
+    bar(1, 235, 205, "D")
+    bar(2, 70, 130, "C")
+    bar(2, 200, 150, "its lease", "amber")
+    bar(2, 375, 65, "E")
+    refused = left + 125
+    p.path((refused, 30), (refused, top + 3 * row - 14), look="line dash")
+    p.text(refused + 6, 40, "D comes: 429, with Retry-After", "small")
+    crash = left + 200
+    p.path((crash, top + 2 * row), (crash, top + 3 * row + 5))
+    p.text(crash, top + 3 * row + 21, "C's sidecar crashes; within a minute", "small", "middle")
+    p.text(crash, top + 3 * row + 38, "its place is free", "small", "middle")
+    p.arrow((left, 250), (WIDTH - 15, 250))
+    p.text(WIDTH - 15, 268, "time", "small muted", "end")
+    return p
+
+
 def reserve_and_settle() -> Picture:
     p = Picture(
         "Reserve and settle",
@@ -319,6 +357,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "bucket.svg": bucket,
     "ring.svg": ring,
     "calendar.svg": calendar,
+    "concurrency.svg": concurrency,
     "reserve-and-settle.svg": reserve_and_settle,
     "ladder.svg": ladder,
     "trust.svg": trust,

@@ -21,12 +21,6 @@ LEAST_OUTPUT = 16
 _DONT_RETRY_AFTER_S = 60.0
 """From here on the ``openai`` client is told not to retry by itself."""
 
-_CODES = {
-    Kind.CALENDAR: "insufficient_quota",
-    Kind.CONCURRENCY: TooManyAtOnce.default_code,
-}
-"""Of refusals, where the class's own doesn't say enough."""
-
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.-]")
 _PERIODS = {
     QuotaPeriod.DAILY: Period.DAY,
@@ -177,12 +171,13 @@ def refusal(claim: Claim, verdict: Verdict) -> LimitExceeded:
     worst = max(denying, key=lambda index: _wait_s(verdict.lines[index]))
     line, state, wait_s = claim.lines[worst], states[worst], _wait_s(verdict.lines[worst])
     limit = line.limit
+    at_once = TooManyAtOnce.default_code if limit.kind is Kind.CONCURRENCY else None
     headers = limit_headers(states, degraded=verdict.degraded)
     if wait_s > _DONT_RETRY_AFTER_S:
         headers["x-should-retry"] = "false"
     return LimitExceeded(
         _why(line, state, wait_s),
-        code=_CODES.get(limit.kind),
+        code="insufficient_quota" if limit.kind is Kind.CALENDAR else at_once,
         retry_after_s=wait_s if math.isfinite(wait_s) else None,
         details={
             "limit_name": limit.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from sentinel_extproc.endpoints.table import ENDPOINTS
 from sentinel_extproc.identity.quotas import translated
 from sentinel_extproc.limits.headers import limit_headers
+from sentinel_extproc.limits.kinds.concurrency import Concurrency
+from sentinel_extproc.limits.kinds.leases import LEASE_MS
 from sentinel_extproc.limits.kinds.ring import SLOTS, Ring
 from sentinel_extproc.limits.limit import Kind, OnExhausted, OnOutage, Period
 from sentinel_extproc.limits.model import LimitState, Subject, Unit
@@ -43,7 +46,7 @@ def names(policy: Policy, **subject: str) -> list[str]:
 
 
 def test_the_examples_comments_hold(example: Policy) -> None:
-    everybody = ["requests 100", "tokens 200000", "spend 25000000", "tomorrow 20"]
+    everybody = ["requests 100", "tokens 200000", "streams 20", "spend 25000000", "tomorrow 20"]
     assert names(example) == everybody
     assert names(example, user="batch-job") == ["requests 1000"]
     assert names(example, model="o3-mini") == ["reasoning 20000", *everybody]
@@ -81,14 +84,15 @@ def test_every_header_is_there() -> None:
     states = [
         LimitState("a", Unit.REQUESTS, 10, 5, 60.5),
         LimitState("b", Unit.TOTAL, 10, 5, 60.5),
+        LimitState("c", Unit.REQUESTS, 10, 5, math.inf, at_once=True),
     ]
     headers = limit_headers(states, degraded="local")
-    row = r"^\| `([\w-]+)`, `-remaining(?:-\w+)?`, `-reset(?:-\w+)?` \|"
+    row = r"^\| `([\w-]+)`, `-remaining(?:-\w+)?`(, `-reset(?:-\w+)?`)? \|"
     told = re.findall(row, PAGE, re.MULTILINE)
     expected = {
         form.replace("limit", part, 1) if part != "limit" else form
-        for form in (name.removeprefix("x-ratelimit-") for name in told)
-        for part in ("limit", "remaining", "reset")
+        for form, resets in ((name.removeprefix("x-ratelimit-"), resets) for name, resets in told)
+        for part in ("limit", "remaining", *(["reset"] if resets else []))
     }
     assert {f"x-ratelimit-{form}" for form in expected} | {"x-sentinel-degraded"} == set(headers)
     assert headers["x-ratelimit-reset-requests"] == "1m0.5s"
@@ -105,6 +109,21 @@ def test_a_ring_of_a_minute_can_say_61_and_not_more() -> None:
     assert min(resets) > 60_000
     assert f"It counts in {SLOTS} slots" in PAGE
     assert "A ring of 60 s can say 61" in PAGE
+
+
+def test_of_what_runs_at_once_the_page_tells_how_long_to_wait() -> None:
+    state = Concurrency.opened(None, 2, 0)
+    holds = [state.take(None, 1) for _ in range(2)]
+    assert state.wait_ms(1) == 1_000, "It is 1 s while nothing is known"
+    for took_s, told_ms in ((40, 20_000), (100_000, 60_000)):
+        state = Concurrency.opened(state, 2, state.now + took_s * 1000)
+        for hold in holds:
+            state.settle(hold, 1)
+        holds = [state.take(None, 1) for _ in range(2)]
+        assert state.wait_ms(1) == told_ms
+    assert "It\nis 1 s while nothing is known, and never over 60 s" in PAGE
+    assert "by leases of 60 s" in PAGE
+    assert LEASE_MS == 60_000
 
 
 def test_zions_quotas_are_named_as_told() -> None:
