@@ -36,7 +36,7 @@ LINES = tuple(
     Line(
         Limit(
             name=f"{kind.value}{number}",
-            unit=Unit.TOTAL,
+            unit=Unit.REQUESTS,
             kind=kind,
             capacity=100,
             period=Period.MONTH,
