@@ -14,10 +14,12 @@ HEAD = """# The doctor
 <!-- Written by `make docs` from sentinel_extproc/envoyconf/doctor; a test keeps it current. -->
 
 `sentinel-extproc doctor` looks at an Envoy that the sidecar is attached to and says in plain words
-what would break, and how to mend it. It changes nothing, and needs no settings of the sidecar.
+what would break, and how to mend it. It changes nothing. With the sidecar's settings at hand it
+also says where the two don't fit.
 
 ```sh
 sentinel-extproc doctor --envoy-config envoy.yaml            # a bootstrap, or a saved /config_dump
+sentinel-extproc doctor --envoy-config envoy.yaml --config sentinel.yaml    # and what doesn't fit
 sentinel-extproc doctor --admin http://127.0.0.1:9901        # a running Envoy, its counters too
 kubectl -n istio-system port-forward deploy/istio-ingressgateway 15000 &
 sentinel-extproc doctor --admin http://127.0.0.1:15000       # Istio; Envoy Gateway: port 19000
@@ -27,9 +29,15 @@ sentinel-extproc doctor --admin http://127.0.0.1:15000       # Istio; Envoy Gate
 |---|---|
 | `--strict` | warnings fail too |
 | `--ignore ID` | leave out a finding; `--ignore ID@PLACE` only where PLACE is part of its place |
-| `--json` | for machines: `summary` and `findings`, each with `id`, `severity`, `where`, `seen`, \
+| `--config FILE` | the sidecar's settings, to compare with; `SENTINEL_CONFIG` may name them too. \
+Without a file, those of the environment, if there are any about the server, endpoints, providers, \
+overload or the source of identity. It says what it compared with, or that it didn't |
+| `--without-settings` | compare with none |
+| `--json` | for machines: `settings` (whether compared, and from where), `summary` and \
+`findings`, each with `id`, `severity`, `where`, `seen`, \
 `title`, `effect`, `fix` |
-| `--max-body BYTES` | largest request body that clients send; 4 MiB by default |
+| `--max-body BYTES` | largest request body that clients send; 4 MiB by default, never above \
+`endpoints.max_body_bytes` |
 | `--envoy-version X.Y` | of the Envoy that reads the file: fields that it \
 doesn't have aren't asked for |
 | `--processor CLUSTER` | which ext_proc cluster is the sidecar's, when that isn't clear from its \
@@ -41,7 +49,7 @@ routes through it lead to, that have the same endpoints, or that are known paid 
 |---|---|
 | 0 | no errors (with `--strict`, no warnings either) |
 | 1 | there are |
-| 2 | wrong usage, or the file can't be read |
+| 2 | wrong usage, or the file or the settings can't be used |
 | 3 | the running Envoy can't be reached |
 
 What to know:
@@ -51,7 +59,11 @@ finding says so where that leaves a gap.
 - Envoy's own `--mode validate` is not enough: it accepts a cluster that doesn't exist, for one.
 - Counters are since Envoy's start: a finding of that section may be old.
 - Time-outs count as too short below 5 minutes for a whole answer or a silence, and below \
-`server.decision_timeout_seconds` (1.8 s) for one message.
+`server.decision_timeout_seconds` (1.8 s unless settings say otherwise) for one message.
+- What `render` makes from settings fits them: tests hold it to no finding, for an Envoy, one in a
+  pod and an Istio gateway. What Envoy Gateway makes of its resources isn't in the tests.
+- Only addresses on Envoy's own machine are compared with `server.listen`: elsewhere there may be a
+  Service, or other replicas, in between.
 - A route that needs no sidecar is fine as long as it doesn't lead to a provider.
 - `max_connection_duration` and the `timeout` of `grpc_service` are no findings: Envoy lets answers
   finish all the same, seen on 1.40.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
+from sentinel_extproc.config.overload import most_at_once
 from sentinel_extproc.config.settings import OverloadSettings
 from sentinel_extproc.overload.admission import Admission
 from sentinel_extproc.overload.memory import container_bytes, resident_bytes
@@ -32,9 +33,8 @@ def admission_of(
         commit_s=settings.max_commit_seconds,
         memory_bytes=memory,
     )
-    most = settings.max_exchanges
     return Admission(
-        most=max(1, max_streams // 2) if most is None else most,
+        most=most_at_once(settings, max_streams=max_streams),
         most_per_user=settings.max_exchanges_per_user,
         most_wait_s=settings.max_wait_seconds,
         ends_unread=enforces,  # what only watches ends nothing with an error

@@ -136,7 +136,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 def _files(settings: Settings) -> dict[tuple[str, str], Path]:
     """Files that settings name, by section and name; to be mounted."""
-    given = settings.model_dump(exclude_unset=True)
+    given = settings.model_dump(exclude_unset=True, exclude={"providers"})
     return {
         (section, name): value
         for section, fields in given.items()

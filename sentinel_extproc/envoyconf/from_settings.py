@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from sentinel_extproc.config.overload import most_at_once
 from sentinel_extproc.config.settings import IdentitySourceName, Metering, Mode, Settings
-from sentinel_extproc.config.workers import worker_addresses
+from sentinel_extproc.config.workers import worker_addresses, worker_count
 from sentinel_extproc.envoyconf.attachment import Attachment, SidecarTls
 from sentinel_extproc.envoyconf.names import JWT_NAMESPACE
 from sentinel_extproc.envoyconf.provider_way import ProviderWay
@@ -51,6 +52,15 @@ def attachment_of(settings: Settings, choices: Choices) -> Attachment:
         raise ValueError(
             f"buffer_limit_bytes: {choices.buffer_limit_bytes} must not be below"
             f" endpoints.max_body_bytes ({settings.endpoints.max_body_bytes})"
+        )
+    at_once = worker_count(server.workers) * most_at_once(
+        settings.overload, max_streams=server.max_streams
+    )
+    if choices.max_concurrent < at_once:
+        raise ValueError(
+            f"max_concurrent: {choices.max_concurrent} must not be below the {at_once} that the"
+            " sidecar takes on at once (overload.max_exchanges, or half of server.max_streams, of"
+            " all workers)"
         )
     host, port, tls = provider_of(settings.provider.url)
     return Attachment(

@@ -15,5 +15,8 @@ METADATA_NAMESPACE = "sentinel"
 GRACEFUL_CLOSE_FLAG = "envoy.reloadable_features.ext_proc_graceful_grpc_close"
 """Runtime flag that lets us finish after the last reply instead of being cancelled."""
 
+USAGE_READER = "envoy.filters.http.ai_protocol_manager"
+"""Envoy's filter that reads it."""
+
 USAGE_NAMESPACE = "sentinel.usage"
 """Where Envoy puts what it has read of an answer's usage, when it meters natively."""

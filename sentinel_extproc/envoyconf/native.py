@@ -12,13 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sentinel_extproc.envoyconf.clusters import PROCESSOR_CLUSTER
-from sentinel_extproc.envoyconf.names import FILTER_NAME, USAGE_NAMESPACE
+from sentinel_extproc.envoyconf.names import FILTER_NAME, USAGE_NAMESPACE, USAGE_READER
 from sentinel_extproc.envoyconf.versions import Version, shown
 from sentinel_extproc.exchange.native import HEADER
 
 NATIVE_SINCE: Version = (1, 40)
-READER = "envoy.filters.http.ai_protocol_manager"
-
 _READER_TYPE = (
     "type.googleapis.com/envoy.extensions.filters.http.ai_protocol_manager.v3.AiProtocolManager"
 )
@@ -103,7 +101,7 @@ def _read_chats(manager: dict[str, Any], path: str) -> None:
                     # It stands for all that was matched, which is the whole path now.
                     chats["route"]["prefix_rewrite"] = instead + path[len(prefix) :]
                 chats.setdefault("request_headers_to_remove", []).append(name)
-                chats.setdefault("typed_per_filter_config", {})[READER] = {
+                chats.setdefault("typed_per_filter_config", {})[USAGE_READER] = {
                     "@type": f"{_READER_TYPE}PerRoute",
                     "response": {"llm_protocol": _PROTOCOL},
                 }
@@ -143,7 +141,7 @@ def _hearers(config: dict[str, Any], cluster: str) -> list[str]:
 
 def _reader() -> dict[str, Any]:
     return {
-        "name": READER,
+        "name": USAGE_READER,
         "typed_config": {
             "@type": _READER_TYPE,
             "response_handling": {

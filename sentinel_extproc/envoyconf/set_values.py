@@ -12,8 +12,9 @@ from sentinel_extproc.config.settings import Settings
 
 def set_values(settings: Settings) -> dict[str, dict[str, Any]]:
     """By section and name, JSON values; defaults, secrets and URLs with a password left out."""
-    given = settings.model_dump(exclude_unset=True)
-    plain = settings.model_dump(mode="json", exclude_unset=True)
+    # The list of providers is no section, and who deploys from here refuses one that isn't empty.
+    given = settings.model_dump(exclude_unset=True, exclude={"providers"})
+    plain = settings.model_dump(mode="json", exclude_unset=True, exclude={"providers"})
     values: dict[str, dict[str, Any]] = {}
     for section, fields in plain.items():
         kept = {

@@ -158,8 +158,22 @@ def render_envoy_gateway(settings: Settings, options: Options) -> str:
     )
 
 
+def _one_provider(settings: Settings, target: str) -> None:
+    """Refuse what would need a secret for each of several keys, which nobody here can name.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if settings.providers:
+        raise ValueError(
+            f"providers: not rendered for {target}; put the list, with an api_key_file each, into"
+            " its settings yourself"
+        )
+
+
 def render_helm_values(settings: Settings, options: Options) -> str:
     """Values for deploy/helm/sentinel-extproc."""
+    _one_provider(settings, "helm-values")
     envoy = None
     if options.with_envoy:
         workers = known_addresses(settings, SIDECAR_SOCKET)
@@ -179,6 +193,7 @@ def render_helm_values(settings: Settings, options: Options) -> str:
 
 def render_compose(settings: Settings, options: Options) -> str:
     """A docker-compose.yml."""
+    _one_provider(settings, "compose")
     return documents(
         [compose_file(settings, options.choices.envoy_version)],
         comment=_head(

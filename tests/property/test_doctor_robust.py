@@ -11,9 +11,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentinel_extproc.envoyconf.doctor.attachment import Expectations
+from sentinel_extproc.config.load import only
+from sentinel_extproc.envoyconf.doctor.attachment import Expectations, expected_by
 from sentinel_extproc.envoyconf.doctor.diagnose import diagnose
 from sentinel_extproc.envoyconf.doctor.load import load_text
+from sentinel_extproc.envoyconf.doctor.meant import meant_by
 from sentinel_extproc.envoyconf.doctor.reading import Unreadable
 from sentinel_extproc.envoyconf.doctor.report import as_json, as_text
 from sentinel_extproc.envoyconf.doctor.snapshot import from_document
@@ -53,15 +55,28 @@ def paths(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 PLACES = paths(GOOD)
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"server": {"workers": 2, "tls_cert_file": "/c", "tls_key_file": "/k", "client_ca_file": "/a"}},
+    {"server": {"mode": "shadow"}, "identity": {"source": "envoy_jwt"}},
+    {
+        "server": {"metering": "native", "listen": "0.0.0.0:50051"},
+        "providers": [{"name": "own", "url": "http://10.0.0.1:1", "api_key": "k"}],
+    },
+)
+EXPECTED = (
+    Expectations(),
+    *(expected_by(meant_by(only(values)), Expectations()) for values in SETTINGS),
+)
 
 
 def diagnosed(document: Any) -> None:
-    try:
-        findings = diagnose(from_document(document), Expectations())
-    except Unreadable:
-        return
-    assert as_text(findings)
-    json.dumps(as_json(findings))
+    for expected in EXPECTED:
+        try:
+            findings = diagnose(from_document(document), expected)
+        except Unreadable:
+            return
+        assert as_text(findings)
+        json.dumps(as_json(findings))
 
 
 @settings(max_examples=300, deadline=None)

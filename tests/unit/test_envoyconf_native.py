@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sentinel_extproc.envoyconf.attachment import Attachment
-from sentinel_extproc.envoyconf.names import FILTER_NAME, USAGE_NAMESPACE
-from sentinel_extproc.envoyconf.native import READER, with_native_metering
+from sentinel_extproc.envoyconf.names import FILTER_NAME, USAGE_NAMESPACE, USAGE_READER
+from sentinel_extproc.envoyconf.native import with_native_metering
 from sentinel_extproc.envoyconf.provider_way import ProviderWay
 from sentinel_extproc.envoyconf.render import to_dict
 from sentinel_extproc.envoyconf.static import gateway_bootstrap, static_bootstrap
@@ -28,7 +28,7 @@ def test_the_reader_is_behind_us_and_tells_us() -> None:
     before = bootstrap()
     after = with_native_metering(before, envoy_version=(1, 40))
     names = [one["name"] for one in manager(after)["http_filters"]]
-    assert names == [FILTER_NAME, READER, "envoy.filters.http.router"]
+    assert names == [FILTER_NAME, USAGE_READER, "envoy.filters.http.router"]
     ours = manager(after)["http_filters"][0]["typed_config"]["metadata_options"]
     assert ours["forwarding_namespaces"]["typed"] == [USAGE_NAMESPACE]
     assert ours["receiving_namespaces"], "as it was"
@@ -39,7 +39,11 @@ def test_the_reader_is_behind_us_and_tells_us() -> None:
 def test_it_reads_chats_only() -> None:
     after = with_native_metering(bootstrap(unmetered=["/health"]), envoy_version=(1, 40))
     routes = manager(after)["route_config"]["virtual_hosts"][0]["routes"]
-    on = [route["match"] for route in routes if READER in route.get("typed_per_filter_config", {})]
+    on = [
+        route["match"]
+        for route in routes
+        if USAGE_READER in route.get("typed_per_filter_config", {})
+    ]
     by = {"name": "x-sentinel-meter", "string_match": {"exact": "stream"}}
     assert on == [{"path": "/v1/chat/completions", "headers": [by]}]
     assert routes[-1]["match"] == {"prefix": "/"}

@@ -200,6 +200,16 @@ def test_services_are_read_as_people_write_them(text: str, host: str, port: int)
     assert (service.host, service.port) == (host, port)
 
 
+def test_no_fewer_at_once_than_the_sidecar_takes(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("overload: {max_exchanges: 600}\nserver: {workers: 2}\n")
+    given = ("--target", "envoy", "--config", str(file), "--max-concurrent")
+    refused = run(*given, "1199")
+    assert refused.exit_code == 2
+    assert "max_concurrent: 1199 must not be below the 1200" in refused.output
+    assert rendered(*given, "1200")
+
+
 def test_only_what_was_set_is_written_and_no_secret() -> None:
     settings = only(
         {
@@ -218,6 +228,14 @@ def test_only_what_was_set_is_written_and_no_secret() -> None:
     }
     for target in ("helm-values", "compose"):
         assert "never" not in TARGETS[target](settings, Options())
+
+
+@pytest.mark.parametrize("target", ["helm-values", "compose"])
+def test_several_keys_are_not_deployed_by_guess(target: str) -> None:
+    one = {"name": "own", "url": "http://own.example", "api_key": "k"}
+    with pytest.raises(ValueError, match=f"^providers: not rendered for {target}"):
+        TARGETS[target](only({"providers": [one]}), Options())
+    assert TARGETS[target](only({"providers": []}), Options())
 
 
 def test_helm_values_are_settings_less_what_the_chart_sets(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sentinel_extproc.envoyconf.doctor.gateway import Gateway, HttpFilter, Manager, Route
+from sentinel_extproc.envoyconf.doctor.meant import Meant
 from sentinel_extproc.envoyconf.doctor.reading import Tree, found, section, text, texts
 from sentinel_extproc.envoyconf.names import METADATA_NAMESPACE
 
@@ -25,6 +26,8 @@ PROVIDER_HOSTS = (
 )
 """Paid APIs that are known by name; with a dot in front, everything below it."""
 
+DEFAULT_PREFIX = "/v1/"
+
 _OVERRIDABLE = ("processing_mode", "grpc_service", "failure_mode_allow")
 
 
@@ -40,6 +43,7 @@ class Expectations:
         decision_s: ``server.decision_timeout_seconds``.
         longest_answer_s: a generation may take this long.
         longest_silence_s: and be silent this long.
+        meant: what its settings say; None when they aren't at hand.
     """
 
     processor: str = ""
@@ -49,6 +53,34 @@ class Expectations:
     decision_s: float = 1.8
     longest_answer_s: float = 300.0
     longest_silence_s: float = 300.0
+    meant: Meant | None = None
+
+    @property
+    def observes(self) -> bool:
+        """Whether the sidecar is meant to see copies only."""
+        return self.meant is not None and self.meant.shadow
+
+    @property
+    def prefix(self) -> str:
+        """What is metered."""
+        return DEFAULT_PREFIX if self.meant is None else self.meant.prefix
+
+    @property
+    def metered_path(self) -> str:
+        """A path that must not get around us."""
+        return f"{self.prefix}chat/completions"
+
+
+def expected_by(meant: Meant, expected: Expectations) -> Expectations:
+    """The same, with what the settings say in place of what most have."""
+    return replace(
+        expected,
+        # Longer ones can't come in any case.
+        body_bytes=min(expected.body_bytes, meant.body_bytes),
+        message_bytes=meant.message_bytes,
+        decision_s=meant.decision_s,
+        meant=meant,
+    )
 
 
 @dataclass(frozen=True, slots=True)

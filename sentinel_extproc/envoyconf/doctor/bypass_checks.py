@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sentinel_extproc.envoyconf.doctor.attachment import Attachment
+from sentinel_extproc.envoyconf.doctor.attachment import Attachment, Expectations
 from sentinel_extproc.envoyconf.doctor.gateway import Gateway, Route, matches
 from sentinel_extproc.envoyconf.doctor.reading import entries, section, text, texts
 from sentinel_extproc.envoyconf.doctor.rules import Finding, Rule, Severity
@@ -56,12 +56,13 @@ CLUSTER_BY_HEADER = Rule(
 )
 
 _CREDENTIALS = frozenset({"authorization", "api-key", "x-api-key"})
-_METERED = "/v1/"
 
 RULES = (MISSING, UNCLEAR, MANAGER_BYPASS, ROUTE_BYPASS, TCP_BYPASS, CLUSTER_BY_HEADER)
 
 
-def check_bypasses(gateway: Gateway, attachment: Attachment) -> Iterator[Finding]:
+def check_bypasses(
+    gateway: Gateway, attachment: Attachment, expected: Expectations
+) -> Iterator[Finding]:
     """Whether everything that leads to a provider goes through us."""
     if attachment.rivals:
         names = ", ".join(sorted({rival.cluster or "?" for rival in attachment.rivals}))
@@ -74,7 +75,7 @@ def check_bypasses(gateway: Gateway, attachment: Attachment) -> Iterator[Finding
         return
     attached = {id(manager) for manager in attachment.managers}
     for manager, route in attachment.ungoverned:
-        if route.cluster in attachment.providers and not _is_unmetered(route):
+        if route.cluster in attachment.providers and not _is_unmetered(route, expected):
             rule = ROUTE_BYPASS if id(manager) in attached else MANAGER_BYPASS
             yield rule.at(route.where, f"to cluster {route.cluster}")
         elif not route.cluster and text(route.action, "cluster_header"):
@@ -84,7 +85,7 @@ def check_bypasses(gateway: Gateway, attachment: Attachment) -> Iterator[Finding
             yield TCP_BYPASS.at(proxy.where, f"to cluster {proxy.cluster}")
 
 
-def _is_unmetered(route: Route) -> bool:
+def _is_unmetered(route: Route, expected: Expectations) -> bool:
     """Whether it is beside what is metered, and carries nobody's credentials."""
     levels = (route.config, route.virtual_host)
     removed = {n.lower() for level in levels for n in texts(level, "request_headers_to_remove")}
@@ -98,4 +99,6 @@ def _is_unmetered(route: Route) -> bool:
     match = section(route.config, "match")
     form = next((f for f in ("prefix", "path_separated_prefix", "path") if text(match, f)), "")
     below = f"{text(match, form).rstrip('/')}/".lower() if form else ""
-    return matches(match) is False and not below.startswith(_METERED)
+    if below.startswith(expected.prefix.lower()):
+        return False
+    return matches(match, expected.metered_path) is False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 
 from sentinel_extproc.envoyconf.doctor.attachment import Attachment, Expectations, is_paid
@@ -12,6 +11,7 @@ from sentinel_extproc.envoyconf.doctor.gateway import (
     breaker,
     http_options,
 )
+from sentinel_extproc.envoyconf.doctor.places import is_literal, is_local
 from sentinel_extproc.envoyconf.doctor.reading import (
     Tree,
     entries,
@@ -241,8 +241,8 @@ def _processor(name: str, cluster: Tree, expected: Expectations) -> Iterator[Fin
     if len(addresses) > 1 and not chosen:
         yield BALANCING.at(where, policy)
     encrypted = section(cluster, "transport_socket") or entries(cluster, "transport_socket_matches")
-    if not encrypted and not all(_is_local(address) for address in addresses):
-        yield PLAINTEXT.at(where, next(a for a in addresses if not _is_local(a)))
+    if not encrypted and not all(is_local(address) for address in addresses):
+        yield PLAINTEXT.at(where, next(a for a in addresses if not is_local(a)))
 
 
 def _provider(gateway: Gateway, name: str, expected: Expectations) -> Iterator[Finding]:
@@ -318,20 +318,5 @@ def _max_duration(cluster: Tree) -> float:
     return 0.0
 
 
-def _is_local(address: str) -> bool:
-    if address.startswith(("/", "@")):
-        return True
-    host = address.rpartition(":")[0]
-    return host == "localhost" or (_is_literal(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _all_literal(hosts: list[str]) -> bool:
-    return bool(hosts) and all(map(_is_literal, hosts))
+    return bool(hosts) and all(map(is_literal, hosts))

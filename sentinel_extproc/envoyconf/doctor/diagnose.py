@@ -13,6 +13,8 @@ from sentinel_extproc.envoyconf.doctor import (
     order_checks,
     process_checks,
     route_checks,
+    settings_checks,
+    settings_route_checks,
     stats_checks,
 )
 from sentinel_extproc.envoyconf.doctor.attachment import Attachment, Expectations, attach
@@ -27,6 +29,10 @@ SECTIONS: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("Listeners", manager_checks.RULES),
     ("Routes", route_checks.RULES),
     ("Clusters", cluster_checks.RULES),
+    (
+        "Against the sidecar's settings",
+        (*settings_checks.RULES, *settings_route_checks.RULES),
+    ),
     ("The whole Envoy", process_checks.RULES),
     ("What a running Envoy has counted", stats_checks.RULES),
 )
@@ -56,13 +62,16 @@ def diagnose(
 def _all(
     snapshot: Snapshot, gateway: Gateway, attachment: Attachment, expected: Expectations
 ) -> Iterator[Finding]:
-    yield from bypass_checks.check_bypasses(gateway, attachment)
+    yield from bypass_checks.check_bypasses(gateway, attachment, expected)
     yield from filter_checks.check_filters(attachment, expected, snapshot.version)
-    yield from jwt_checks.check_jwt(attachment)
+    yield from jwt_checks.check_jwt(attachment, expected)
     yield from order_checks.check_order(attachment)
     yield from manager_checks.check_managers(attachment)
     yield from route_checks.check_routes(gateway, attachment, expected)
     yield from cluster_checks.check_clusters(gateway, attachment, expected)
+    if expected.meant is not None:
+        yield from settings_checks.check_settings(gateway, attachment, expected.meant)
+        yield from settings_route_checks.check_routes(gateway, attachment, expected, expected.meant)
     yield from process_checks.check_process(gateway, attachment)
     yield from process_checks.check_server(snapshot.version, snapshot.state)
     yield from stats_checks.check_stats(gateway, attachment, snapshot.stats, snapshot.observed_as)

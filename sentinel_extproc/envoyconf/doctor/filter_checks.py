@@ -237,11 +237,13 @@ def check_filters(
 ) -> Iterator[Finding]:
     """Everything about every form of our filter."""
     for attached in attachment.filters:
-        yield from _timeouts(attached, expected)
-        yield from _failures(attached)
-        yield from _modes(attached)
+        if not (expected.observes and flag(attached.config, "observability_mode")):
+            yield from _timeouts(attached, expected)
+            yield from _failures(attached)
+            yield from _modes(attached)
+            yield from _mutations(attached)
         yield from _service(attached)
-        yield from _headers(attached)
+        yield from _forwarded(attached)
         kept = flag(attached.config, "allow_content_length_header")
         if not kept and (version is None or version >= CONTENT_LENGTH_SINCE):
             yield CONTENT_LENGTH.at(attached.where)
@@ -252,7 +254,8 @@ def _timeouts(attached: Attached, expected: Expectations) -> Iterator[Finding]:
     if timeout is None:
         yield MESSAGE_TIMEOUT.at(attached.where, "not set: 0.2s")
     elif timeout <= expected.decision_s:
-        yield MESSAGE_TIMEOUT.at(attached.where, f"{timeout:g}s")
+        seen = f"{timeout:g}s, the sidecar decides within {expected.decision_s:g}s"
+        yield MESSAGE_TIMEOUT.at(attached.where, seen)
     if cut_at(seconds(attached.config, "max_message_timeout")):
         yield MAX_MESSAGE_TIMEOUT.at(attached.where)
 
@@ -315,9 +318,12 @@ def _service(attached: Attached) -> Iterator[Finding]:
         yield NAMESPACE.at(attached.where)
 
 
-def _headers(attached: Attached) -> Iterator[Finding]:
+def _mutations(attached: Attached) -> Iterator[Finding]:
     if reason := _forbidden(section(attached.config, "mutation_rules")):
         yield MUTATION_RULES.at(attached.where, reason)
+
+
+def _forwarded(attached: Attached) -> Iterator[Finding]:
     rules = section(attached.config, "forward_rules")
     allowed = entries(rules, "allowed_headers.patterns")
     denied = entries(rules, "disallowed_headers.patterns")

@@ -18,9 +18,6 @@ from sentinel_extproc.envoyconf.doctor.reading import (
     text,
 )
 
-METERED_PATH = "/v1/chat/completions"
-"""A path that must not get around us."""
-
 MAX_ROUTES = 1_000_000
 """More can only come from anchors that multiply each other."""
 
@@ -238,7 +235,7 @@ def route_name(config: Tree, index: int) -> str:
     return f"route {index}" + (f" ({text(config, 'name')})" if text(config, "name") else "")
 
 
-def matches(match: Tree, path: str = METERED_PATH) -> bool | None:
+def matches(match: Tree, path: str) -> bool | None:
     """Whether a route's match takes a path; None if it can't be told."""
     if match.get("case_sensitive") is False:
         path = path.lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sentinel_extproc.envoyconf.doctor.attachment import Attachment
+from sentinel_extproc.envoyconf.doctor.attachment import Attachment, Expectations
 from sentinel_extproc.envoyconf.doctor.gateway import matches
 from sentinel_extproc.envoyconf.doctor.reading import Tree, entries, flag, section, texts
 from sentinel_extproc.envoyconf.doctor.rules import Finding, Rule, Severity
@@ -25,26 +25,27 @@ JWT_METADATA = Rule(
 RULES = (JWT_METADATA,)
 
 
-def check_jwt(attachment: Attachment) -> Iterator[Finding]:
+def check_jwt(attachment: Attachment, expected: Expectations) -> Iterator[Finding]:
     """Whether what jwt_authn finds, or the token itself, gets to us."""
     told = {
         space
         for attached in attachment.filters
         for space in texts(attached.config, "metadata_options.forwarding_namespaces.untyped")
     }
-    if JWT_NAMESPACE in told:
+    # With settings that want what jwt_authn found, that alone is told: ``settings_checks``.
+    if JWT_NAMESPACE in told or (expected.meant is not None and expected.meant.jwt):
         return
     for manager, ours in attachment.places:
         for entry in manager.filters[: max(ours)]:
-            if entry.kind == "jwt_authn" and (taken := _taken(entry.config)):
+            if entry.kind == "jwt_authn" and (taken := _taken(entry.config, expected.metered_path)):
                 yield JWT_METADATA.at(manager.where, f"without forward: {', '.join(taken)}")
 
 
-def _taken(config: Tree) -> list[str]:
+def _taken(config: Tree, path: str) -> list[str]:
     """The providers that take a metered request's token away."""
     # The first rule that matches is the one that counts.
     rule = next(
-        (r for r in entries(config, "rules") if matches(section(r, "match")) is not False), {}
+        (r for r in entries(config, "rules") if matches(section(r, "match"), path) is not False), {}
     )
     if not section(rule, "requires"):
         return []

@@ -11,6 +11,10 @@ from sentinel_extproc.envoyconf.doctor.rules import Finding, Severity
 
 PLACES_SHOWN = 5
 _WIDTH = 96
+_ALONE = (
+    "Not compared with the sidecar's settings: name their file by --config or SENTINEL_CONFIG, or\n"
+    "set them in the environment."
+)
 
 
 def counts(findings: Sequence[Finding]) -> dict[str, int]:
@@ -18,9 +22,10 @@ def counts(findings: Sequence[Finding]) -> dict[str, int]:
     return {s.value: sum(f.rule.severity is s for f in findings) for s in Severity}
 
 
-def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """For machines: every finding by itself."""
+def as_json(findings: Sequence[Finding], *, settings: str = "") -> dict[str, Any]:
+    """For machines: every finding by itself; ``settings`` as of ``as_text``."""
     return {
+        "settings": {"compared": bool(settings), "from": settings or None},
         "summary": counts(findings),
         "findings": [
             {
@@ -37,11 +42,12 @@ def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def as_text(findings: Sequence[Finding]) -> str:
+def as_text(findings: Sequence[Finding], *, settings: str = "") -> str:
     """For people: each rule once, with the places where it is broken.
 
     Args:
         findings: in the order of ``rules.unique``.
+        settings: where the settings are from that it was compared with; empty if with none.
     """
     lines: list[str] = []
     for rule, group in groupby(findings, key=lambda finding: finding.rule):
@@ -63,6 +69,9 @@ def as_text(findings: Sequence[Finding]) -> str:
     found = counts(findings)
     total = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in found.items() if n)
     lines.append(f"Found {total}." if total else "Nothing found.")
+    lines.append(
+        _clean(f"Compared with the sidecar's settings, from {settings}.") if settings else _ALONE
+    )
     return "\n".join(lines)
 
 

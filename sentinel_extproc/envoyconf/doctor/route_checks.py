@@ -175,17 +175,23 @@ def _times(manager: Manager, route: Route, expected: Expectations) -> Iterator[F
 
 
 def _bodies(manager: Manager, route: Route, expected: Expectations) -> Iterator[Finding]:
-    limit = integer(route.config, "request_body_buffer_limit")
-    if limit is None:
-        limit = integer(route.virtual_host, "request_body_buffer_limit")
-    if limit is None:
-        limit = integer(manager.listener, "per_connection_buffer_limit_bytes")
-    if limit is None:
-        limit = DEFAULT_BUFFER_BYTES
+    limit = buffered_bytes(manager, route)
     if limit < expected.body_bytes:
         yield BODY_LIMIT.at(route.where, f"{limit} bytes, needed {expected.body_bytes}")
     if limit > expected.message_bytes:
         yield BODY_ABOVE.at(route.where, f"{limit} bytes, the sidecar {expected.message_bytes}")
+
+
+def buffered_bytes(manager: Manager, route: Route) -> int:
+    """The largest body that Envoy reads whole on a route."""
+    for level, name in (
+        (route.config, "request_body_buffer_limit"),
+        (route.virtual_host, "request_body_buffer_limit"),
+        (manager.listener, "per_connection_buffer_limit_bytes"),
+    ):
+        if (limit := integer(level, name)) is not None:
+            return limit
+    return DEFAULT_BUFFER_BYTES
 
 
 def _retry_policy(route: Route) -> Tree:
