@@ -38,6 +38,7 @@ _PROVIDER_ONLY = frozenset(
     {"openai-organization", "openai-project", "anthropic-organization-id", "set-cookie"}
 )
 GATEWAYS_OWN = {
+    b"408": b"request_timeout",
     b"413": b"payload_too_large",
     b"502": b"bad_gateway",
     b"503": b"service_unavailable",
