@@ -290,6 +290,22 @@ async def test_who_is_refused_hears_how_soon_one_usually_ends(bench: Bench) -> N
     assert (await bench.reserve((limit, 3))).lines[0].wait_ms == -1, "it never will"
 
 
+async def test_how_long_is_usual_follows_what_ends(bench: Bench) -> None:
+    limit = concurrency(2)
+    waits = []
+    for took_ms in (30_000, 14_000, 29_999, 28_000):
+        await bench.reserve((limit, 1), name=f"took-{took_ms}")
+        bench.advance(took_ms)
+        await bench.settle(f"took-{took_ms}", 1)
+        for name in ("a", "b"):
+            await bench.reserve((limit, 1), name=f"{name}-{took_ms}")
+        waits.append((await bench.reserve((limit, 1))).lines[0].wait_ms)
+        for name in ("a", "b"):
+            await bench.settle(f"{name}-{took_ms}", 0)
+    # The mean moves by an eighth of the difference, rounded down: 30000, 28000, 28249, 28217.
+    assert waits == [15_000, 14_000, 14_124, 14_108]
+
+
 async def test_of_exchanges_whose_sidecar_crashed_the_places_are_free_within_a_minute(
     bench: Bench,
 ) -> None:
