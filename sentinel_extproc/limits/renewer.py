@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from .limit import Kind
-from .store import Claim, Decision, Store, StoreError
+from .store import Claim, Decision, Store, StoreError, StoreUntriedError
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,9 @@ class _Held:
 class Renewer:
     """Renews every hold in time until it is forgotten.
 
-    Both queues are in the order of ``asked_s``, so that a tick looks at nothing that is not due.
+    Each queue is in the order of ``asked_s``, so that a tick looks at nothing that is not due.
+    Those whose turn came while the store was away are asked for at every tick: when it is back,
+    what runs should count again before others take its place.
 
     Args:
         store: extending a claim there to what it holds renews it.
@@ -68,11 +70,12 @@ class Renewer:
         self._clock = clock
         self._soon: OrderedDict[_Key, _Held] = OrderedDict()
         self._later: OrderedDict[_Key, _Held] = OrderedDict()
+        self._away: OrderedDict[_Key, _Held] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         """How many holds are kept."""
-        return len(self._soon) + len(self._later)
+        return len(self._soon) + len(self._later) + len(self._away)
 
     def start(self) -> None:
         """Begin to renew, behind everything else."""
@@ -107,6 +110,7 @@ class Renewer:
     async def renew_due(self) -> None:
         """One tick: renew what is due, up to a bound, the longest waiting first."""
         for queue, every_s in (
+            (self._away, 0.0),
             (self._soon, self._lease_every_s),
             (self._later, self._record_every_s),
         ):
@@ -133,6 +137,11 @@ class Renewer:
         self._soon[key] = held
         try:
             verdict = await self._store.extend(held.claim)
+        except StoreUntriedError:
+            if self._at(key) is held:
+                self._take(key)
+                self._away[key] = held
+            return
         except StoreError as error:
             log.debug("a hold could not be renewed: %s", error)
             return
@@ -144,10 +153,13 @@ class Renewer:
             self._put(held)
 
     def _at(self, key: _Key) -> _Held | None:
-        return self._soon.get(key) or self._later.get(key)
+        return self._soon.get(key) or self._later.get(key) or self._away.get(key)
 
     def _take(self, key: _Key) -> _Held | None:
-        return self._soon.pop(key, None) or self._later.pop(key, None)
+        for queue in (self._soon, self._later, self._away):
+            if (held := queue.pop(key, None)) is not None:
+                return held
+        return None
 
     def _put(self, held: _Held) -> None:
         key = _key(held.claim)

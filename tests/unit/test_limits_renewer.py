@@ -10,7 +10,14 @@ import pytest
 from sentinel_extproc.limits.limit import Kind, Limit, Period
 from sentinel_extproc.limits.model import Unit
 from sentinel_extproc.limits.renewer import Renewer
-from sentinel_extproc.limits.store import Claim, Decision, Line, StoreError, Verdict
+from sentinel_extproc.limits.store import (
+    Claim,
+    Decision,
+    Line,
+    StoreError,
+    StoreUntriedError,
+    Verdict,
+)
 from sentinel_extproc.limits.store.memory import MemoryStore
 
 
@@ -28,7 +35,7 @@ class Recording(MemoryStore):
     def __init__(self) -> None:
         super().__init__(lambda: 0)
         self.renewed: list[str] = []
-        self.broken = False
+        self.broken = self.away = False
         self.decision = Decision.ADMITTED
         self.under_way = 0
         self.most_under_way = 0
@@ -39,6 +46,8 @@ class Recording(MemoryStore):
         await asyncio.sleep(0)
         self.under_way -= 1
         self.renewed.append(claim.id)
+        if self.away:
+            raise StoreUntriedError("the store is away")
         if self.broken:
             raise StoreError("no answer")
         return Verdict(self.decision, 0)
@@ -93,6 +102,26 @@ async def test_what_was_not_answered_is_asked_for_again_soon() -> None:
     assert await bench.at(220) == ["ring"]
     assert await bench.at(419) == []
     assert await bench.at(420) == ["ring"]
+
+
+async def test_what_could_not_be_asked_for_is_at_every_tick_until_the_store_is_back() -> None:
+    bench = Bench()
+    ended, running = claim("ended", Kind.CONCURRENCY), claim("running", Kind.CONCURRENCY)
+    bench.renewer.watch(ended)
+    bench.renewer.watch(running)
+    bench.store.away = True
+    assert await bench.at(20) == ["ended", "running"]
+    assert await bench.at(25) == ["ended", "running"]
+    bench.renewer.forget(ended)
+    assert len(bench.renewer) == 1
+    bench.store.away = False
+    assert await bench.at(30) == ["running"]
+    assert await bench.at(49) == []
+    assert await bench.at(50) == ["running"]
+    bench.store.away = True
+    await bench.at(70)
+    bench.renewer.renewed(running)
+    assert await bench.at(89) == []
 
 
 async def test_growing_is_renewing() -> None:
