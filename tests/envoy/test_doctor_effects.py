@@ -8,13 +8,14 @@ import http.client
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from sentinel_extproc.config.load import only
 from sentinel_extproc.demo.envoy import RunningEnvoy, validate_config
 from sentinel_extproc.demo.openai_standin import OpenAIStandIn
 from sentinel_extproc.demo.process import StartError
@@ -22,8 +23,9 @@ from sentinel_extproc.demo.stack import Stack, provider_address, start_stack
 from sentinel_extproc.demo.zion_faults import FaultKind
 from sentinel_extproc.demo.zion_standin import ZionCall
 from sentinel_extproc.envoyconf.doctor.admin import load_admin
-from sentinel_extproc.envoyconf.doctor.attachment import Expectations
+from sentinel_extproc.envoyconf.doctor.attachment import Expectations, expected_by
 from sentinel_extproc.envoyconf.doctor.diagnose import diagnose
+from sentinel_extproc.envoyconf.doctor.meant import meant_by
 from sentinel_extproc.envoyconf.doctor.snapshot import from_document
 from sentinel_extproc.envoyconf.render import to_dict
 from sentinel_extproc.envoyconf.static import static_bootstrap
@@ -56,6 +58,7 @@ class Patient:
 
     envoy: RunningEnvoy
     provider: OpenAIStandIn
+    expected: Expectations = field(default_factory=Expectations)
 
     def chat(self, body: object = CHAT, headers: dict[str, str] | None = None) -> httpx.Response:
         headers = ADA if headers is None else headers
@@ -71,7 +74,7 @@ class Patient:
     def findings(self) -> set[str]:
         """What the doctor says about it, running."""
         snapshot = load_admin(f"unix:{self.envoy.admin_socket}")
-        return {f.rule.id for f in diagnose(snapshot, Expectations())}
+        return {f.rule.id for f in diagnose(snapshot, self.expected)}
 
     @contextlib.contextmanager
     def sending(self, size: int) -> Iterator[http.client.HTTPConnection]:
@@ -161,6 +164,15 @@ def eventually(holds: Callable[[], object]) -> None:
 Diagnosed = Callable[..., Patient]
 
 
+def fitting(stack: Stack) -> Expectations:
+    """What the sidecar's settings expect of its Envoy."""
+    values = {
+        "server": {"listen": stack.sidecar.address},
+        "provider": {"url": stack.services.openai_url, "api_key": stack.services.openai_key},
+    }
+    return expected_by(meant_by(only(values)), Expectations())
+
+
 @pytest.fixture
 def broken(stack: Stack, run_envoy: StartEnvoy) -> Diagnosed:
     """Breaks something, holds that the doctor finds just that, and runs it."""
@@ -168,10 +180,13 @@ def broken(stack: Stack, run_envoy: StartEnvoy) -> Diagnosed:
     provider = stack.openai
 
     def start(rule: str, break_it: Callable[[Config], object], **options: Any) -> Patient:
+        # Those that compare are told what the sidecar is set to; the others do without.
+        expected = fitting(stack) if rule.startswith("settings-") else Expectations()
         config = good(stack, **options)
+        assert diagnose(from_document(config), fitting(stack)) == []
         break_it(config)
-        assert [f.rule.id for f in diagnose(from_document(config), Expectations())] == [rule]
-        patient = Patient(run_envoy(config), provider)
+        assert [f.rule.id for f in diagnose(from_document(config), expected)] == [rule]
+        patient = Patient(run_envoy(config), provider, expected)
         assert rule in patient.findings()
         return patient
 
@@ -184,6 +199,33 @@ def test_the_running_stack_has_no_findings(stack: Stack) -> None:
     assert patient.seen(patient.chat) == 1
     assert not patient.is_cut()
     assert patient.findings() == set()
+    assert Patient(stack.envoy, stack.openai, fitting(stack)).findings() == set()
+
+
+def test_where_the_sidecar_does_not_listen_nobody_is_served(broken: Diagnosed) -> None:
+    def elsewhere(c: Config) -> None:
+        address = cluster(c, 0)["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+        address["address"]["pipe"]["path"] = "/nobody-is-here.sock"
+
+    patient = broken("settings-address", elsewhere)
+    assert patient.chat().status_code == 503
+    assert patient.seen(patient.chat) == 0
+
+
+def test_tls_at_one_end_only_fails_every_request(broken: Diagnosed) -> None:
+    context = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    socket = {"name": "envoy.transport_sockets.tls", "typed_config": {"@type": context}}
+    patient = broken("settings-tls", lambda c: cluster(c, 0).update(transport_socket=socket))
+    assert patient.chat().status_code == 503
+    assert patient.seen(patient.chat) == 0
+
+
+def test_without_a_route_for_the_prefix_all_is_404(broken: Diagnosed) -> None:
+    patient = broken("settings-prefix", lambda c: route(c).update(match={"prefix": "/llm/"}))
+    assert patient.chat().status_code == 404
+    url = f"{patient.envoy.url}/llm/chat/completions"
+    answer = httpx.post(url, json=CHAT, headers=ADA, trust_env=False, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
 
 
 def test_with_failure_mode_allow_everybody_passes_without_a_sidecar(broken: Diagnosed) -> None:
