@@ -186,7 +186,7 @@ def http2_session(data: bytes) -> None:  # noqa: C901 - one line for each thing 
                 case 7 if unpaid:
                     made.taken(*unpaid.pop(much % len(unpaid)))
                 case 8:
-                    made.shut_down()
+                    (made.shut_down, made.close_to_new, made.ask_queue)[much % 3]()
                 case _:
                     made.take()
         except ConnectionFault:
@@ -201,6 +201,9 @@ def http2_session(data: bytes) -> None:  # noqa: C901 - one line for each thing 
     assert budget.held == 0
 
 
+_UNHEARD = str.maketrans("", "", "_-. \t")
+
+
 def json_body(data: bytes) -> None:
     """A body is refused, or it says the same to every parser."""
     try:
@@ -210,7 +213,7 @@ def json_body(data: bytes) -> None:
         assert len(refused.body()) < 2000
         return
     assert json.loads(data) == value
-    plain = [name.casefold().replace("_", "") for name in value]
+    plain = [name.casefold().translate(_UNHEARD) for name in value]
     for name in ("model", "n", "stream", "maxtokens", "messages"):
         assert plain.count(name) <= 1
 
@@ -236,13 +239,20 @@ def plans(data: bytes) -> None:
 def paths(data: bytes) -> None:
     """A path is refused, or means the same however often it is unescaped."""
     target = "/v1/" + data.decode("latin-1")
+    again = unquote(target.partition("?")[0])
+    try:
+        found = match("GET", target)
+    except SentinelError as refused:
+        assert refused.status < 500
+    else:
+        assert "%2f" not in found.path.lower()
+        if " " not in again:
+            assert match("GET", again).endpoint is found.endpoint
     try:
         endpoint = match("POST", target).endpoint
     except SentinelError as refused:
         assert refused.status < 500
         return
-    path = target.partition("?")[0]
-    again = unquote(path)
     assert "/../" not in f"{again}/"
     if " " not in again:
         assert match("POST", again).endpoint is endpoint
