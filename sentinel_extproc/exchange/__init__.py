@@ -10,6 +10,8 @@ Vocabulary: a *message* is one of Envoy's, a *reply* the one answer it must get;
 an answer flow unprocessed while the process drains.
 
 - ``events``, ``commands``: frozen values
-- ``machine``: the states, the transition table and the invariants
+- ``machine``: the transition table and the invariants
+- ``steps``: what is done at each event: the request's half, the answer's, the end
+- ``progress``: what an exchange has learnt, which the steps write and others read
 - ``headers``: which headers are dropped and set on the way in and out
 """

@@ -201,3 +201,5 @@ Command = (
     | Claim
     | Confirm
 )
+
+Commands = tuple[Command, ...]

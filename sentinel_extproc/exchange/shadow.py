@@ -14,7 +14,8 @@ from typing import Any
 from sentinel_extproc.errors import LimitExceeded, SentinelError
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
-from sentinel_extproc.exchange.machine import Commands, Exchange
+from sentinel_extproc.exchange.commands import Commands
+from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.states import ProtocolViolation, State
 from sentinel_extproc.limits.model import Growth
@@ -125,7 +126,7 @@ class ShadowExchange(Exchange):
                     said += self._answer_now(command)
                 case do.Respond(error, _, metadata):
                     said += self._answer_now()
-                    said.append(do.Note(error, self._facts | dict(metadata or {})))
+                    said.append(do.Note(error, self.facts | dict(metadata or {})))
                 case _:
                     said.append(command)
         return tuple(said)
@@ -133,7 +134,7 @@ class ShadowExchange(Exchange):
     def _gather(self, event: on.RequestBody) -> on.RequestBody | None:
         """The whole body at its end; None while it is wanted no more, or not yet whole."""
         if self.state is not State.WAITING_FOR_BODY:
-            return event if self._upload is not None else None
+            return event if self.upload is not None else None
         self._gathered += len(event.body)
         if self._gathered > MAX_BODY_BYTES:
             raise ProtocolViolation("a body that is too long to be gathered")
@@ -145,13 +146,13 @@ class ShadowExchange(Exchange):
         return on.RequestBody(whole)
 
     def _grown(self, event: on.Grown) -> tuple[Commands, on.Event]:
-        ending = (Growth.CUT, Growth.DEBT) if self._plan.endless else (Growth.CUT,)
+        ending = (Growth.CUT, Growth.DEBT) if self.plan.endless else (Growth.CUT,)
         if event.growth not in ending:
             return (), event
         note: Commands = ()
         if not self._cut_noted:
             self._cut_noted = True
-            facts = self._facts | {"decision": "cut"}
+            facts = self.facts | {"decision": "cut"}
             note = (do.Note(LimitExceeded(_EXHAUSTED, code="cut_by_limit"), facts),)
         # The answer goes on, so its metering does too.
         return note, on.Grown(Growth.GROWN)

@@ -276,7 +276,7 @@ async def test_an_exchange_that_a_bug_keeps_from_its_record_is_abandoned(
     def broken(*_: object, **__: object) -> UsageRecord:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("sentinel_extproc.exchange.machine.usage_record", broken)
+    monkeypatch.setattr("sentinel_extproc.exchange.steps.end.usage_record", broken)
     if stuck:
         parts.fail["abandon"] = Unavailable("disk")
     stream = Stream(REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY)
@@ -298,7 +298,7 @@ async def test_a_bug_between_the_reservation_and_the_decision_hands_everything_b
         raise ZeroDivisionError
 
     def reserved(exchange: Exchange, event: on.Reserved) -> None:
-        exchange._reservation = event.reservation
+        exchange.reserved = event.reservation
         broken()
 
     monkeypatch.setitem(
