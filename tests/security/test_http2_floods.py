@@ -49,6 +49,7 @@ FLOODS = {
     "settings": h2.settings({h2.SETTING_INITIAL_WINDOW_SIZE: 1}),
     "empty settings": h2.settings({}),
     "answers to settings": h2.SETTINGS_ACK,
+    "answers that nobody asked for": h2.ping(b"queue   ", ack=True),
     "priorities": h2.frame(h2.PRIORITY, 0, 1, bytes(5)),
     "unknown frames": h2.frame(0xEE, 0, 0, b""),
 }
@@ -62,6 +63,17 @@ def test_a_flood_of_frames_to_no_purpose_ends_its_connection(flood: bytes) -> No
         made.take()
     with pytest.raises(ConnectionFault) as caught:
         made.receive(flood * 1000)
+    assert calm(caught)
+
+
+def test_answers_to_our_own_pings_are_no_flood_however_many_come_at_once() -> None:
+    """Behind a backlog that lies in the socket, a peer's answers come one after the other."""
+    made = connection()
+    for _ in range(100):
+        made.ask_queue()
+    assert len(made.receive(h2.ping(b"queue   ", ack=True) * 100)) == 100
+    with pytest.raises(ConnectionFault) as caught:
+        made.receive(h2.ping(b"queue   ", ack=True) * 1000)
     assert calm(caught)
 
 

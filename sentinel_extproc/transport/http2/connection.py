@@ -132,6 +132,7 @@ class Connection:
         self._budget = Budget(sys.maxsize) if budget is None else budget
         self._blocked: dict[int, Call] = {}
         self._chatter = 0
+        self._unanswered = 0
         self._given_up = 0
         self._heads = HeadReader()
         self._block: tuple[int, int, bytearray] | None = None
@@ -239,7 +240,10 @@ class Connection:
                 self._chat()
                 self._settings(flags, stream, payload)
             case h2.PING:
-                self._chat()
+                if flags & h2.ACK and self._unanswered:
+                    self._unanswered -= 1  # we wanted it: however many come at once, it is no flood
+                else:
+                    self._chat()
                 self._ping(flags, payload, events)
             case h2.PUSH_PROMISE:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client that pushes")
@@ -509,23 +513,27 @@ class Connection:
 
     def ask_alive(self) -> None:
         """Have the peer show that it is there, by an ``Alive``."""
-        self._out.append(h2.ping(_ALIVE_PING, ack=False))
+        self._ask(_ALIVE_PING)
 
     def ask_queue(self) -> None:
         """Have the peer answer behind all that it has sent, by a ``CaughtUp``."""
-        self._out.append(h2.ping(_QUEUE_PING, ack=False))
+        self._ask(_QUEUE_PING)
 
     def shut_down(self) -> None:
         """Ask the peer to open no more calls here; what is on its way is still served."""
         if not self._closing:
             self._out.append(h2.goaway(h2.MAX_WINDOW, ErrorCode.NO_ERROR))
-            self._out.append(h2.ping(_SHUT_DOWN_PING, ack=False))
+            self._ask(_SHUT_DOWN_PING)
 
     def close_to_new(self) -> None:
         """Refuse every new call from here on, whether or not the peer has heard that we leave."""
         if not self._closing:
             self._closing = True
             self._out.append(h2.goaway(self._last, ErrorCode.NO_ERROR))
+
+    def _ask(self, payload: bytes) -> None:
+        self._unanswered += 1
+        self._out.append(h2.ping(payload, ack=False))
 
     def _flush(self, call: Call) -> None:
         waiting = call.waiting
