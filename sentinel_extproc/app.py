@@ -53,7 +53,7 @@ from sentinel_extproc.reloading.reloader import Reloader
 from sentinel_extproc.server_parts import server_of
 from sentinel_extproc.shadow.recorder import NoLedger
 from sentinel_extproc.start_report import Findings, tell_start
-from sentinel_extproc.telemetry.fact_logs import log_credential_fact, log_fact, log_limit_fact
+from sentinel_extproc.telemetry.fact_logs import FactLog, log_credential_fact, log_limit_fact
 from sentinel_extproc.telemetry.facts import to_all
 from sentinel_extproc.telemetry.live import Live
 from sentinel_extproc.telemetry.outages import Dependency, OutageLog
@@ -237,6 +237,8 @@ async def _start(
         workers=workers,
         enforces=settings.server.mode is Mode.ENFORCE,
     )
+    fact_log = FactLog()
+    stack.callback(fact_log.flush)
     driver = Driver(
         new_exchange=exchanges(settings, choose, estimator, price, native),
         bytes_per_token=native,
@@ -248,7 +250,7 @@ async def _start(
         deferred=deferred_usage(settings.redis, stack) if bills else None,
         pool=pool,
         emit=to_all(
-            log_fact,
+            fact_log.emit,
             metrics.emit,
             recent.emit,
             *tracing.emit,

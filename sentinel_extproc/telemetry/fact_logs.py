@@ -1,7 +1,12 @@
-"""The adapters from facts to the log."""
+"""The adapters from facts to the log.
+
+Lines of exchanges are written some at a time, up to ``WITHIN_S`` late, with the time at which they
+were told; what is wrong with us is written at once, behind what came before it.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 
 import structlog
@@ -17,6 +22,7 @@ from sentinel_extproc.limits.facts import (
     StoreLost,
     StoreRegained,
 )
+from sentinel_extproc.telemetry.batching import TimedBatch
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeNoted,
@@ -28,11 +34,47 @@ from sentinel_extproc.telemetry.facts import (
 )
 from sentinel_extproc.telemetry.logs import iso
 
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+base_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+logger = logging.getLogger("sentinel.telemetry")
 
 
-def log_fact(fact: Fact) -> None:
-    """The adapter from facts to the log."""
+WITHIN_S = 0.05
+
+
+class FactLog:
+    """``log_fact``, for a process that serves. For one event loop."""
+
+    def __init__(self) -> None:
+        self._ended: TimedBatch[tuple[Fact, float]] = TimedBatch(_write, within_s=WITHIN_S)
+
+    def emit(self, fact: Fact) -> None:
+        """An ``Emit``. Needs a running event loop."""
+        if isinstance(fact, ExchangeTimed):
+            return
+        self._ended.add((fact, time.time()))
+        if isinstance(fact, InternalFault | RecordNotStored):
+            self._ended.drain()
+
+    def flush(self) -> None:
+        """Write all that waits."""
+        self._ended.drain()
+
+
+def _write(told: tuple[Fact, float]) -> None:
+    fact, at_s = told
+    try:
+        log_fact(fact, at_s)
+    except Exception:
+        logger.exception("a fact could not be told")
+
+
+def log_fact(fact: Fact, at_s: float | None = None) -> None:
+    """The adapter from facts to the log.
+
+    Args:
+        at_s: when it was told, in seconds since the epoch; None: now.
+    """
+    log = base_log if at_s is None else base_log.bind(time=at_s)
     match fact:
         case ExchangeFinished(record, faults):
             if fact.key_refused is not None:
@@ -102,24 +144,24 @@ def log_limit_fact(fact: LimitFact) -> None:
         case LimitsDecided() | SettlementApplied() | SettledBeyond():
             pass
         case HoldExhausted(limit, cut):
-            log.info("hold_exhausted", limit=limit, cut=cut)
+            base_log.info("hold_exhausted", limit=limit, cut=cut)
         case StoreLost(reason):
-            log.error("limit_store_lost", reason=reason, since=iso(time.time()))
+            base_log.error("limit_store_lost", reason=reason, since=iso(time.time()))
         case StoreRegained(after_s, replayed):
-            log.warning(
+            base_log.warning(
                 "limit_store_regained",
                 since=iso(time.time() - after_s),
                 after_s=round(after_s, 3),
                 replayed=replayed,
             )
         case SettlementDropped(reason):
-            log.error("settlement_dropped", reason=reason)
+            base_log.error("settlement_dropped", reason=reason)
 
 
 def log_credential_fact(fact: CredentialFact) -> None:
     """The adapter from facts about key files to the log; never a key."""
     match fact:
         case KeysTaken(provider, keys):
-            log.warning("provider_keys_taken", provider=provider, keys=keys)
+            base_log.warning("provider_keys_taken", provider=provider, keys=keys)
         case KeysRefused(provider, reason):
-            log.error("provider_keys_refused", provider=provider, reason=reason)
+            base_log.error("provider_keys_refused", provider=provider, reason=reason)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from sentinel_extproc.telemetry.batching import Batch
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
     ExchangeRefused,
@@ -148,6 +149,7 @@ class Live:
         self._slot = self._started
         self._ring = [Sample() for _ in range(SAMPLES)]
         self._generations: list[_Generation] = [_Generation(int(clock()) // GENERATION_S)]
+        self._ended: Batch[tuple[ExchangeFinished | ExchangeRefused, int]] = Batch(self._take)
         self.not_stored = 0
         """Records that were not durable when they should have been, since the start."""
         self.faults = 0
@@ -156,34 +158,41 @@ class Live:
     def emit(self, fact: Fact) -> None:
         """An ``Emit``."""
         match fact:
-            case ExchangeFinished():
-                record = fact.record
-                usage = record.usage
-                sample = self._now()
-                sample.admitted += 1
-                sample.input_tokens += usage.input_tokens
-                sample.output_tokens += usage.output_tokens
-                # 1 for the request itself: who sends much that costs no tokens is seen, too.
-                weight = usage.input_tokens + usage.output_tokens + 1
-                generation = self._generations[-1]
-                generation.users.add(record.external_id[:MAX_NAME_CHARS], weight)
-                generation.models.add(record.model_requested[:MAX_NAME_CHARS], weight)
-            case ExchangeRefused():
-                self._now().refused += 1
-                self._generations[-1].reasons.add(fact.code[:MAX_NAME_CHARS], 1)
+            case ExchangeFinished() | ExchangeRefused():
+                self._ended.add((fact, int(self._clock())))
             case RecordNotStored():
                 self.not_stored += 1
             case InternalFault():
                 self.faults += 1
 
+    def _take(self, ended: tuple[ExchangeFinished | ExchangeRefused, int]) -> None:
+        fact, at_s = ended
+        sample = self._at(at_s)
+        if isinstance(fact, ExchangeRefused):
+            sample.refused += 1
+            self._generations[-1].reasons.add(fact.code[:MAX_NAME_CHARS], 1)
+            return
+        record = fact.record
+        usage = record.usage
+        sample.admitted += 1
+        sample.input_tokens += usage.input_tokens
+        sample.output_tokens += usage.output_tokens
+        # 1 for the request itself: who sends much that costs no tokens is seen, too.
+        weight = usage.input_tokens + usage.output_tokens + 1
+        generation = self._generations[-1]
+        generation.users.add(record.external_id[:MAX_NAME_CHARS], weight)
+        generation.models.add(record.model_requested[:MAX_NAME_CHARS], weight)
+
     def samples(self) -> list[Sample]:
         """The last quarter of an hour, oldest first; the last one is still filling."""
-        self._now()
+        self._ended.drain()
+        self._at(int(self._clock()))
         first = (self._slot + 1) % SAMPLES
         return [*self._ring[first:], *self._ring[:first]]
 
     def past(self) -> Past:
         """All of it. Nothing in it changes any more."""
+        self._ended.drain()
         return Past(
             step=int(self._clock()) // STEP_S,
             samples=[
@@ -200,18 +209,20 @@ class Live:
 
     def users(self, most: int) -> list[Heavy]:
         """By tokens, the heaviest first, of the last 10 to 15 minutes."""
+        self._ended.drain()
         return heaviest((one.users.held() for one in self._recent()), most)
 
     def models(self, most: int) -> list[Heavy]:
         """As ``users``."""
+        self._ended.drain()
         return heaviest((one.models.held() for one in self._recent()), most)
 
     def reasons(self, most: int) -> list[Heavy]:
         """Codes of refusals by number, as ``users``."""
+        self._ended.drain()
         return heaviest((one.reasons.held() for one in self._recent()), most)
 
-    def _now(self) -> Sample:
-        now = int(self._clock())
+    def _at(self, now: int) -> Sample:
         slot = now // STEP_S
         if slot != self._slot:
             for passed in range(max(self._slot + 1, slot - SAMPLES + 1), slot + 1):

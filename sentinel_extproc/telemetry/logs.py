@@ -110,7 +110,7 @@ _stamp = _Stamp()
 
 
 def _now(_logger: object, _method: str, event: EventDict) -> EventDict:
-    event["time"] = time.time()
+    event.setdefault("time", time.time())
     return event
 
 

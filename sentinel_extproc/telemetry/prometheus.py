@@ -35,6 +35,7 @@ from sentinel_extproc.limits.facts import (
     StoreRegained,
 )
 from sentinel_extproc.telemetry.across import Across, Family, families
+from sentinel_extproc.telemetry.batching import Batch
 from sentinel_extproc.telemetry.durations import Durations
 from sentinel_extproc.telemetry.facts import (
     ExchangeFinished,
@@ -89,31 +90,32 @@ class Metrics:
     ) -> None:
         # Creation times would double the series, and nobody looks at them.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry(auto_describe=True)
+        self._registry = CollectorRegistry(auto_describe=True)
+        self._facts = Batch(self._take_safely)
+        self._limit_facts = Batch(self._take_limits_safely)
         self._across: dict[str, Across] = {}
         self._models = FirstValues(max_models)
         self._codes = FirstValues(max_codes)
         self._limits = FirstValues(max_limits)
-        self._define_exchanges(self.registry)
-        self._define_times(self.registry)
-        self._define_limits(self.registry)
-        self._define_credentials(self.registry)
+        registry = self._registry
+        self._define_exchanges(registry)
+        self._define_times(registry)
+        self._define_limits(registry)
+        self._define_credentials(registry)
         self.loop_lag = Histogram(
             "sentinel_event_loop_lag_seconds",
             "How late the event loop runs what is due.",
             buckets=_LAGS_S,
-            registry=self.registry,
+            registry=registry,
         )
         self._faults = Counter(
             "sentinel_telemetry_faults",
             "Facts that could not be turned into metrics: a bug.",
-            registry=self.registry,
+            registry=registry,
         )
-        Info("sentinel_build", "What is running.", registry=self.registry).info(
-            {"version": __version__}
-        )
-        ProcessCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+        Info("sentinel_build", "What is running.", registry=registry).info({"version": __version__})
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
 
     def _define_exchanges(self, registry: CollectorRegistry) -> None:
         self._exchanges = _Counters(
@@ -286,19 +288,32 @@ class Metrics:
             ValueError: a name is in use already.
         """
         readings = list(readings)
-        self.registry.register(Readings(readings))
+        self._registry.register(Readings(readings))
         self._across |= {one.name: one.across for one in readings}
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """All of it, up to date."""
+        self._facts.drain()
+        self._limit_facts.drain()
+        return self._registry
 
     def emit(self, fact: Fact) -> None:
         """An ``Emit``."""
+        self._facts.add(fact)
+
+    def emit_limits(self, fact: LimitFact) -> None:
+        """An ``EmitLimitFact``."""
+        self._limit_facts.add(fact)
+
+    def _take_safely(self, fact: Fact) -> None:
         try:
             self._take(fact)
         except Exception:
             log.exception("no metric could be made of %s", type(fact).__name__)
             self._faults.inc()
 
-    def emit_limits(self, fact: LimitFact) -> None:
-        """An ``EmitLimitFact``."""
+    def _take_limits_safely(self, fact: LimitFact) -> None:
         try:
             self._take_limits(fact)
         except Exception:
