@@ -12,12 +12,9 @@ from pathlib import Path
 
 from sentinel_extproc.admin.assembly import Parts, start_admin
 from sentinel_extproc.admin.revoking import AllForgetters, RevokerControl
-from sentinel_extproc.config.settings import (
-    LimitSettings,
-    Metering,
-    Mode,
-    Settings,
-)
+from sentinel_extproc.config.sections.limits import LimitSettings
+from sentinel_extproc.config.sections.serving import Metering, Mode
+from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.credentials.watch import KeyWatch
 from sentinel_extproc.exchange.native import BytesPerToken
 from sentinel_extproc.exchange_parts import exchanges, shadow_report

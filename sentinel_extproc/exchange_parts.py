@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
-from sentinel_extproc.config.settings import LimitSettings, Mode, Settings
+from sentinel_extproc.config.sections.limits import LimitSettings
+from sentinel_extproc.config.sections.serving import Mode
+from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.exchange.expected_output import (
     FixedOutput,
     LearnedOutput,

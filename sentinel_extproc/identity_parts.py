@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from sentinel_extproc.config.settings import IdentitySettings, IdentitySourceName
+from sentinel_extproc.config.sections.identity import IdentitySettings, IdentitySourceName
 from sentinel_extproc.exchange.intake import Credential, bearer, verified_claims
 from sentinel_extproc.identity.claim_names import ClaimNames
 from sentinel_extproc.identity.claims import credential_digest, credential_signed_sha256

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from sentinel_extproc.config.settings import Durability, Settings
+from sentinel_extproc.config.sections.usage import Durability
+from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.limits.store.redis import Client
 from sentinel_extproc.usage.departed import Departed, opened
 from sentinel_extproc.usage.files import (

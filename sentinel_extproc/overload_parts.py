@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from sentinel_extproc.config.overload import most_at_once
-from sentinel_extproc.config.settings import OverloadSettings
+from sentinel_extproc.config.sections.serving import OverloadSettings
 from sentinel_extproc.overload.admission import Admission
 from sentinel_extproc.overload.memory import container_bytes, resident_bytes
 from sentinel_extproc.overload.shedder import Bounds, Shedder

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from sentinel_extproc.config.settings import ProviderEntry, Settings
+from sentinel_extproc.config.sections.providers import ProviderEntry
+from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.credentials.watch import KeyFile
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.providers import (

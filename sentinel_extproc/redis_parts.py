@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from sentinel_extproc.config.settings import RedisSettings
+from sentinel_extproc.config.sections.limits import RedisSettings
 from sentinel_extproc.limits.store import StoreError
 from sentinel_extproc.limits.store.connect import TlsFiles, build_client
 from sentinel_extproc.limits.store.redis import Client, RedisStore

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
-from sentinel_extproc.config.settings import ServerSettings, TransportName
+from sentinel_extproc.config.sections.serving import ServerSettings, TransportName
 from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.http2.server import Http2Server
 from sentinel_extproc.transport.server import Keepalive, Server, ServerTls

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from sentinel_extproc.config.settings import Hop, UsageSettings
+from sentinel_extproc.config.sections.usage import Hop, UsageSettings
 from sentinel_extproc.limits.store.redis import Client
 from sentinel_extproc.usage.drain import drain
 from sentinel_extproc.usage.forwarder import Forwarder

@@ -27,7 +27,7 @@ from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.admin.server import AdminServer, Tls
 from sentinel_extproc.config.admin import admin_token
-from sentinel_extproc.config.settings import AdminSettings, Requirement
+from sentinel_extproc.config.sections.operating import AdminSettings, Requirement
 from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.identity.denylist import RedisDenyList
 from sentinel_extproc.identity.effect import EffectTimes

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from sentinel_extproc.config.settings import AdminSettings
+    from sentinel_extproc.config.sections.operating import AdminSettings
 
 EXIT_REFUSED = 1
 EXIT_UNREACHABLE = 3
@@ -142,7 +142,7 @@ def admin_target(
         click.UsageError: the configuration or the token can't be used.
     """
     from sentinel_extproc.config.load import ConfigError, load_section
-    from sentinel_extproc.config.settings import AdminSettings
+    from sentinel_extproc.config.sections.operating import AdminSettings
 
     try:
         admin = load_section("admin", AdminSettings, config_file)

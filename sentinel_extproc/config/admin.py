@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 
-from sentinel_extproc.config.settings import AdminSettings
+from sentinel_extproc.config.sections.operating import AdminSettings
 from sentinel_extproc.config.tls import tls_faults
 
 MIN_TOKEN_CHARS = 16

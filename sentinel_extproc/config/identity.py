@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from sentinel_extproc.config.settings import IdentitySettings, IdentitySourceName
+from sentinel_extproc.config.sections.identity import IdentitySettings, IdentitySourceName
 from sentinel_extproc.identity.static_keys import StaticKeysError, load_static_keys
 
 _JWT = (IdentitySourceName.JWT, IdentitySourceName.ENVOY_JWT)

@@ -27,18 +27,13 @@ from sentinel_extproc.config.identity import identity_faults
 from sentinel_extproc.config.policy import unknown_endpoints
 from sentinel_extproc.config.providers import provider_faults
 from sentinel_extproc.config.secret_files import read_secret_files
-from sentinel_extproc.config.settings import (
-    MAX_SOCKET_PATH,
-    UNSET,
-    Metering,
-    Mode,
-    Section,
-    ServerSettings,
-    Settings,
-    TransportName,
-)
+from sentinel_extproc.config.sections import Section
+from sentinel_extproc.config.sections.providers import UNSET
+from sentinel_extproc.config.sections.serving import Metering, Mode, ServerSettings, TransportName
+from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.config.tls import tls_faults
 from sentinel_extproc.config.tracing import tracing_faults
+from sentinel_extproc.config.values import MAX_SOCKET_PATH
 from sentinel_extproc.config.workers import worker_addresses, worker_count
 from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 from sentinel_extproc.tokens.models import ModelTable, ModelTableError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sentinel_extproc.config.settings import OverloadSettings
+from sentinel_extproc.config.sections.serving import OverloadSettings
 
 
 def most_at_once(overload: OverloadSettings, *, max_streams: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from sentinel_extproc.config.settings import LimitSettings
+from sentinel_extproc.config.sections.limits import LimitSettings
 from sentinel_extproc.endpoints.table import ENDPOINTS
 from sentinel_extproc.limits.policy import Policy, default_policy
 from sentinel_extproc.limits.policy_file import load_policy

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
-from sentinel_extproc.config.settings import TracingSettings
+from sentinel_extproc.config.sections.operating import TracingSettings
 
 MAX_FILE_BYTES = 64 << 10
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sentinel_extproc.config.overload import most_at_once
-from sentinel_extproc.config.settings import IdentitySourceName, Metering, Mode, Settings
+from sentinel_extproc.config.sections.identity import IdentitySourceName
+from sentinel_extproc.config.sections.serving import Metering, Mode
+from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.config.workers import worker_addresses, worker_count
 from sentinel_extproc.envoyconf.attachment import Attachment, SidecarTls
 from sentinel_extproc.envoyconf.names import JWT_NAMESPACE

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sentinel_extproc import __version__
-from sentinel_extproc.config.settings import Metering, Settings
+from sentinel_extproc.config.sections.serving import Metering
+from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.envoyconf.attachment import Attachment
 from sentinel_extproc.envoyconf.compose import COMPOSE_NOTES, compose_file
 from sentinel_extproc.envoyconf.compose import SOCKET as SIDECAR_SOCKET

@@ -11,7 +11,8 @@ from typing import Any, NoReturn, TypeVar
 import click
 from pydantic import SecretStr
 
-from sentinel_extproc.config.settings import ProviderEntry, ProviderSettings, Settings
+from sentinel_extproc.config.sections.providers import ProviderEntry, ProviderSettings
+from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.exchange.providers import Choose
 from sentinel_extproc.limits.policy import Policy
 from sentinel_extproc.tokens.models import ModelTable

@@ -18,7 +18,7 @@ EXIT_UNREADABLE = 1
 def configured_report() -> Path:
     """Where the configuration says."""
     from sentinel_extproc.config.load import ConfigError, load_section
-    from sentinel_extproc.config.settings import ShadowSettings
+    from sentinel_extproc.config.sections.serving import ShadowSettings
 
     try:
         return load_section("shadow", ShadowSettings).report_path

@@ -36,7 +36,7 @@ def configured_outbox() -> Path:
     """Where the configuration says. No other section of it is read: those may need secrets that
     only the sidecar is given."""
     from sentinel_extproc.config.load import ConfigError, load_section
-    from sentinel_extproc.config.settings import UsageSettings
+    from sentinel_extproc.config.sections.usage import UsageSettings
 
     named = click.get_current_context().params.get("config_file")
     try:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentinel_extproc.config.load import only
-from sentinel_extproc.config.settings import Metering, Settings
+from sentinel_extproc.config.sections.serving import Metering
+from sentinel_extproc.config.settings import Settings
 from sentinel_extproc.envoyconf.attachment import SidecarTls
 from sentinel_extproc.envoyconf.doctor.attachment import Expectations, expected_by
 from sentinel_extproc.envoyconf.doctor.diagnose import diagnose

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from sentinel_extproc.config.settings import RedisSettings
+from sentinel_extproc.config.sections.limits import RedisSettings
 from sentinel_extproc.demo.process import ManagedProcess
 from sentinel_extproc.demo.redis import RunningRedis, free_port, redis_binary, start_redis
 from sentinel_extproc.limits.limit import Kind, Limit, Period

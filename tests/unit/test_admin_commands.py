@@ -27,7 +27,7 @@ from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.pacing import Pacing
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.admin.server import AdminServer
-from sentinel_extproc.config.settings import AdminSettings
+from sentinel_extproc.config.sections.operating import AdminSettings
 from sentinel_extproc.errors import LimitExceeded, Unavailable
 
 ADMIN_TOKEN = "admin-token-0123456789"

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from sentinel_extproc.config.admin import admin_faults, admin_token
-from sentinel_extproc.config.settings import AdminSettings, Requirement
+from sentinel_extproc.config.sections.operating import AdminSettings, Requirement
 
 TOKEN = SecretStr("0123456789abcdef")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_extproc.config.load import ConfigError, load
-from sentinel_extproc.config.settings import IdentitySettings, IdentitySourceName
+from sentinel_extproc.config.sections.identity import IdentitySettings, IdentitySourceName
 from sentinel_extproc.errors import Unauthenticated
 from sentinel_extproc.exchange.events import RequestHeaders
 from sentinel_extproc.identity.principal import Principal

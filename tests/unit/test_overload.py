@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_extproc.config.settings import OverloadSettings
+from sentinel_extproc.config.sections.serving import OverloadSettings
 from sentinel_extproc.errors import Overloaded, TooManyAtOnce
 from sentinel_extproc.overload.admission import LEAST_BEHIND, REASONS, Admission
 from sentinel_extproc.overload.descriptors import descriptors_left

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sentinel_extproc.config.load import only
-from sentinel_extproc.config.settings import TracingSettings
+from sentinel_extproc.config.sections.operating import TracingSettings
 from sentinel_extproc.config.tracing import tracing_faults, tracing_headers
 from sentinel_extproc.tracing_parts import tracing_parts
 
