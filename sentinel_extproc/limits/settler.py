@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass
 
 from .facts import EmitLimitFact, SettlementApplied, SettlementDropped, emit_nothing
@@ -15,7 +16,10 @@ from .store import Claim, Store, StoreError, StoreUntriedError
 log = logging.getLogger(__name__)
 
 _BATCH = 32
+"""Of those that are new, and as many again of those that were tried."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
+
+_Key = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -31,6 +35,9 @@ class _Due:
 
 class Settler:
     """A bounded queue of settlements in front of a store.
+
+    What is new is tried without waiting for what the store refuses at the moment: while it is away,
+    what was admitted without it is settled where it was counted, and somebody waits for that place.
 
     Args:
         store: takes each one once; repeating is harmless for ``give_up_s``.
@@ -51,7 +58,8 @@ class Settler:
         self._max_pending = max_pending
         self._give_up_s = give_up_s
         self._emit = emit
-        self._due: dict[tuple[str, str], _Due] = {}
+        self._due: dict[_Key, _Due] = {}
+        self._new: deque[_Key] = deque(maxlen=max_pending)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -67,7 +75,10 @@ class Settler:
         if len(self._due) >= self._max_pending:
             self._due.pop(next(iter(self._due)))
             self._drop("too many wait")
-        self._due.setdefault((claim.owner, claim.id), _Due(claim, time.monotonic()))
+        key = (claim.owner, claim.id)
+        if key not in self._due:
+            self._due[key] = _Due(claim, time.monotonic())
+            self._new.append(key)
         self._idle.clear()
         self._wake.set()
         if self._task is None or self._task.done():
@@ -98,20 +109,36 @@ class Settler:
             self._task = None
 
     async def _run(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s, again_s = _FIRST_PAUSE_S, 0.0
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._due:
-                if await self._settle_some():
-                    pause_s = _FIRST_PAUSE_S
-                else:
-                    await asyncio.sleep(pause_s)
+                now_s = time.monotonic()
+                again = now_s >= again_s
+                if not again and not self._new:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(again_s - now_s):
+                            await self._wake.wait()
+                    self._wake.clear()
+                elif await self._settle_some(again=again):
+                    pause_s, again_s = _FIRST_PAUSE_S, 0.0
+                elif again:
+                    again_s = time.monotonic() + pause_s
                     pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
             self._idle.set()
 
-    async def _settle_some(self) -> bool:
-        batch = list(itertools.islice(self._due.items(), _BATCH))
+    def _next(self, *, again: bool) -> list[tuple[_Key, _Due]]:
+        """Those that are new and, if they are to be tried again, those that waited longest."""
+        keys: dict[_Key, None] = {}
+        while self._new and len(keys) < _BATCH:
+            keys[self._new.popleft()] = None
+        if again:
+            keys.update(dict.fromkeys(itertools.islice(self._due, _BATCH)))
+        return [(key, self._due[key]) for key in keys if key in self._due]
+
+    async def _settle_some(self, *, again: bool) -> bool:
+        batch = self._next(again=again)
         results = await asyncio.gather(
             *(self._store.settle(due.claim) for _, due in batch), return_exceptions=True
         )

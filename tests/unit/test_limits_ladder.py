@@ -238,6 +238,24 @@ async def test_what_runs_at_once_is_shared_out_and_then_counted_by_the_primary(
     assert (await bench.reserve((STREAMS, 1))).decision is Decision.ADMITTED
 
 
+async def test_who_asks_one_after_the_other_finds_a_place_while_it_is_away_too(
+    bench: Bench,
+) -> None:
+    """Though settlements of many others wait for its return, and are tried but now and then."""
+    limiter = StoreLimiter(bench.ladder, Policy((Rule(limits=(replace(STREAMS, capacity=2),)),)))
+    await bench.go_away()
+    for number in range(200):
+        user = "ada" if number % 2 else f"other{number}"
+        subject = Subject(user, "/v1/chat/completions", "chat", "gpt-4o")
+        request = ReserveRequest(f"y{number}", subject, Quantities(1, 0, 0))
+        await limiter.settle(await limiter.reserve(request), Quantities(1, 0, 0))
+    assert limiter.pending_settlements == 200
+    await bench.come_back()
+    async with asyncio.timeout(30):
+        await limiter.flush()
+    await limiter.close()
+
+
 async def test_what_has_ended_meanwhile_is_settled_as_debt_later(bench: Bench) -> None:
     await bench.go_away()
     claim = bench.claim((RING, 40))
