@@ -40,7 +40,8 @@ from sentinel_extproc.transport.codec import CodecError, encode, read_access_log
 from sentinel_extproc.transport.codec import decode as decode_message
 from sentinel_extproc.transport.http2 import frames as h2
 from sentinel_extproc.transport.http2.budget import Budget
-from sentinel_extproc.transport.http2.connection import CallOpened, Connection, MessageReceived
+from sentinel_extproc.transport.http2.connection import Connection
+from sentinel_extproc.transport.http2.events import CallOpened, MessageReceived
 from sentinel_extproc.transport.http2.frames import ConnectionFault, ErrorCode
 from sentinel_extproc.usage import intent_slots
 from sentinel_extproc.usage.intent_slots import TornSlotError

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sentinel_extproc.transport.http2 import frames
 from sentinel_extproc.transport.http2.calls import Assembler, CallFault
-from sentinel_extproc.transport.http2.connection import Connection, Event, MessageReceived
+from sentinel_extproc.transport.http2.connection import Connection
+from sentinel_extproc.transport.http2.events import Event, MessageReceived
 from sentinel_extproc.transport.http2.frames import ConnectionFault
 
 HEAD = [(":method", "POST"), (":path", "/p"), ("content-type", "application/grpc")]

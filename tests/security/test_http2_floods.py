@@ -18,7 +18,8 @@ from sentinel_extproc.transport.driver import Driver, Stream
 from sentinel_extproc.transport.http2 import frames as h2
 from sentinel_extproc.transport.http2 import server as http2_server
 from sentinel_extproc.transport.http2.budget import Budget
-from sentinel_extproc.transport.http2.connection import CallLost, Connection, MessageReceived
+from sentinel_extproc.transport.http2.connection import Connection
+from sentinel_extproc.transport.http2.events import CallLost, MessageReceived
 from sentinel_extproc.transport.http2.frames import ConnectionFault, ErrorCode
 from sentinel_extproc.transport.http2.server import Http2Server
 

@@ -14,13 +14,13 @@ from hpack import Encoder
 
 from sentinel_extproc.transport.http2 import frames
 from sentinel_extproc.transport.http2.budget import Budget
-from sentinel_extproc.transport.http2.connection import (
+from sentinel_extproc.transport.http2.connection import Connection
+from sentinel_extproc.transport.http2.events import (
     Alive,
     CallEnded,
     CallLost,
     CallOpened,
     CaughtUp,
-    Connection,
     Event,
     MessageReceived,
 )

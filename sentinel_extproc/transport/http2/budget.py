@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+OVERHEAD_BYTES = 200
+"""What a message costs in memory besides itself while it waits. An empty one is 5 bytes on the
+wire: within its windows a peer could otherwise have us hold forty times what is counted."""
+
 
 class Budget:
     """What is held, and the most that may be.

@@ -14,22 +14,34 @@ but not ended,
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
 
 from sentinel_extproc.transport.http2 import frames as h2
-from sentinel_extproc.transport.http2.budget import Budget
+from sentinel_extproc.transport.http2.budget import OVERHEAD_BYTES, Budget
 from sentinel_extproc.transport.http2.calls import Call, CallFault
+from sentinel_extproc.transport.http2.events import (
+    Alive,
+    CallEnded,
+    CallLost,
+    CallOpened,
+    CaughtUp,
+    Event,
+    MessageReceived,
+    PeerKnows,
+    PeerLeaves,
+)
 from sentinel_extproc.transport.http2.frames import ConnectionFault, ErrorCode
 from sentinel_extproc.transport.http2.head import (
     MAX_HEAD_BYTES,
     NOT_GRPC,
-    OK_TRAILERS,
-    OPENING,
-    Fields,
     HeadReader,
     Status,
     method_of,
-    trailers,
+)
+from sentinel_extproc.transport.http2.sending import (
+    ALIVE_PING,
+    QUEUE_PING,
+    SHUT_DOWN_PING,
+    Sending,
 )
 
 _MAX_CHATTER = 20
@@ -39,68 +51,12 @@ and then; a flood costs us an answer each, and settings a look at every call."""
 _MAX_GIVEN_UP = 1000
 """Besides all that may run: clients who leave before they are answered are no flood."""
 
-_OVERHEAD_BYTES = 200
-"""What a message costs in memory besides itself while it waits. An empty one is 5 bytes on the
-wire: within its windows a peer could otherwise have us hold forty times what is counted."""
-
 _MAX_FRAME = 64 << 10
 """Largest frame that we take: a body of 64 KiB in one piece."""
 
-_SHUT_DOWN_PING = b"sentinel"
-_ALIVE_PING = b"alive   "
-_QUEUE_PING = b"queue   "
 
-
-class CallOpened(NamedTuple):
-    """A gRPC call of the method ``path``."""
-
-    stream: int
-    path: bytes
-
-
-class MessageReceived(NamedTuple):
-    """A message; pass ``credit`` (bytes, 0 too) to ``taken`` once it is dealt with."""
-
-    stream: int
-    data: bytes
-    credit: int
-
-
-class CallEnded(NamedTuple):
-    """The peer will send no more messages."""
-
-    stream: int
-
-
-class CallLost(NamedTuple):
-    """The call is gone, nothing can be sent on it any more."""
-
-    stream: int
-
-
-class Alive(NamedTuple):
-    """The peer answered ``ask_alive``."""
-
-
-class CaughtUp(NamedTuple):
-    """What the peer had sent before it heard ``ask_queue`` has been received."""
-
-
-class PeerLeaves(NamedTuple):
-    """The peer will open no more calls here."""
-
-
-class PeerKnows(NamedTuple):
-    """The peer has heard that we leave: no more calls will come."""
-
-
-Event = (
-    CallOpened | MessageReceived | CallEnded | CallLost | Alive | CaughtUp | PeerLeaves | PeerKnows
-)
-
-
-class Connection:
-    """The state of one connection.
+class Connection(Sending):
+    """The state of one connection. Here is what comes in; what goes out is in ``Sending``.
 
     Args:
         max_streams: calls at once; more are refused.
@@ -118,28 +74,19 @@ class Connection:
         connection_window: int = 16 << 20,
         budget: Budget | None = None,
     ) -> None:
+        super().__init__(
+            stream_window=stream_window,
+            connection_window=connection_window,
+            budget=Budget(sys.maxsize) if budget is None else budget,
+        )
         self._max_streams = max_streams
         self._max_message = max_message_bytes
-        self._stream_window = stream_window
-        self._connection_window = connection_window
-        self._window = connection_window
-        self._credit = 0
-        self._may_send = h2.DEFAULT_WINDOW
-        self._peer_window = h2.DEFAULT_WINDOW
-        self._peer_frame = h2.DEFAULT_FRAME_BYTES
-        self._calls: dict[int, Call] = {}
-        self._last = 0
-        self._budget = Budget(sys.maxsize) if budget is None else budget
-        self._blocked: dict[int, Call] = {}
         self._chatter = 0
-        self._unanswered = 0
-        self._given_up = 0
         self._heads = HeadReader()
         self._block: tuple[int, int, bytearray] | None = None
         self._greeted = False
         self._rest = b""
-        self._closing = False
-        self._out: list[bytes | memoryview] = [
+        self._out += (
             h2.settings(
                 {
                     h2.SETTING_MAX_CONCURRENT_STREAMS: max_streams,
@@ -149,30 +96,7 @@ class Connection:
                 }
             ),
             h2.window_update(0, connection_window - h2.DEFAULT_WINDOW),
-        ]
-
-    @property
-    def calls(self) -> int:
-        """Calls that have not ended on both sides."""
-        return len(self._calls)
-
-    @property
-    def has_output(self) -> bool:
-        """Whether ``take`` would return anything."""
-        return bool(self._out)
-
-    def take(self) -> bytes:
-        """What to write to the socket now."""
-        out = b"".join(self._out)
-        self._out.clear()
-        return out
-
-    def head(self, stream: int) -> Fields:
-        """What a call began with; empty once it has ended."""
-        call = self._calls.get(stream)
-        return () if call is None else call.head
-
-    # From the peer
+        )
 
     def receive(self, data: bytes) -> list[Event]:
         """Take bytes from the socket, cut anywhere.
@@ -290,7 +214,7 @@ class Connection:
             return
         if messages:
             call.unread += len(messages)
-            self._budget.held += len(messages) * _OVERHEAD_BYTES
+            self._budget.held += len(messages) * OVERHEAD_BYTES
             self._queue(call, size)
             events.extend(MessageReceived(stream, message, 0) for message in messages[:-1])
             events.append(MessageReceived(stream, messages[-1], size))
@@ -394,15 +318,15 @@ class Connection:
         self._out.append(h2.SETTINGS_ACK)
 
     def _ping(self, flags: int, payload: bytes, events: list[Event]) -> None:
-        if len(payload) != len(_ALIVE_PING):
+        if len(payload) != len(ALIVE_PING):
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING of another length")
         if not flags & h2.ACK:
             self._out.append(h2.ping(payload, ack=True))
-        elif payload == _ALIVE_PING:
+        elif payload == ALIVE_PING:
             events.append(Alive())
-        elif payload == _QUEUE_PING:
+        elif payload == QUEUE_PING:
             events.append(CaughtUp())
-        elif payload == _SHUT_DOWN_PING and not self._closing:
+        elif payload == SHUT_DOWN_PING and not self._closing:
             # What was on its way when we said that we leave has arrived.
             self.close_to_new()
             events.append(PeerKnows())
@@ -432,156 +356,6 @@ class Connection:
         if not stream or stream > self._last:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame of no stream")
 
-    # To the peer
-
-    def send_message(self, stream: int, data: bytes) -> bool:
-        """Send one message.
-
-        Returns:
-            Whether the peer takes it now; if not, wait for ``waits`` to turn false before more.
-        """
-        call = self._calls.get(stream)
-        if call is None or call.ending is not None:
-            return True  # lost meanwhile; the event that tells is on its way
-        if not call.answered:
-            call.answered = True
-            self._given_up = max(0, self._given_up - 1)
-            self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, OPENING))
-        size = len(data)
-        framed = size + 5
-        if (
-            not call.waiting
-            and framed <= call.may_send
-            and framed <= self._may_send
-            and framed <= self._peer_frame
-        ):
-            call.may_send -= framed
-            self._may_send -= framed
-            # The frame's head, the byte that says "not compressed" and the length, at once.
-            prefix = (framed << 48 | stream).to_bytes(9) + size.to_bytes(5)
-            self._out.append(prefix + data)
-            return True
-        call.waiting.append(memoryview(size.to_bytes(5) + data))
-        self._flush(call)
-        return not call.waiting
-
-    def waits(self, stream: int) -> bool:
-        """Whether messages wait for the peer to take more."""
-        call = self._calls.get(stream)
-        return call is not None and bool(call.waiting)
-
-    def end(self, stream: int, status: Status = Status.OK, reason: str = "") -> None:
-        """End a call: after what still waits if it ends well, at once if not."""
-        call = self._calls.get(stream)
-        if call is None or call.ending is not None:
-            return
-        if not call.answered:
-            self._given_up = max(0, self._given_up - 1)
-        if status is Status.OK and call.answered:
-            call.ending = OK_TRAILERS
-        else:
-            call.waiting.clear()
-            call.ending = trailers(status, reason, alone=not call.answered)
-        self._flush(call)
-
-    def taken(self, stream: int, credit: int) -> None:
-        """A message was dealt with: the peer may send as much again."""
-        call = self._calls.get(stream)
-        if call is not None:
-            call.unread -= 1
-            self._budget.held -= _OVERHEAD_BYTES
-            call.queued -= credit
-            self._budget.held -= credit
-            if call.queued == call.deferred:
-                credit += call.deferred
-                self._budget.held -= call.deferred
-                call.queued = call.deferred = 0
-            self._credit_call(call, credit)
-
-    def reset(self, stream: int, code: ErrorCode) -> None:
-        """Drop a call."""
-        call = self._calls.get(stream)
-        if call is not None:
-            self._out.append(h2.reset(stream, code))
-            self._forget(call)
-
-    def drop(self) -> None:
-        """The socket is gone, and all that waited for it."""
-        for call in list(self._calls.values()):
-            self._forget(call)
-        self._out.clear()
-
-    def ask_alive(self) -> None:
-        """Have the peer show that it is there, by an ``Alive``."""
-        self._ask(_ALIVE_PING)
-
-    def ask_queue(self) -> None:
-        """Have the peer answer behind all that it has sent, by a ``CaughtUp``."""
-        self._ask(_QUEUE_PING)
-
-    def shut_down(self) -> None:
-        """Ask the peer to open no more calls here; what is on its way is still served."""
-        if not self._closing:
-            self._out.append(h2.goaway(h2.MAX_WINDOW, ErrorCode.NO_ERROR))
-            self._ask(_SHUT_DOWN_PING)
-
-    def close_to_new(self) -> None:
-        """Refuse every new call from here on, whether or not the peer has heard that we leave."""
-        if not self._closing:
-            self._closing = True
-            self._out.append(h2.goaway(self._last, ErrorCode.NO_ERROR))
-
-    def _ask(self, payload: bytes) -> None:
-        self._unanswered += 1
-        self._out.append(h2.ping(payload, ack=False))
-
-    def _flush(self, call: Call) -> None:
-        waiting = call.waiting
-        while waiting:
-            room = min(call.may_send, self._may_send, self._peer_frame)
-            if room <= 0:
-                self._blocked[call.stream] = call
-                return
-            payload = waiting[0]
-            if len(payload) <= room:
-                waiting.popleft()
-            else:
-                waiting[0] = payload[room:]
-                payload = payload[:room]
-            call.may_send -= len(payload)
-            self._may_send -= len(payload)
-            self._out += (h2.head(h2.DATA, 0, call.stream, len(payload)), payload)
-        self._blocked.pop(call.stream, None)
-        if call.ending is not None:
-            last = h2.END_HEADERS | h2.END_STREAM
-            self._out.append(h2.frame(h2.HEADERS, last, call.stream, call.ending))
-            if not call.half_closed:
-                # Nobody reads what the peer might still send (RFC 9113, section 8.1).
-                self._out.append(h2.reset(call.stream, ErrorCode.NO_ERROR))
-            self._forget(call)
-
     def _lose(self, call: Call, events: list[Event]) -> None:
         self._forget(call)
         events.append(CallLost(call.stream))
-
-    def _forget(self, call: Call) -> None:
-        del self._calls[call.stream]
-        self._blocked.pop(call.stream, None)
-        waiting = call.queued + call.unread * _OVERHEAD_BYTES
-        self._budget.held -= call.assembler.held + waiting
-        self._give_back(call.queued)
-
-    def _credit_call(self, call: Call, size: int) -> None:
-        self._give_back(size)
-        call.credit += size
-        if call.credit >= self._stream_window >> 1 and not call.half_closed:
-            self._out.append(h2.window_update(call.stream, call.credit))
-            call.window += call.credit
-            call.credit = 0
-
-    def _give_back(self, size: int) -> None:
-        self._credit += size
-        if self._credit >= self._connection_window >> 1:
-            self._out.append(h2.window_update(0, self._credit))
-            self._window += self._credit
-            self._credit = 0

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-from sentinel_extproc.transport.http2 import connection as h2
+from sentinel_extproc.transport.http2 import events as on
+from sentinel_extproc.transport.http2.connection import Connection
 from sentinel_extproc.transport.http2.frames import ConnectionFault
 from sentinel_extproc.transport.http2.head import Fields, Status
 from sentinel_extproc.transport.http2.live import Connections
@@ -178,13 +179,13 @@ class Http2Protocol(asyncio.Protocol):
         self._methods = methods
         self._bounds = bounds
         self.connections = connections
-        self._connection = h2.Connection(
+        self._connection = Connection(
             max_streams=bounds.max_streams,
             max_message_bytes=bounds.max_message_bytes,
             budget=connections.budget,
         )
         self._calls: dict[int, ServedCall] = {}
-        self._later: deque[h2.Event] = deque()
+        self._later: deque[on.Event] = deque()
         """What the next turns of the loop are for; nothing is read until then."""
         self._asked: deque[float] = deque()
         """When the peer was asked for answers that have yet to come."""
@@ -309,7 +310,7 @@ class Http2Protocol(asyncio.Protocol):
         self._send()
         self._close()
 
-    def _in_slices(self, events: list[h2.Event]) -> None:
+    def _in_slices(self, events: list[on.Event]) -> None:
         """Handle them some in each turn, so that answers leave in between."""
         if not self._later:
             self.loop.call_soon(self._next_slice)
@@ -350,28 +351,28 @@ class Http2Protocol(asyncio.Protocol):
         """When what is being handled came, as far as is known."""
         return self._asked[0] if self._asked else self._received_s
 
-    def _on(self, event: h2.Event) -> None:
+    def _on(self, event: on.Event) -> None:
         match event:
-            case h2.MessageReceived(stream, data, credit):
+            case on.MessageReceived(stream, data, credit):
                 if (call := self._calls.get(stream)) is not None:
                     call.feed(data, credit, self._came_s())
-            case h2.CallOpened(stream, path):
+            case on.CallOpened(stream, path):
                 self._open(stream, path)
-            case h2.CallEnded(stream):
+            case on.CallEnded(stream):
                 if (call := self._calls.get(stream)) is not None:
                     call.feed_end()
-            case h2.CallLost(stream):
+            case on.CallLost(stream):
                 if (call := self._calls.pop(stream, None)) is not None:
                     call.cancel()
-            case h2.Alive():
+            case on.Alive():
                 self._ask_later()
-            case h2.CaughtUp() if self._asked:  # or it answers what nobody asked
+            case on.CaughtUp() if self._asked:  # or it answers what nobody asked
                 self._asked.popleft()
-            case h2.PeerLeaves():
+            case on.PeerLeaves():
                 self._leaving = True
                 self.parted.set()
                 self._close_if_left()
-            case h2.PeerKnows():
+            case on.PeerKnows():
                 self.parted.set()
 
     def _open(self, stream: int, path: bytes) -> None:
