@@ -25,6 +25,9 @@ from sentinel_extproc.usage_cli.filters import Filter, moment_ms
 EXIT_FAULT = 1
 EXIT_UNREADABLE = 3
 
+_CONFIG_FILE = "sentinel_extproc.usage.config_file"
+"""Where a command's context keeps the value of ``--config``."""
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -38,9 +41,12 @@ def configured_outbox() -> Path:
     from sentinel_extproc.config.load import ConfigError, load_section
     from sentinel_extproc.config.sections.usage import UsageSettings
 
-    named = click.get_current_context().params.get("config_file")
+    context = click.get_current_context()
+    named = context.meta.get(_CONFIG_FILE) or context.params.get("config_file")
+    # While options are still being read, click keeps a mark of its own for those not given.
+    file = named if isinstance(named, Path) else None
     try:
-        return load_section("usage", UsageSettings, named).outbox_path
+        return load_section("usage", UsageSettings, file).outbox_path
     except ConfigError as error:
         raise click.UsageError("\n".join(error.faults)) from None
 
@@ -55,6 +61,23 @@ def outbox_option(command: _Command) -> _Command:
         help="The sidecar's outbox, with those of further workers beside it; it may be running."
         " Default: where the configuration says.",
     )(command)
+
+
+def ledger_options(command: _Command) -> _Command:
+    """Decorator: ``outbox``, and ``--config`` for where it is by default."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        is_eager=True,
+        expose_value=False,
+        callback=_keep_config_file,
+        help="The sidecar's YAML file with settings; SENTINEL_CONFIG may name it too. Only its "
+        "usage section is read.",
+    )(outbox_option(command))
+
+
+def _keep_config_file(context: click.Context, _: click.Parameter, file: Path | None) -> None:
+    context.meta[_CONFIG_FILE] = file
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -108,7 +131,7 @@ def readable() -> Iterator[None]:
 
 
 @click.command()
-@outbox_option
+@ledger_options
 @_json_option
 def status(outbox: Path, as_json: bool) -> None:
     """Show whose ledger it is, how much is in it, and what is still on its way to Zion.
@@ -142,7 +165,7 @@ def status(outbox: Path, as_json: bool) -> None:
 
 
 @click.command("list")
-@outbox_option
+@ledger_options
 @_filter_options
 @click.option(
     "--limit", type=click.IntRange(0), default=50, show_default=True, help="0: all of them."
@@ -181,7 +204,7 @@ def list_records(outbox: Path, limit: int, oldest_first: bool, as_json: bool, **
 
 
 @click.command()
-@outbox_option
+@ledger_options
 @_filter_options
 @click.option(
     "--format",
@@ -229,7 +252,7 @@ def export(outbox: Path, as_format: str, output: TextIO, as_json: bool, **given:
 
 
 @click.command("dead-letters")
-@outbox_option
+@ledger_options
 @click.option("--user", metavar="ID", help="External id or email.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line.")
 def dead_letters(outbox: Path, user: str | None, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from sentinel_extproc.usage.chain import Head
 from sentinel_extproc.usage_cli.commands import (
     EXIT_FAULT,
     EXIT_UNREADABLE,
-    outbox_option,
+    ledger_options,
     readable,
 )
 
@@ -25,7 +25,7 @@ _READ_TIMEOUT_S = 60.0
 
 
 @click.command()
-@outbox_option
+@ledger_options
 @click.option(
     "--head",
     "heads",

@@ -303,6 +303,40 @@ async def test_verify_against_zion(path: Path, tmp_path: Path) -> None:
     assert (await run(path, "verify", "--zion-ledger", str(tmp_path / "none"))).exit_code == 3
 
 
+@pytest.mark.parametrize("by_option", [True, False])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["list"],
+        ["export"],
+        ["dead-letters"],
+        ["verify"],
+        ["replay", "--all", "--user", "ext-cy", "--yes"],
+    ],
+)
+async def test_the_outbox_is_found_by_the_configuration(
+    filled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    by_option: bool,
+) -> None:
+    monkeypatch.delenv("SENTINEL_USAGE__OUTBOX_PATH", raising=False)
+    config = tmp_path / "sentinel.yaml"
+    config.write_text(f"usage: {{outbox_path: {filled}}}\n")
+    if by_option:
+        monkeypatch.delenv("SENTINEL_CONFIG", raising=False)
+        arguments = [*arguments, "--config", str(config)]
+    else:
+        monkeypatch.setenv("SENTINEL_CONFIG", str(config))
+    done = await asyncio.to_thread(CliRunner().invoke, usage, arguments)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    # Something in it waits for a person, which two of them tell.
+    telling = arguments[0] in ("status", "dead-letters")
+    assert done.exit_code == (1 if telling else 0), done.output
+
+
 @pytest.mark.parametrize("command", ["status", "list", "export", "dead-letters", "verify"])
 async def test_no_outbox(tmp_path: Path, command: str) -> None:
     other = tmp_path / "other.db"
