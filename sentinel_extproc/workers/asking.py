@@ -155,9 +155,11 @@ class Workers:
         return Answer(member, answer.status_code, answer.content)
 
     async def _forget(self, members: Iterable[Member]) -> None:
+        # All are taken out before the first is closed: who asks meanwhile forgets them as well.
         alive = {member.serial for member in members}
-        for serial in [one for one in self._clients if one not in alive]:
-            await self._clients.pop(serial).aclose()
+        gone = [self._clients.pop(one) for one in list(self._clients) if one not in alive]
+        for client in gone:
+            await client.aclose()
 
 
 def refusal(answer: Answer) -> SentinelError:
