@@ -43,6 +43,7 @@ SCENARIOS = (
     Scenario("JSON, 300 B, 64 connections", 300, 0, 64),
     Scenario("JSON, 10 kB, 16 connections", 10_000, 0, 16),
     Scenario("JSON, 100 kB, 16 connections", 100_000, 0, 16),
+    Scenario("JSON, 100 kB said before, 16 connections", 100_000, 0, 16, fresh=False),
     Scenario("Stream of 100 chunks at 10 ms, 16 at once", 300, 100, 16),
     Scenario("Stream of 500 chunks at 10 ms, 16 at once", 300, 500, 16),
 )
@@ -61,7 +62,7 @@ _WARM_S = 0.3
 
 def call_of(scenario: Scenario) -> Call:
     """What its clients send."""
-    return Call(scenario.prompt_bytes, scenario.chunks, CHUNK_S)
+    return Call(scenario.prompt_bytes, scenario.chunks, CHUNK_S, fresh=scenario.fresh)
 
 
 def takes_part(variant: Variant, scenario: Scenario) -> bool:

@@ -29,12 +29,14 @@ class Scenario:
     Attributes:
         chunks: of a streamed answer; 0 for a plain one.
         connections: clients at once.
+        fresh: no prompt is the same as one before.
     """
 
     name: str
     prompt_bytes: int
     chunks: int
     connections: int
+    fresh: bool = True
 
 
 @dataclass(slots=True)

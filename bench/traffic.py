@@ -6,6 +6,7 @@ Both speak just enough HTTP/1.1, since what they cost would be in the way on a s
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import os
@@ -19,6 +20,12 @@ _USAGE = {"prompt_tokens": 10, "completion_tokens": 100, "total_tokens": 110}
 _SCHED_CLOCK = 2
 
 
+_NUMBER = "#number#"
+"""Stands in a prompt where each request has a number of its own, of as many characters."""
+
+_NUMBERS = itertools.count()
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One kind of request.
@@ -28,12 +35,14 @@ class Call:
         chunks: of a streamed answer; 0 for a plain one.
         chunk_delay_s: before each of them.
         model: says which encoding counts.
+        fresh: the prompt's text is never the same twice, so that nobody can have counted it before.
     """
 
     prompt_bytes: int = 300
     chunks: int = 0
     chunk_delay_s: float = 0.01
     model: str = "gpt-4o-mini"
+    fresh: bool = True
 
     def request(
         self, token: str, *, model: str | None = None, headers: Mapping[str, str] | None = None
@@ -42,6 +51,8 @@ class Call:
         text = ("All work and no play makes a dull benchmark. " * (self.prompt_bytes // 45 + 1))[
             : self.prompt_bytes
         ]
+        if self.fresh:
+            text = _NUMBER + text[len(_NUMBER) :]
         body = json.dumps(
             {
                 "model": model or self.model,
@@ -155,10 +166,12 @@ async def provider() -> AsyncIterator[int]:
 async def _converse(port: int, request: bytes, times: float, until: float) -> list[float]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     took: list[float] = []
+    before, number, after = request.partition(_NUMBER.encode())
     try:
         while not took or (len(took) < times and time.perf_counter() < until):
+            sent = before + b"%8d" % next(_NUMBERS) + after if number else request
             start = time.perf_counter()
-            writer.write(request)
+            writer.write(sent)
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(f"not a 200: {head!r}")

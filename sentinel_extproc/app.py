@@ -305,6 +305,7 @@ async def _start(
             usage=usage,
             zion=zion,
             authenticator=identity.authenticator,
+            texts=lambda: estimator.text_counters,
             shared=identity.shared,
             denials=identity.denials,
             effect=identity.effect,

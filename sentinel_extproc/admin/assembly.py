@@ -43,6 +43,7 @@ from sentinel_extproc.telemetry.live import Live, tokens_by_name
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Reading
 from sentinel_extproc.telemetry.tracing.shipper import SpanCounters
+from sentinel_extproc.tokens.remembered import TextCounters
 from sentinel_extproc.usage.item_queue import Backlog
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reading import LedgerState
@@ -62,6 +63,7 @@ class Parts:
     usage: UsageParts
     zion: ZionClient
     authenticator: CachedAuthenticator
+    texts: Callable[[], TextCounters]
     shared: RedisSharedCache
     denials: RedisDenyList
     effect: EffectTimes
@@ -194,6 +196,7 @@ def _readings(
         *overload_readings(parts.admission),
         *readings.identity_readings(lambda: parts.authenticator.counters),
         *readings.shared_cache_readings(lambda: parts.shared.counters),
+        *readings.text_readings(parts.texts),
         *readings.revocation_readings(lambda: parts.denials.counters, lambda: parts.effect),
         *([] if quotas is None else readings.quota_readings(lambda: quotas.counters)),
         *readings.limit_readings(

@@ -18,6 +18,7 @@ from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.across import Across
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.telemetry.tracing.shipper import SpanCounters
+from sentinel_extproc.tokens.remembered import TextCounters
 from sentinel_extproc.usage.item_queue import Backlog, ItemState
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.reading import LedgerState
@@ -60,6 +61,8 @@ SHARED_RESULTS: _Fields = {
     "failure": "failures",
     "skipped": "skipped",
 }
+
+TEXTS: _Fields = {"memory": "remembered", "encoder": "counted"}
 
 OUTBOX_RECORDS: _Fields = {
     "appended": "appended",
@@ -188,6 +191,19 @@ def shared_cache_readings(counters: Callable[[], SharedCounters]) -> list[Readin
             "result",
             counters,
             SHARED_RESULTS,
+        )
+    ]
+
+
+def text_readings(counters: Callable[[], TextCounters]) -> list[Reading]:
+    """Of the memory of what long texts count."""
+    return [
+        _counters(
+            "sentinel_long_texts_total",
+            "Texts of requests of 1,000 characters and more, by where their count came from.",
+            "from",
+            counters,
+            TEXTS,
         )
     ]
 

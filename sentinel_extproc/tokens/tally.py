@@ -9,6 +9,7 @@ from typing import Any, Final
 from sentinel_extproc.tokens import encodings
 from sentinel_extproc.tokens.family import Family
 from sentinel_extproc.tokens.model import Confidence, Estimate
+from sentinel_extproc.tokens.remembered import CountText
 
 _COMPACT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _RANK: Final = {Confidence.EXACT: 0, Confidence.CLOSE: 1, Confidence.ROUGH: 2}
@@ -20,12 +21,19 @@ class Tally:
     Args:
         rules: the constants and the encoding to count with.
         confidence: the best that the outcome can be.
+        count: counts one text.
     """
 
-    __slots__ = ("_confidence", "_names", "_tokens", "_unknown", "characters", "rules")
+    __slots__ = ("_confidence", "_count", "_names", "_tokens", "_unknown", "characters", "rules")
 
-    def __init__(self, rules: Family, confidence: Confidence = Confidence.EXACT) -> None:
+    def __init__(
+        self,
+        rules: Family,
+        confidence: Confidence = Confidence.EXACT,
+        count: CountText = encodings.count,
+    ) -> None:
         self.rules = rules
+        self._count = count
         self.characters = 0
         self._tokens = 0
         self._unknown: list[Any] = []
@@ -58,7 +66,7 @@ class Tally:
 
     def measure(self, text: str) -> int:
         """Tokens of ``text``, without adding them."""
-        return encodings.count(self.rules.encoding, text)
+        return self._count(self.rules.encoding, text)
 
     def add(self, tokens: int) -> None:
         """Add tokens that don't come from the client's text."""

@@ -22,6 +22,7 @@ from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Kind, Reading
 from sentinel_extproc.telemetry.tracing.shipper import SpanCounters
+from sentinel_extproc.tokens.remembered import TextCounters
 from sentinel_extproc.usage.forwarder import ForwarderCounters, StreamState
 from sentinel_extproc.usage.item_queue import Backlog, ItemState
 from sentinel_extproc.usage.orphans import OrphanCounters
@@ -45,6 +46,7 @@ TABLES: list[tuple[type, list[Mapping[str, str]]]] = [
     (DenyCounters, [named.DENIALS]),
     (CacheCounters, [named.CACHE_ANSWERS, named.CACHE_HELD_BACK]),
     (SharedCounters, [named.SHARED_RESULTS]),
+    (TextCounters, [named.TEXTS]),
     (WriterCounters, [named.OUTBOX_RECORDS, named.OUTBOX_COMMITS, named.OUTBOX_FILES]),
     (ReporterCounters, [named.REPORT_BATCHES, named.REPORT_ITEMS]),
     (ForwarderCounters, [HOP_ITEMS]),
@@ -234,6 +236,7 @@ def test_all_of_them_fit_into_one_exposition() -> None:
         *named.identity_readings(IdentityCounters),
         *named.quota_readings(CacheCounters),
         *named.shared_cache_readings(SharedCounters),
+        *named.text_readings(TextCounters),
         *named.outbox_readings(Outbox(Path("unused.db")), backlog),
         *named.ledger_readings(Outbox(Path("unused.db")), ledger),
         *named.reporter_readings(ReporterCounters),

@@ -128,3 +128,9 @@ def test_a_request_is_whole() -> None:
     assert f"content-length: {len(body)}".encode() in head
     assert b"x-bench: 10 0.500000\r\nx-a: b\r\n" in head
     assert json.loads(body)["stream"] is True
+
+
+def test_prompts_are_of_their_size_and_numbered_unless_told_otherwise() -> None:
+    fresh, said = (Call(300, fresh=fresh).request("t") for fresh in (True, False))
+    assert len(fresh) == len(said)
+    assert (fresh.count(b"#number#"), said.count(b"#number#")) == (1, 0)
