@@ -21,7 +21,7 @@ from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.looking import SidecarLookUps
 from sentinel_extproc.admin.overload_readings import overload_readings
 from sentinel_extproc.admin.pacing import Pacing
-from sentinel_extproc.admin.page.routes import OwnSources
+from sentinel_extproc.admin.page.sources import OwnSources
 from sentinel_extproc.admin.page.tables import MAX_RUNNING, TOP
 from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler

@@ -40,7 +40,8 @@ from sentinel_extproc.admin.control import (
 from sentinel_extproc.admin.guard import Access, Guard, HostRule
 from sentinel_extproc.admin.looking import Answer, LookUps, answers
 from sentinel_extproc.admin.pacing import Pacing, caller
-from sentinel_extproc.admin.page.routes import Page, Sources
+from sentinel_extproc.admin.page.routes import Page
+from sentinel_extproc.admin.page.sources import Sources
 from sentinel_extproc.errors import (
     InvalidRequest,
     MethodNotAllowed,

@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Error, sync_playwright
 from sentinel_extproc.admin.control import Effect, Target, Token
 from sentinel_extproc.admin.guard import Access, HostRule
 from sentinel_extproc.admin.looking import Question
-from sentinel_extproc.admin.page.routes import OwnSources
+from sentinel_extproc.admin.page.sources import OwnSources
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.admin.server import AdminServer
 from sentinel_extproc.errors import Forbidden, Unavailable

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from sentinel_extproc.admin.control import Effect, Target
 from sentinel_extproc.admin.guard import Access, Guard, HostRule
 from sentinel_extproc.admin.looking import LookUps
-from sentinel_extproc.admin.page.routes import OwnSources
+from sentinel_extproc.admin.page.sources import OwnSources
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.errors import Forbidden, Unauthenticated
 from sentinel_extproc.exchange.running import Running

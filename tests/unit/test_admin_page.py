@@ -16,8 +16,8 @@ from sentinel_extproc.admin.looking import Question
 from sentinel_extproc.admin.pacing import Pacing
 from sentinel_extproc.admin.page.cells import Cell, counted, duration, name, number
 from sentinel_extproc.admin.page.html import Html, document, el, text
-from sentinel_extproc.admin.page.routes import OwnSources
 from sentinel_extproc.admin.page.session import MAX_ENDED, Sessions, same_origin
+from sentinel_extproc.admin.page.sources import OwnSources
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.admin.throttle import Rate
 from sentinel_extproc.errors import Unavailable

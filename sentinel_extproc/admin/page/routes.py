@@ -13,16 +13,11 @@ cookies go to every port of a host, and a page of another port counts as the sam
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from importlib.resources import files as package_files
-from typing import Any, Protocol
+from dataclasses import asdict, replace
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -30,26 +25,19 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from sentinel_extproc import __version__
-from sentinel_extproc.admin.control import (
-    Control,
-    Effect,
-    Target,
-    describe,
-    read_invalidate,
-    read_revoke,
-)
+from sentinel_extproc.admin.control import describe
 from sentinel_extproc.admin.guard import Access, HostRule
-from sentinel_extproc.admin.looking import DEFAULT_PATH, LookUps, Question
+from sentinel_extproc.admin.looking import DEFAULT_PATH, Question
 from sentinel_extproc.admin.pacing import Pacing, caller
 from sentinel_extproc.admin.page import documents
-from sentinel_extproc.admin.page.cells import counted, name
+from sentinel_extproc.admin.page.assets import assets
+from sentinel_extproc.admin.page.orders import read_order
 from sentinel_extproc.admin.page.session import LIFETIME_S, Session, Sessions, same_origin
-from sentinel_extproc.admin.page.tables import MAX_RUNNING, TOP, Picture, limit_rows, view
+from sentinel_extproc.admin.page.sources import Sources
+from sentinel_extproc.admin.page.tables import limit_rows, view
 from sentinel_extproc.admin.throttle import GuessThrottle
 from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated
-from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.limits.words import span
-from sentinel_extproc.telemetry.live import Live
 
 log = logging.getLogger("sentinel.admin")
 
@@ -74,58 +62,6 @@ _PAGE_HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 _FOR_EVER = "public, max-age=31536000, immutable"
-
-
-class Sources(Protocol):
-    """What the page looks at."""
-
-    @property
-    def look_ups(self) -> LookUps:
-        """Answers what is asked about a user."""
-        ...
-
-    @property
-    def control(self) -> Control:
-        """Does what is asked for."""
-        ...
-
-    async def picture(self) -> Picture:
-        """Everything that it shows, now."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class OwnSources:
-    """``Sources`` of one process.
-
-    Attributes:
-        running: the oldest exchanges, at most so many.
-        in_all: how many there are.
-        status: as ``/v1/status``.
-    """
-
-    live: Live
-    running: Callable[[int], list[Running]]
-    in_all: Callable[[], int]
-    status: Callable[[], Awaitable[Mapping[str, Any]]]
-    look_ups: LookUps
-    control: Control
-
-    async def picture(self) -> Picture:
-        """See ``Sources``."""
-        live = self.live
-        return Picture(
-            at_s=time.time(),
-            samples=live.samples(),
-            users=live.users(TOP),
-            models=live.models(TOP),
-            reasons=live.reasons(TOP),
-            running=self.running(MAX_RUNNING),
-            running_in_all=self.in_all(),
-            status=await self.status(),
-            not_stored=live.not_stored,
-            faults=live.faults,
-        )
 
 
 class Page:
@@ -154,7 +90,7 @@ class Page:
         self._sessions = Sessions()
         self._throttle = GuessThrottle()
         self._pacing = pacing
-        self._assets, self._files = _assets()
+        self._assets, self._files = assets()
 
     def routes(self) -> list[Route]:
         """For Starlette."""
@@ -260,41 +196,27 @@ class Page:
             return answer
 
     async def _order(self, session: Session, form: Mapping[str, str]) -> Response:
-        revokes = form.get("action") == "revoke"
-        kind, reason = form.get("kind", ""), form.get("reason", "")
-        asked: dict[str, object] = {}
-        if kind == "everybody":
-            asked["everybody"] = True
-        elif kind in ("user", "token_sha256"):
-            asked[kind] = form.get("target", "").strip()
-        streams = revokes and form.get("streams") == "yes"
-        if revokes:
-            asked |= {"streams": streams, "reason": reason}
-            target = read_revoke(json.dumps(asked).encode()).target
-        else:
-            target = read_invalidate(json.dumps(asked).encode()).target
-        everybody = kind == "everybody"
-        if form.get("confirmed") != "yes" or (everybody and form.get("typed") != "everybody"):
+        order = read_order(form)
+        if not order.confirmed:
             kept = ("action", "kind", "target", "reason", "streams")
             return _html(
                 documents.confirmation(
-                    f"{'Revoke' if revokes else 'Invalidate'} {_whom(target)}?",
-                    effect=_effect(revokes=revokes, kind=kind, streams=streams),
+                    order.question,
+                    effect=order.prospect,
                     fields={field: form[field] for field in kept if field in form},
                     csrf=self._sessions.csrf(session),
                     files=self._files,
-                    typed=everybody,
+                    typed=order.by_typing,
                 )
             )
         control = self._sources.control
-        if revokes:
-            effect = await control.revoke(target, streams=streams)
+        if order.revokes:
+            effect = await control.revoke(order.target, streams=order.streams)
         else:
-            effect = await control.invalidate(target)
-        action = "revoked" if revokes else "invalidated"
-        log.warning(action, extra=describe(target) | asdict(effect) | {"reason": reason})
-        told = f"{action.capitalize()}: {_whom(target)}. {_said(effect, streams=streams)}"
-        return _html(documents.told("Done", told, self._files))
+            effect = await control.invalidate(order.target)
+        noted = describe(order.target) | asdict(effect) | {"reason": order.reason}
+        log.warning(order.done, extra=noted)
+        return _html(documents.told("Done", order.told(effect), self._files))
 
     async def _static(self, request: Request) -> Response:
         found = self._assets.get(request.path_params["file"])
@@ -391,55 +313,3 @@ def _cookie_name(request: Request) -> str:
 
 def _html(page: bytes, *, status: int = 200) -> Response:
     return Response(page, status, headers=_PAGE_HEADERS)
-
-
-def _assets() -> tuple[dict[str, tuple[bytes, str]], documents.Files]:
-    """Files by the names that they are served under, and where pages find them."""
-    found: dict[str, tuple[bytes, str]] = {}
-    where: dict[str, tuple[str, str]] = {}
-    for file, media_type in (
-        ("page.css", "text/css"),
-        ("page.js", "text/javascript"),
-        ("icon.svg", "image/svg+xml"),
-    ):
-        content = package_files(__package__).joinpath("static", file).read_bytes()
-        digest = hashlib.sha256(content)
-        stem, _, ending = file.partition(".")
-        served = f"{stem}-{digest.hexdigest()[:16]}.{ending}"
-        found[served] = content, media_type
-        integrity = f"sha256-{base64.b64encode(digest.digest()).decode()}"
-        where[file] = f"/static/{served}", integrity
-    return found, documents.Files(where["page.css"], where["page.js"], where["icon.svg"][0])
-
-
-def _whom(target: Target) -> str:
-    described = describe(target)
-    match described["kind"]:
-        case "user":
-            return f"user “{name(described['user']).text}”"
-        case "token":
-            return f"the token {described['token_sha256']}"
-    return "everybody"
-
-
-def _effect(*, revokes: bool, kind: str, streams: bool) -> str:
-    if not revokes:
-        return "What is cached is forgotten everywhere; the identity source is asked again."
-    if kind == "token_sha256":
-        return "The token is refused from the next request on, at every replica."
-    ended = " Running answers are ended." if streams else " Running answers go on."
-    return "Nothing that was cached is believed any more; the identity source decides." + ended
-
-
-def _said(effect: Effect, *, streams: bool) -> str:
-    where = (
-        "It holds at every replica."
-        if effect.everywhere
-        else "It is not certain at every replica yet."
-    )
-    told = (
-        "" if effect.replicas is None else f" Told at once: {counted(effect.replicas, 'replica')}."
-    )
-    return (
-        where + told + (f" Ended: {counted(effect.streams, 'running answer')}." if streams else "")
-    )
