@@ -162,7 +162,8 @@ class _Routes:
         try:
             self._access.check(headers)
         except Unauthenticated:
-            pacing.wrong(address)
+            if headers:  # without a token it is no guess, but a job that was set up without one
+                pacing.wrong(address)
             raise
         pacing.take(address)
 
