@@ -186,5 +186,6 @@ def _read(address: str, answer: _Answer) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError):
         raise AdminUnreachable(f"{address} is not an admin port (status {status})") from None
     # A date is never ours; more digits than a day's seconds have neither.
-    again_s = int(again) if again.isascii() and again.isdigit() and len(again) < 6 else None
+    told_s = int(again) if again.isascii() and again.isdigit() and len(again) < 6 else None
+    again_s = None if told_s is None else max(1, told_s)  # at once would be for ever
     raise AdminRefused(message, status=status, code=code, retry_after_s=again_s)

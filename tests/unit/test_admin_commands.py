@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from sentinel_extproc.admin import target as target_module
 from sentinel_extproc.admin.assembly import serve_admin
-from sentinel_extproc.admin.client import AdminUnreachable, address_of, call
+from sentinel_extproc.admin.client import AdminRefused, AdminUnreachable, address_of, call
 from sentinel_extproc.admin.commands import invalidate, revoke, status
 from sentinel_extproc.admin.control import Effect, Everybody, Target, Token, User
 from sentinel_extproc.admin.guard import Access, HostRule
@@ -387,6 +387,25 @@ def test_help_says_what_it_does_and_how_it_ends() -> None:
 def test_where_to_call(listen: str, address: str) -> None:
     assert address_of(listen) == address
     assert address_of(listen, tls=True) == address.replace("http:", "https:")
+
+
+@pytest.mark.parametrize(
+    ("told", "again_s"), [("0", 1), ("7", 7), ("-1", None), ("soon", None), ("999999", None)]
+)
+async def test_when_to_ask_again_is_never_at_once(told: str, again_s: int | None) -> None:
+    async def busy(scope: Any, receive: Any, send: Any) -> None:
+        head = [(b"retry-after", told.encode())]
+        await send({"type": "http.response.start", "status": 429, "headers": head})
+        body = json.dumps({"error": {"message": "Busy.", "code": "busy"}}).encode()
+        await send({"type": "http.response.body", "body": body})
+
+    server = AdminServer(busy, listen="127.0.0.1:0")
+    await server.start()
+    address = f"http://127.0.0.1:{server.port}"
+    with pytest.raises(AdminRefused) as refused:
+        await asyncio.to_thread(call, "GET", "/v1/status", address=address)
+    assert refused.value.retry_after_s == again_s
+    await server.aclose()
 
 
 async def test_an_endless_answer_is_not_read() -> None:
