@@ -120,7 +120,7 @@ async def serve(
             place.lifeline.ready()
         await tell_start(
             settings,
-            await findings(),
+            findings,
             listen=settings.server.listen if place is None else place.address,
             workers=1 if place is None else place.count,
             seconds=took_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,29 @@ class Findings:
 
 
 async def tell_start(
-    settings: Settings, found: Findings, *, listen: str, workers: int, seconds: float
+    settings: Settings,
+    find: Callable[[], Awaitable[Findings]],
+    *,
+    listen: str,
+    workers: int,
+    seconds: float,
 ) -> None:
-    """Log it: a warning while something isn't ready, which never keeps it from serving.
+    """Log it: a warning while something isn't ready. Whatever happens here, it goes on serving.
 
     Args:
+        find: looks what there is.
         listen: where this process serves, one of so many workers.
         seconds: that the start took.
     """
+    try:
+        await _tell(settings, await find(), listen=listen, workers=workers, seconds=seconds)
+    except Exception:
+        log.exception("start_not_told")
+
+
+async def _tell(
+    settings: Settings, found: Findings, *, listen: str, workers: int, seconds: float
+) -> None:
     missing = _not_ready(found)
     log.log(
         logging.WARNING if missing else logging.INFO,

@@ -99,8 +99,24 @@ async def told(
         outbox=cast("Outbox", outbox or FakeOutbox()),
         file=Path("/var/lib/sentinel/outbox.worker-1.db"),
     )
-    await tell_start(said, found, listen="unix:/run/s-1.sock", workers=2, seconds=0.41234)
+
+    async def find() -> Findings:
+        return found
+
+    await tell_start(said, find, listen="unix:/run/s-1.sock", workers=2, seconds=0.41234)
     return stream.getvalue()
+
+
+async def test_what_goes_wrong_in_looking_ends_nothing(put_back: None) -> None:
+    async def find() -> Findings:
+        raise RuntimeError("a fault of ours")
+
+    stream = io.StringIO()
+    configure(level="info", json_lines=True, stream=stream)
+    await tell_start(settings(), find, listen="unix:/run/s.sock", workers=1, seconds=0.1)
+    line = json.loads(stream.getvalue())
+    assert (line["level"], line["event"]) == ("error", "start_not_told")
+    assert "a fault of ours" in line["exception"]
 
 
 async def test_a_start_says_what_was_found_and_decided(put_back: None) -> None:
