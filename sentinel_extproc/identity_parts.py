@@ -12,11 +12,12 @@ from sentinel_extproc.exchange.intake import Credential, bearer, verified_claims
 from sentinel_extproc.identity.claim_names import ClaimNames
 from sentinel_extproc.identity.claims import credential_digest, credential_signed_sha256
 from sentinel_extproc.identity.claims_source import ClaimsSource
+from sentinel_extproc.identity.contract import IdentitySource
 from sentinel_extproc.identity.denylist import RedisDenyList
 from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.revocation import StoreEpochs
-from sentinel_extproc.identity.service import CachedAuthenticator, IdentitySource
+from sentinel_extproc.identity.service import CachedAuthenticator
 from sentinel_extproc.identity.shared import OwnersOnly, RedisSharedCache
 from sentinel_extproc.identity.static_keys import StaticKeys, load_static_keys
 from sentinel_extproc.identity.zion_source import ZionSource

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 
 from sentinel_extproc.admin.sampler import Sampler
+from sentinel_extproc.identity.contract import IdentityCounters
 from sentinel_extproc.identity.denylist import DenyCounters
 from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.refreshing import CacheCounters
-from sentinel_extproc.identity.service import IdentityCounters
 from sentinel_extproc.identity.shared import SharedCounters
 from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.across import Across

@@ -13,6 +13,8 @@ the one running check of a token that all its requests wait for.
 - ``revocation``: ``Revoker``, ``RevocationFeed``, ``StoreEpochs``; ``effect``: how long they take
 - ``denylist``: ``RedisDenyList``, tokens that are refused whatever the source says
 - ``quotas``: ``CachedQuotas``, Zion's quotas of a user
+- ``names``: the digests that a token is known by, pure
+- ``contract``: what the authenticator asks, and what it counts
 - ``service``: ``CachedAuthenticator``, the ``Authenticator`` the rest of the program uses
 - ``profile``: what every identity's values must be like, pure
 - ``zion_source``: ``ZionSource``, the default source

@@ -7,27 +7,25 @@ covers, but only to be refused: what is accepted is accepted by its whole text.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated, Unavailable
-from sentinel_extproc.identity.bearer import CHALLENGE_INVALID, MAX_TOKEN_BYTES
+from sentinel_extproc.identity.bearer import CHALLENGE_INVALID
 from sentinel_extproc.identity.cache import LruMap, Periods
+from sentinel_extproc.identity.contract import EpochReader, IdentityCounters, IdentitySource
 from sentinel_extproc.identity.denylist import DenyList
 from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.expiry import JwtClaims, read_jwt, signed_sha256
 from sentinel_extproc.identity.gate import Gate
+from sentinel_extproc.identity.names import Names, text_sha256
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.identity.refreshing import Loaded, RefreshingCache, SourceBusy
+from sentinel_extproc.identity.refreshing import Loaded, RefreshingCache
 from sentinel_extproc.identity.shared import SharedCache, SharedEntry
 from sentinel_extproc.limits.model import Epoch
-
-__all__ = ["CachedAuthenticator", "EpochReader", "IdentityCounters", "IdentitySource", "SourceBusy"]
 
 EXPIRY_LEEWAY_S = 60.0
 """How far our clock may be ahead of the issuer's before we call a token expired ourselves."""
@@ -35,66 +33,10 @@ EXPIRY_LEEWAY_S = 60.0
 _BUSY = "The API key can't be checked right now; the request was not forwarded."
 
 
-class IdentitySource(Protocol):
-    """Checks a token, without any memory of its own."""
-
-    async def identify(self, token: str) -> Principal:
-        """Raises as ``Authenticator.authenticate`` does, and SourceBusy; ends by itself within a
-        deadline of its own."""
-        ...
-
-
-class EpochReader(Protocol):
-    """Knows how far revocation has come."""
-
-    async def epochs(self, external_id: str, *token_sha256: bytes) -> tuple[Epoch, ...]:
-        """The epochs that concern this user and token, under all digests that it is known by.
-        Never waits long.
-
-        Raises:
-            Unavailable: they can't be read.
-        """
-        ...
-
-    def lowest(self, *token_sha256: bytes) -> tuple[Epoch, ...]:
-        """The same epochs at 0: a reservation refuses them wherever there was a revocation."""
-        ...
-
-
-@dataclass(slots=True)
-class IdentityCounters:
-    """What happened so far; only ever grows. Exactly one of the first six per request."""
-
-    fresh: int = 0
-    stale: int = 0
-    stale_on_error: int = 0
-    denied_from_cache: int = 0
-    looked_up: int = 0
-    shed: int = 0
-    source_calls: int = 0
-    source_denials: int = 0
-    source_failures: int = 0
-    refreshes_shed: int = 0
-    gated: int = 0
-    revoked: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class _Denial:
     message: str
     until: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """What a token is known by: its text, and what a JWT's signature covers."""
-
-    text: bytes
-    signed: bytes | None
-
-    @property
-    def all(self) -> tuple[bytes, ...]:
-        return (self.text,) if self.signed is None else (self.text, self.signed)
 
 
 class CachedAuthenticator:
@@ -153,7 +95,7 @@ class CachedAuthenticator:
         self._epochs = epochs
         self._denials = denials
         self._effect = effect or EffectTimes()
-        self._digest = digest or _key
+        self._digest = digest or text_sha256
         self._signed = signed or signed_sha256
         self._clock = clock
         self._wall_clock = wall_clock
@@ -255,11 +197,11 @@ class CachedAuthenticator:
         """Cancel look-ups that still run."""
         await self._known.aclose()
 
-    def _names(self, token: str) -> _Names:
-        return _Names(self._digest(token), self._signed(token))
+    def _names(self, token: str) -> Names:
+        return Names(self._digest(token), self._signed(token))
 
     async def _load(
-        self, names: _Names, token: str, *, known: bool
+        self, names: Names, token: str, *, known: bool
     ) -> Loaded[Principal] | SentinelError:
         key = names.text
         certain = key in self._rechecking
@@ -287,7 +229,7 @@ class CachedAuthenticator:
         return outcome
 
     async def _from_shared(
-        self, names: _Names, claims: JwtClaims | None
+        self, names: Names, claims: JwtClaims | None
     ) -> Loaded[Principal] | None:
         expired = (
             claims is not None and claims.expires_at_s is not None and self._left_s(claims) <= 0
@@ -306,7 +248,7 @@ class CachedAuthenticator:
         return loaded if age_s < loaded.periods.on_error_s else None
 
     async def _learned(
-        self, names: _Names, principal: Principal, claims: JwtClaims | None
+        self, names: Names, principal: Principal, claims: JwtClaims | None
     ) -> Loaded[Principal]:
         if self._shared is not None:
             ttl_s = self._periods.on_error_s
@@ -318,7 +260,7 @@ class CachedAuthenticator:
         return self._loaded(principal, claims)
 
     async def _ask_gated(
-        self, names: _Names, token: str, *, certain: bool
+        self, names: Names, token: str, *, certain: bool
     ) -> Principal | SentinelError:
         if not await self._gate.enter():
             self._counters.gated += 1
@@ -332,7 +274,7 @@ class CachedAuthenticator:
                 self._gate.give_back()
         return outcome
 
-    async def _ask(self, names: _Names, token: str, *, certain: bool) -> Principal | SentinelError:
+    async def _ask(self, names: Names, token: str, *, certain: bool) -> Principal | SentinelError:
         known = self._known.peek(names.text)
         seen = {epoch.name: epoch.seen for epoch in known.epochs} if known is not None else {}
         seen["all"] = self._everybody
@@ -356,7 +298,7 @@ class CachedAuthenticator:
             outcome = await self._call(token)
         return replace(outcome, epochs=epochs) if isinstance(outcome, Principal) else outcome
 
-    async def _refusal(self, names: _Names, *, certain: bool) -> SentinelError | None:
+    async def _refusal(self, names: Names, *, certain: bool) -> SentinelError | None:
         """Why the token is refused before the source is asked; if ``certain``, also because the
         list can't be read."""
         if self._denials is None:
@@ -368,9 +310,7 @@ class CachedAuthenticator:
             return Unavailable(_BUSY, code="identity_unavailable")
         return None
 
-    async def _current(
-        self, principal: Principal, names: _Names
-    ) -> tuple[Epoch, ...] | Unavailable:
+    async def _current(self, principal: Principal, names: Names) -> tuple[Epoch, ...] | Unavailable:
         if self._epochs is None:
             return ()
         try:
@@ -378,7 +318,7 @@ class CachedAuthenticator:
         except Unavailable as error:
             return error
 
-    async def _noticed(self, names: _Names) -> None:
+    async def _noticed(self, names: Names) -> None:
         """An epoch has moved under a token that is still cached: no message came in time."""
         known = self._known.peek(names.text)
         if known is None or self._epochs is None:
@@ -428,12 +368,3 @@ def _revoked() -> Unauthenticated:
     return Unauthenticated(
         "The API key has been revoked.", code="token_revoked", headers=CHALLENGE_INVALID
     )
-
-
-def _key(token: str) -> bytes:
-    data = token.encode("utf-8", "surrogatepass")
-    if len(data) > MAX_TOKEN_BYTES:
-        raise Unauthenticated(
-            f"The API key is longer than {MAX_TOKEN_BYTES} bytes.", headers=CHALLENGE_INVALID
-        )
-    return hashlib.sha256(data).digest()

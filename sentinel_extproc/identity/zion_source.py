@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.profile import check_values
-from sentinel_extproc.identity.service import SourceBusy
+from sentinel_extproc.identity.refreshing import SourceBusy
 from sentinel_extproc.zion.answers import Reason, ZionUnavailable
 from sentinel_extproc.zion.wire import Profile
 

@@ -13,10 +13,10 @@ from sentinel_extproc.admin import readings as named
 from sentinel_extproc.admin.hop_readings import HOP_ITEMS, ORPHANS, hop_readings, orphan_readings
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.errors import Unavailable
+from sentinel_extproc.identity.contract import IdentityCounters
 from sentinel_extproc.identity.denylist import DenyCounters
 from sentinel_extproc.identity.effect import EffectTimes
 from sentinel_extproc.identity.refreshing import CacheCounters
-from sentinel_extproc.identity.service import IdentityCounters
 from sentinel_extproc.identity.shared import SharedCounters
 from sentinel_extproc.reloading.reloader import ReloadState
 from sentinel_extproc.telemetry.prometheus import Metrics

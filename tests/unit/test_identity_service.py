@@ -15,7 +15,8 @@ import pytest
 from sentinel_extproc.errors import Forbidden, SentinelError, Unauthenticated, Unavailable
 from sentinel_extproc.identity.gate import Gate
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.identity.service import CachedAuthenticator, SourceBusy
+from sentinel_extproc.identity.refreshing import SourceBusy
+from sentinel_extproc.identity.service import CachedAuthenticator
 from sentinel_extproc.identity.shared import SharedEntry
 from sentinel_extproc.limits.model import Epoch
 

@@ -8,7 +8,7 @@ import pytest
 
 from sentinel_extproc.errors import Forbidden
 from sentinel_extproc.identity.principal import Principal
-from sentinel_extproc.identity.service import SourceBusy
+from sentinel_extproc.identity.refreshing import SourceBusy
 from sentinel_extproc.identity.zion_source import ZionSource, principal_of
 from sentinel_extproc.zion.answers import Reason, ZionUnavailable
 from sentinel_extproc.zion.wire import Profile
