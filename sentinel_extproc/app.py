@@ -337,6 +337,11 @@ async def _start(
 def _dependencies(zion: ZionClient, usage: UsageParts) -> dict[str, Dependency]:
     """What is told by state. The limit store tells by itself."""
     found = {
+        "zion_key": Dependency(
+            lambda: zion.own_key_refused,
+            "Zion refuses zion.api_key: users whose quotas aren't known get 503, usage waits; give"
+            " the right key, and restart",
+        ),
         "zion_lookups": Dependency(
             lambda: zion.lookup_state is not State.CLOSED,
             "known users go by what is cached, others get 503",

@@ -75,7 +75,7 @@ def served(live: Live, user: str, given: int, made: int) -> None:
 STATUS: dict[str, Any] = {
     "exchanges": {"live": 3, "draining": False},
     "limits": {"store": "up", "replicas": 2, "pending_settlements": 0},
-    "zion": {"lookup_breaker": "closed", "report_breaker": "closed"},
+    "zion": {"lookup_breaker": "closed", "report_breaker": "closed", "own_key": "not refused"},
     "overload": {"admitted_share": 1.0, "reasons": [], "turned_away": {}},
     "outbox": {
         "fill": 0.0,

@@ -216,6 +216,7 @@ def _readings(
                 "zion_report": lambda: parts.zion.report_state,
             }
         ),
+        readings.zion_key_reading(lambda: parts.zion.own_key_refused),
     ]
 
 
@@ -247,6 +248,8 @@ def _checks(parts: Parts, requires: tuple[Requirement, ...]) -> dict[str, Check]
         return None
 
     async def zion() -> str | None:
+        if parts.zion.own_key_refused:
+            return "it refuses our key"
         return "its breaker is open" if parts.zion.lookup_state is State.OPEN else None
 
     known: Mapping[Requirement, Callable[[], Awaitable[str | None]]] = {
@@ -280,6 +283,7 @@ def _status(
             "zion": {
                 "lookup_breaker": parts.zion.lookup_state.value,
                 "report_breaker": parts.zion.report_state.value,
+                "own_key": "refused" if parts.zion.own_key_refused else "not refused",
             },
             "outbox": {
                 "fill": parts.outbox.fill,

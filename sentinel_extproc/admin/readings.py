@@ -350,6 +350,15 @@ def breaker_readings(states: Mapping[str, Callable[[], State]]) -> list[Reading]
     ]
 
 
+def zion_key_reading(refused: Callable[[], bool]) -> Reading:
+    """Of our own key at Zion."""
+    return _greatest(
+        "sentinel_zion_key_refused",
+        "1 while Zion's last word about our own key was that it isn't good.",
+        lambda: 1 if refused() else 0,
+    )
+
+
 def limit_readings(
     *, down: Callable[[], bool], pending: Callable[[], int], replicas: Callable[[], int]
 ) -> list[Reading]:

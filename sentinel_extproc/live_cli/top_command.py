@@ -119,7 +119,7 @@ def _view(address: str, rates: Rates, status: Mapping[str, Any]) -> RenderableTy
             "input",
             f"{rates.input_tokens:,.0f} tokens/s",
             "Zion",
-            _shown(zion.get("lookup_breaker")),
+            zion_word(zion),
         ),
         (
             "output",
@@ -157,6 +157,16 @@ def _table(title: str, rates: Mapping[str, float], form: str = "{:,.1f}") -> Tab
     if not rates:
         table.add_row("none", "")
     return table
+
+
+def zion_word(zion: Mapping[str, Any]) -> str:
+    """How Zion is, of the status' part about it."""
+    from sentinel_extproc.admin.page.tables import breaker_word
+
+    if zion.get("own_key") == "refused":
+        return "refuses our key"
+    state = zion.get("lookup_breaker")
+    return "—" if state is None else breaker_word(str(state))[0]
 
 
 def _shown(value: object) -> str:

@@ -21,7 +21,12 @@ Status = Mapping[str, Any]
 DOWN = "down"
 """The state of a worker without a process: one that keeps failing waits before it starts again."""
 
-_BREAKERS = ("closed", "half_open", "open")
+_ZION = {
+    "lookup_breaker": ("closed", "half_open", "open"),
+    "report_breaker": ("closed", "half_open", "open"),
+    "own_key": ("not refused", "refused"),
+}
+"""The words of each, the worst last."""
 
 
 def one_status(statuses: Sequence[Status]) -> dict[str, Any]:
@@ -42,8 +47,8 @@ def one_status(statuses: Sequence[Status]) -> dict[str, Any]:
         },
         "identity": _added([one["identity"] for one in statuses]),
         "zion": {
-            name: _worst([one["zion"][name] for one in statuses], _BREAKERS)
-            for name in first["zion"]
+            name: _worst([one["zion"][name] for one in statuses], words)
+            for name, words in _ZION.items()
         },
         "overload": _overload([one["overload"] for one in statuses]),
         "outbox": _outbox([one["outbox"] for one in statuses]),

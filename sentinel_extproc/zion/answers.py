@@ -135,6 +135,18 @@ def failure(call: Call, status: int, retry_after_value: str | None, now_s: float
     )
 
 
+def own_key_refused(call: Call, status: int) -> bool | None:
+    """Whether that status of a call refuses our own key, or shows that it is good; None if neither.
+
+    Only reports are about nobody else: a 403 to ``limits`` may be about the user.
+    """
+    if call is Call.WHOAMI or status < 200 or 300 <= status < 400 or status >= 500:
+        return None
+    if status == 401 or (call is Call.REPORT and status == 403):
+        return True
+    return None if status in (403, 429) else False
+
+
 def _user_error(call: Call, status: int) -> SentinelError | None:
     if call is Call.WHOAMI and status == 401:
         return Unauthenticated("The API key is not valid.")

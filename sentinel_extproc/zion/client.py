@@ -30,6 +30,7 @@ from sentinel_extproc.zion.answers import (
     Reason,
     ZionUnavailable,
     failure,
+    own_key_refused,
 )
 from sentinel_extproc.zion.batches import RowResult, UsageIncrement
 from sentinel_extproc.zion.breaker import Breaker, Permit, Refusal, State
@@ -130,6 +131,7 @@ class ZionClient:
         self._lookup_breaker = SharedBreaker(lookup_breaker or Breaker(), lookup_board, clock=clock)
         self._report_breaker = SharedBreaker(report_breaker or Breaker(), report_board, clock=clock)
         self._retries = RetryBudget()
+        self._own_key_refused = False
         self._http = httpx.AsyncClient(
             http2=True,
             verify=client_context(ca_file, client_cert_file, client_key_file),
@@ -158,6 +160,11 @@ class ZionClient:
     def report_state(self) -> State:
         """The breaker before ``report``."""
         return self._report_breaker.state
+
+    @property
+    def own_key_refused(self) -> bool:
+        """Whether Zion's last word about our own key was that it isn't good."""
+        return self._own_key_refused
 
     async def prime(self) -> None:
         """Learn from the boards what the breakers are to start with: a restart forgets nothing."""
@@ -326,6 +333,9 @@ class ZionClient:
             async with asyncio.timeout_at(deadline):
                 response = await self._http.send(request, stream=True)
                 try:
+                    refused = own_key_refused(call, response.status_code)
+                    if refused is not None:
+                        self._own_key_refused = refused
                     if not response.is_success:
                         raise await self._failure(call, response)
                     return decode(await _body(response, cap))

@@ -148,7 +148,11 @@ class Sidecar:
         return {
             "exchanges": {"live": 4, "draining": False},
             "limits": {"store": self.redis, "replicas": 3, "pending_settlements": 0},
-            "zion": {"lookup_breaker": "closed", "report_breaker": "half_open"},
+            "zion": {
+                "lookup_breaker": "closed",
+                "report_breaker": "half_open",
+                "own_key": "not refused",
+            },
             "outbox": {
                 "fill": 0.031,
                 "degraded": False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import ssl
@@ -221,6 +222,19 @@ async def test_status_of_whoami(script: Script, kind: type[SentinelError], code:
             await client.whoami("t")
     assert caught.value.code == code
     assert len(server.requests) == 1
+
+
+async def test_a_refusal_of_our_own_key_is_told_until_zion_takes_it() -> None:
+    scripts = [answer(401), answer(401), answer(500), ok(PROFILE), answer(404)]
+    asks = ["whoami", "limits", "limits", "whoami", "limits"]
+    told = []
+    async with running(Server(scripts=scripts)) as server, client_of(server) as client:
+        for ask in asks:
+            with contextlib.suppress(SentinelError):
+                await getattr(client, ask)("x")
+            told.append(client.own_key_refused)
+    # The first was about the user's token.
+    assert told == [False, True, True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,11 @@ class Browser:
         return {
             "exchanges": {"live": 1, "draining": False},
             "limits": {"store": self.store, "replicas": 1, "pending_settlements": 0},
-            "zion": {"lookup_breaker": "closed", "report_breaker": "closed"},
+            "zion": {
+                "lookup_breaker": "closed",
+                "report_breaker": "closed",
+                "own_key": "not refused",
+            },
             "outbox": {
                 "fill": 0.5,
                 "degraded": False,

@@ -9,13 +9,14 @@ import pty
 import sys
 import termios
 
+import pytest
 from click.testing import CliRunner
 
 from sentinel_extproc.admin.guard import Access
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.admin.server import AdminServer
 from sentinel_extproc.live_cli.rates import between, read_look
-from sentinel_extproc.live_cli.top_command import top
+from sentinel_extproc.live_cli.top_command import top, zion_word
 
 BEFORE = """
 # TYPE sentinel_exchanges_total counter
@@ -91,7 +92,7 @@ async def test_without_a_terminal_it_prints_once() -> None:
     finally:
         await server.aclose()
     assert shown.exit_code == 0, shown.output
-    for word in ("ext-\\x1b[2Jada", "12,345", "gpt-4o", "limit", "running", "closed", "[bold]"):
+    for word in ("ext-\\x1b[2Jada", "12,345", "gpt-4o", "limit", "running", "up", "[bold]"):
         assert word in shown.output
     assert "\x1b" not in shown.output
     said = " ".join(shown.output.split())
@@ -102,6 +103,20 @@ async def test_without_a_terminal_it_prints_once() -> None:
     assert told["status"]["exchanges"]["live"] == 7
     assert told["admitted_per_second"] > 0
     assert foreign.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("zion", "word"),
+    [
+        ({"lookup_breaker": "closed", "own_key": "not refused"}, "up"),
+        ({"lookup_breaker": "half_open", "own_key": "not refused"}, "being tried again"),
+        ({"lookup_breaker": "open", "own_key": "not refused"}, "away"),
+        ({"lookup_breaker": "closed", "own_key": "refused"}, "refuses our key"),
+        ({}, "—"),
+    ],
+)
+def test_zion_is_told_of_in_words(zion: dict[str, str], word: str) -> None:
+    assert zion_word(zion) == word
 
 
 async def test_on_a_terminal_q_ends_it_and_the_terminal_is_as_before() -> None:

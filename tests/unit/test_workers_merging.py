@@ -24,6 +24,7 @@ from sentinel_extproc.telemetry.live import (
     STEP_S,
     Heavy,
     Live,
+    Past,
     Sample,
 )
 from sentinel_extproc.workers.merging import (
@@ -32,10 +33,11 @@ from sentinel_extproc.workers.merging import (
     not_ready,
     one_effect,
     one_picture,
+    one_status,
     one_whoami,
 )
 from sentinel_extproc.workers.shelf import Member, Roster
-from tests.fleet_fakes import STATUS, Clock, lines, process, served
+from tests.fleet_fakes import FULL_STATUS, LEDGER, STATUS, Clock, lines, process, served
 
 
 def test_counts_are_added_up_and_gauges_are_what_they_say() -> None:
@@ -231,3 +233,18 @@ def test_whoever_remembers_a_token_best_has_the_word() -> None:
     assert one_whoami(told)["principal"] == {"external_id": "ada"}
     assert one_whoami(told)["revoked"] is None
     assert one_whoami([*told, {"revoked": True, "remembered": None}])["revoked"] is True
+
+
+@pytest.mark.parametrize(("refused", "word"), [(0, "not refused"), (1, "refused")])
+def test_our_key_is_refused_if_one_worker_knows_so(refused: int, word: str) -> None:
+    one = {**FULL_STATUS, "ledger": LEDGER}
+    knowing = {**one, "zion": {**STATUS["zion"], "own_key": "refused"}}
+    told = one_status([one, knowing if refused else one])
+    assert told["zion"] == {**STATUS["zion"], "own_key": word}
+
+
+def test_the_page_says_that_our_key_is_refused() -> None:
+    knowing = {**STATUS, "zion": {**STATUS["zion"], "own_key": "refused"}}
+    fine, bad = (view(one_picture([], Past(), status, at_s=0.0)) for status in (STATUS, knowing))
+    assert fine.alert == ""
+    assert (bad.alert, bad.mood) == ("Zion, our key: refused.", "bad")

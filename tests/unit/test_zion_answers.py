@@ -14,6 +14,7 @@ from sentinel_extproc.zion.answers import (
     Reason,
     ZionUnavailable,
     failure,
+    own_key_refused,
     retry_after,
 )
 
@@ -43,6 +44,27 @@ def test_status_mapping(call: Call, status: int, kind: type[SentinelError], code
     assert isinstance(error, kind)
     assert error.code == code
     assert error.status != 500
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "refused"),
+    [
+        (Call.LIMITS, 401, True),
+        (Call.REPORT, 401, True),
+        (Call.REPORT, 403, True),
+        (Call.LIMITS, 403, None),  # the user, perhaps
+        (Call.LIMITS, 200, False),
+        (Call.LIMITS, 404, False),
+        (Call.REPORT, 200, False),
+        (Call.REPORT, 422, False),
+        *[(Call.WHOAMI, status, None) for status in (200, 401, 403)],
+        *[(call, status, None) for call in Call for status in (101, 302, 429, 500, 503)],
+    ],
+)
+def test_what_a_status_says_about_our_own_key(
+    call: Call, status: int, refused: bool | None
+) -> None:
+    assert own_key_refused(call, status) is refused
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])

@@ -206,6 +206,15 @@ def _states(picture: Picture) -> tuple[Row, ...]:
             f"{counted(limits['replicas'], 'replica')}; "
             f"{counted(limits['pending_settlements'], 'settlement')} to apply",
         ),
+        *(
+            (
+                _state(
+                    "Zion, our key", "refused", "bad", "zion.api_key isn't good: restart with one"
+                ),
+            )
+            if zion["own_key"] == "refused"
+            else ()
+        ),
         _breaker("Zion, look-ups", str(zion["lookup_breaker"])),
         _breaker("Zion, reports", str(zion["report_breaker"])),
         _outbox(status["outbox"], status["ledger"]),
@@ -224,12 +233,17 @@ def _state(what: str, word: str, mood: Mood, detail: str) -> Row:
     return Cell(what), Cell(word, mood=mood), Cell(detail)
 
 
-def _breaker(what: str, state: str) -> Row:
+def breaker_word(state: str) -> tuple[str, Mood]:
+    """What a breaker's state says of who is behind it."""
     words: dict[str, tuple[str, Mood]] = {
         "closed": ("up", "ok"),
         "half_open": ("being tried again", "warn"),
     }
-    word, mood = words.get(state, ("away", "bad"))
+    return words.get(state, ("away", "bad"))
+
+
+def _breaker(what: str, state: str) -> Row:
+    word, mood = breaker_word(state)
     return _state(what, word, mood, f"breaker {state.replace('_', ' ')}")
 
 
