@@ -12,17 +12,36 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from sentinel_extproc import __version__
-from sentinel_extproc.admin import readings
 from sentinel_extproc.admin.control import Control
 from sentinel_extproc.admin.guard import Access, HostRule
-from sentinel_extproc.admin.hop_readings import hop_readings, orphan_readings
 from sentinel_extproc.admin.inner import LastWords, Shown, inner_routes
 from sentinel_extproc.admin.listening import host_of
 from sentinel_extproc.admin.looking import SidecarLookUps
-from sentinel_extproc.admin.overload_readings import overload_readings
 from sentinel_extproc.admin.pacing import Pacing
 from sentinel_extproc.admin.page.sources import OwnSources
 from sentinel_extproc.admin.page.tables import MAX_RUNNING, TOP
+from sentinel_extproc.admin.readings.hop import hop_readings, orphan_readings
+from sentinel_extproc.admin.readings.identity import (
+    identity_readings,
+    quota_readings,
+    revocation_readings,
+    shared_cache_readings,
+)
+from sentinel_extproc.admin.readings.overload import overload_readings
+from sentinel_extproc.admin.readings.serving import (
+    breaker_readings,
+    limit_readings,
+    reload_readings,
+    serving_readings,
+    text_readings,
+    trace_readings,
+    zion_key_reading,
+)
+from sentinel_extproc.admin.readings.usage import (
+    ledger_readings,
+    outbox_readings,
+    reporter_readings,
+)
 from sentinel_extproc.admin.routes import Check, Status, admin_app
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.admin.server import AdminServer, Tls
@@ -191,32 +210,32 @@ def _readings(
 ) -> list[Reading]:
     quotas = parts.quotas
     return [
-        *readings.reload_readings(parts.reloads),
-        *readings.serving_readings(live=parts.live, draining=parts.draining),
+        *reload_readings(parts.reloads),
+        *serving_readings(live=parts.live, draining=parts.draining),
         *overload_readings(parts.admission),
-        *readings.identity_readings(lambda: parts.authenticator.counters),
-        *readings.shared_cache_readings(lambda: parts.shared.counters),
-        *readings.text_readings(parts.texts),
-        *readings.revocation_readings(lambda: parts.denials.counters, lambda: parts.effect),
-        *([] if quotas is None else readings.quota_readings(lambda: quotas.counters)),
-        *readings.limit_readings(
+        *identity_readings(lambda: parts.authenticator.counters),
+        *shared_cache_readings(lambda: parts.shared.counters),
+        *text_readings(parts.texts),
+        *revocation_readings(lambda: parts.denials.counters, lambda: parts.effect),
+        *([] if quotas is None else quota_readings(lambda: quotas.counters)),
+        *limit_readings(
             down=lambda: parts.ladder.down,
             pending=lambda: parts.limiter.pending_settlements,
             replicas=lambda: parts.replicas.count,
         ),
-        *readings.outbox_readings(parts.outbox, backlog),
-        *readings.ledger_readings(parts.outbox, ledger),
-        *readings.reporter_readings(lambda: parts.usage.reporter.counters),
+        *outbox_readings(parts.outbox, backlog),
+        *ledger_readings(parts.outbox, ledger),
+        *reporter_readings(lambda: parts.usage.reporter.counters),
         *orphan_readings(lambda: parts.usage.orphans.counters),
         *_hop_readings(parts.usage),
-        *readings.trace_readings(parts.traced),
-        *readings.breaker_readings(
+        *trace_readings(parts.traced),
+        *breaker_readings(
             {
                 "zion_lookup": lambda: parts.zion.lookup_state,
                 "zion_report": lambda: parts.zion.report_state,
             }
         ),
-        readings.zion_key_reading(lambda: parts.zion.own_key_refused),
+        zion_key_reading(lambda: parts.zion.own_key_refused),
     ]
 
 

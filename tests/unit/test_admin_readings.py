@@ -9,8 +9,41 @@ from pathlib import Path
 
 import pytest
 
-from sentinel_extproc.admin import readings as named
-from sentinel_extproc.admin.hop_readings import HOP_ITEMS, ORPHANS, hop_readings, orphan_readings
+from sentinel_extproc.admin.readings.hop import HOP_ITEMS, ORPHANS, hop_readings, orphan_readings
+from sentinel_extproc.admin.readings.identity import (
+    CACHE_ANSWERS,
+    CACHE_HELD_BACK,
+    DENIALS,
+    IDENTITY_ANSWERS,
+    IDENTITY_FORGOTTEN,
+    IDENTITY_HELD_BACK,
+    IDENTITY_SOURCE,
+    SHARED_RESULTS,
+    identity_readings,
+    quota_readings,
+    revocation_readings,
+    shared_cache_readings,
+)
+from sentinel_extproc.admin.readings.serving import (
+    TEXTS,
+    TRACE_SPANS,
+    breaker_readings,
+    limit_readings,
+    reload_readings,
+    serving_readings,
+    text_readings,
+    trace_readings,
+)
+from sentinel_extproc.admin.readings.usage import (
+    OUTBOX_COMMITS,
+    OUTBOX_FILES,
+    OUTBOX_RECORDS,
+    REPORT_BATCHES,
+    REPORT_ITEMS,
+    ledger_readings,
+    outbox_readings,
+    reporter_readings,
+)
 from sentinel_extproc.admin.sampler import Sampler
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.identity.contract import IdentityCounters
@@ -37,21 +70,21 @@ TABLES: list[tuple[type, list[Mapping[str, str]]]] = [
     (
         IdentityCounters,
         [
-            named.IDENTITY_ANSWERS,
-            named.IDENTITY_SOURCE,
-            named.IDENTITY_HELD_BACK,
-            named.IDENTITY_FORGOTTEN,
+            IDENTITY_ANSWERS,
+            IDENTITY_SOURCE,
+            IDENTITY_HELD_BACK,
+            IDENTITY_FORGOTTEN,
         ],
     ),
-    (DenyCounters, [named.DENIALS]),
-    (CacheCounters, [named.CACHE_ANSWERS, named.CACHE_HELD_BACK]),
-    (SharedCounters, [named.SHARED_RESULTS]),
-    (TextCounters, [named.TEXTS]),
-    (WriterCounters, [named.OUTBOX_RECORDS, named.OUTBOX_COMMITS, named.OUTBOX_FILES]),
-    (ReporterCounters, [named.REPORT_BATCHES, named.REPORT_ITEMS]),
+    (DenyCounters, [DENIALS]),
+    (CacheCounters, [CACHE_ANSWERS, CACHE_HELD_BACK]),
+    (SharedCounters, [SHARED_RESULTS]),
+    (TextCounters, [TEXTS]),
+    (WriterCounters, [OUTBOX_RECORDS, OUTBOX_COMMITS, OUTBOX_FILES]),
+    (ReporterCounters, [REPORT_BATCHES, REPORT_ITEMS]),
     (ForwarderCounters, [HOP_ITEMS]),
     (OrphanCounters, [ORPHANS]),
-    (SpanCounters, [named.TRACE_SPANS]),
+    (SpanCounters, [TRACE_SPANS]),
 ]
 
 
@@ -67,22 +100,22 @@ def values(readings: list[Reading]) -> dict[str, object]:
 
 def test_identity() -> None:
     counters = IdentityCounters(fresh=3, source_failures=2, gated=1, revoked=4)
-    found = values(named.identity_readings(lambda: counters))
+    found = values(identity_readings(lambda: counters))
     answers = found["sentinel_identity_answers_total"]
     assert isinstance(answers, dict)
     assert answers["fresh"] == 3
     assert found["sentinel_identity_forgotten_total"] == {"revoked": 4}
     counters.fresh = 9
-    again = values(named.identity_readings(lambda: counters))["sentinel_identity_answers_total"]
+    again = values(identity_readings(lambda: counters))["sentinel_identity_answers_total"]
     assert isinstance(again, dict)
     assert again["fresh"] == 9
 
 
 def test_traces() -> None:
     counters = SpanCounters(exported=3, dropped=2, failed=1)
-    found = values(named.trace_readings(counters))
+    found = values(trace_readings(counters))
     assert found == {"sentinel_trace_spans_total": {"exported": 3, "dropped": 2, "failed": 1}}
-    assert named.trace_readings(None) == []
+    assert trace_readings(None) == []
 
 
 def test_revocations() -> None:
@@ -90,7 +123,7 @@ def test_revocations() -> None:
     effect.applied(1_000_000, 1_002.5)
     effect.applied(1_000_000, 1_000.5)
     effect.applied(1_000_000, 999.0)  # by a clock that is behind
-    found = values(named.revocation_readings(lambda: DenyCounters(added=2), lambda: effect))
+    found = values(revocation_readings(lambda: DenyCounters(added=2), lambda: effect))
     assert found == {
         "sentinel_identity_denied_tokens_total": {"added": 2, "refused": 0, "unsure": 0},
         "sentinel_revocations_applied_total": 3,
@@ -102,12 +135,10 @@ def test_revocations() -> None:
 
 def test_breakers_and_limits() -> None:
     found = values(
-        named.breaker_readings(
-            {"zion_lookup": lambda: State.OPEN, "zion_report": lambda: State.CLOSED}
-        )
+        breaker_readings({"zion_lookup": lambda: State.OPEN, "zion_report": lambda: State.CLOSED})
     )
     assert found == {"sentinel_breaker_state": {"zion_lookup": 2, "zion_report": 0}}
-    found = values(named.limit_readings(down=lambda: True, pending=lambda: 7, replicas=lambda: 2))
+    found = values(limit_readings(down=lambda: True, pending=lambda: 7, replicas=lambda: 2))
     assert found == {
         "sentinel_limit_store_down": 1,
         "sentinel_limit_settlements_pending": 7,
@@ -119,11 +150,11 @@ async def test_the_outbox_and_its_backlog(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db", max_bytes=1 << 20)
     outbox.open()
     backlog = Sampler(outbox.backlog)
-    found = values(named.outbox_readings(outbox, backlog))
+    found = values(outbox_readings(outbox, backlog))
     assert found["sentinel_outbox_items"] is None
     assert found["sentinel_outbox_oldest_age_seconds"] is None
     backlog.last = await outbox.backlog()
-    found = values(named.outbox_readings(outbox, backlog))
+    found = values(outbox_readings(outbox, backlog))
     assert found["sentinel_outbox_items"] == {state.value: 0 for state in ItemState}
     assert found["sentinel_outbox_unsealed_records"] == 0
     assert found["sentinel_outbox_oldest_age_seconds"] == 0
@@ -168,7 +199,7 @@ async def test_the_ledger(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.db")
     outbox.open()
     ledger = Sampler(outbox.ledger)
-    assert values(named.ledger_readings(outbox, ledger))["sentinel_ledger_unknown_records"] is None
+    assert values(ledger_readings(outbox, ledger))["sentinel_ledger_unknown_records"] is None
     lost = Intent("1", 1, "ext-a", "a@example.org", "chat", "gpt-4o", None, 1, 1)
     outbox.begin(replace(lost, id="2"))
     await outbox.add_unknown(lost)
@@ -176,7 +207,7 @@ async def test_the_ledger(tmp_path: Path) -> None:
     (tmp_path / "outbox.db.damaged-20260101T000000000000Z").touch()
     (tmp_path / "outbox.db.damaged-20260101T000000000000Z-wal").touch()
     ledger.last = await outbox.ledger()
-    assert values(named.ledger_readings(outbox, ledger)) == {
+    assert values(ledger_readings(outbox, ledger)) == {
         "sentinel_ledger_head_seq": 1,
         "sentinel_ledger_unknown_records": 1,
         "sentinel_ledger_retained_records": 1,
@@ -195,7 +226,7 @@ async def test_the_backlogs_age_is_of_now() -> None:
     backlog = Sampler(count)
     backlog.last = await count()
     outbox = Outbox(Path("unused.db"))
-    found = values(named.outbox_readings(outbox, backlog))
+    found = values(outbox_readings(outbox, backlog))
     age = found["sentinel_outbox_oldest_age_seconds"]
     assert isinstance(age, float)
     assert age > 1_000_000_000
@@ -223,7 +254,7 @@ async def test_a_backlog_that_cannot_be_counted_is_unknown() -> None:
 
 
 def test_reloads_are_told_and_whether_the_last_one_was_refused() -> None:
-    found = values(named.reload_readings(lambda: ReloadState(taken=2, refused=1, faults=("x",))))
+    found = values(reload_readings(lambda: ReloadState(taken=2, refused=1, faults=("x",))))
     assert found["sentinel_reloads_total"] == {"taken": 2, "refused": 1}
     assert found["sentinel_configuration_refused"] == 1.0
 
@@ -233,19 +264,19 @@ def test_all_of_them_fit_into_one_exposition() -> None:
     backlog: Sampler[Backlog] = Sampler(lambda: None)  # type: ignore[arg-type,return-value]
     ledger: Sampler[LedgerState] = Sampler(lambda: None)  # type: ignore[arg-type,return-value]
     readings = [
-        *named.identity_readings(IdentityCounters),
-        *named.quota_readings(CacheCounters),
-        *named.shared_cache_readings(SharedCounters),
-        *named.text_readings(TextCounters),
-        *named.outbox_readings(Outbox(Path("unused.db")), backlog),
-        *named.ledger_readings(Outbox(Path("unused.db")), ledger),
-        *named.reporter_readings(ReporterCounters),
+        *identity_readings(IdentityCounters),
+        *quota_readings(CacheCounters),
+        *shared_cache_readings(SharedCounters),
+        *text_readings(TextCounters),
+        *outbox_readings(Outbox(Path("unused.db")), backlog),
+        *ledger_readings(Outbox(Path("unused.db")), ledger),
+        *reporter_readings(ReporterCounters),
         *hop(ForwarderCounters(), StreamState()),
         *orphan_readings(OrphanCounters),
-        *named.breaker_readings({"zion_lookup": lambda: State.CLOSED}),
-        *named.limit_readings(down=lambda: False, pending=lambda: 0, replicas=lambda: 1),
-        *named.serving_readings(live=lambda: 0, draining=lambda: False),
-        *named.reload_readings(ReloadState),
+        *breaker_readings({"zion_lookup": lambda: State.CLOSED}),
+        *limit_readings(down=lambda: False, pending=lambda: 0, replicas=lambda: 1),
+        *serving_readings(live=lambda: 0, draining=lambda: False),
+        *reload_readings(ReloadState),
     ]
     metrics.add_readings(readings)
     text = metrics.exposition()[0].decode()
