@@ -231,7 +231,8 @@ def _refuse(faults: list[str], *, as_json: bool) -> NoReturn:
     if as_json:
         click.echo(json.dumps({"error": {"code": "faulty_configuration", "faults": faults}}))
         sys.exit(EXIT_CONFIG)
-    click.echo(f"The configuration has {len(faults)} fault(s):", err=True)
+    count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+    click.echo(f"The configuration has {count}:", err=True)
     for fault in faults:
         click.echo(f"  {fault}", err=True)
     sys.exit(EXIT_CONFIG)

@@ -24,10 +24,11 @@ from pydantic_settings import (
 
 from sentinel_extproc.config.admin import admin_faults
 from sentinel_extproc.config.identity import identity_faults
-from sentinel_extproc.config.policy import unknown_endpoints
+from sentinel_extproc.config.policy import policy_faults
 from sentinel_extproc.config.providers import provider_faults
 from sentinel_extproc.config.secret_files import read_secret_files
 from sentinel_extproc.config.sections import Section
+from sentinel_extproc.config.sections.limits import LimitSettings
 from sentinel_extproc.config.sections.providers import UNSET
 from sentinel_extproc.config.sections.serving import Metering, Mode, ServerSettings, TransportName
 from sentinel_extproc.config.settings import Settings
@@ -35,7 +36,6 @@ from sentinel_extproc.config.tls import tls_faults
 from sentinel_extproc.config.tracing import tracing_faults
 from sentinel_extproc.config.values import MAX_SOCKET_PATH
 from sentinel_extproc.config.workers import worker_addresses, worker_count
-from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 from sentinel_extproc.tokens.models import ModelTable, ModelTableError
 from sentinel_extproc.usage.prices_file import PricesFileError, load_prices
 
@@ -123,11 +123,13 @@ def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
     faults = _unknown_names()
     file = named_file(file)
     from_file: dict[str, Any] = {}
+    unread = False
     if file is not None:
         try:
             from_file = _read_file(file)
         except ConfigError as error:
             faults += error.faults
+            unread = True
     secrets: dict[str, Any] = {}
     if folder := os.environ.get(SECRETS_VARIABLE):
         secrets, secret_faults = read_secret_files(Path(folder))
@@ -140,7 +142,12 @@ def load(file: Path | None = None, *, to_serve: bool = True) -> Settings:
     try:
         settings = sourced()
     except ValidationError as error:
-        raise ConfigError(faults + [_fault(item) for item in error.errors()]) from None
+        # What is missing may well be in a file that can't be read.
+        found = [item for item in error.errors() if not (unread and item["type"] == "missing")]
+        faults += [_fault(item) for item in found]
+        if to_serve and not unread:
+            faults += _policy_faults_at_least(file)
+        raise ConfigError(faults) from None
     if to_serve:
         faults += _cross_checks(settings)
     if faults:
@@ -341,6 +348,15 @@ def _address_faults(server: ServerSettings) -> list[str]:
     return []
 
 
+def _policy_faults_at_least(file: Path | None) -> list[str]:
+    """Those of the policy, where other settings have faults; none if its own section has."""
+    try:
+        limits = load_section("limits", LimitSettings, file)
+    except ConfigError:
+        return []
+    return policy_faults(limits.policy_file)
+
+
 def _cross_checks(settings: Settings) -> list[str]:
     """Faults that no single setting shows."""
     faults = []
@@ -365,12 +381,7 @@ def _cross_checks(settings: Settings) -> list[str]:
     redis = settings.redis
     if (redis.ca_file or redis.client_cert_file) and not redis.url.startswith("rediss"):
         faults.append("redis.url: must be a rediss URL when TLS files are given")
-    if settings.limits.policy_file is not None:
-        try:
-            unknown = unknown_endpoints(load_policy(settings.limits.policy_file))
-            faults += [f"{settings.limits.policy_file}: {fault}" for fault in unknown]
-        except PolicyFileError as error:
-            faults += [f"{settings.limits.policy_file}: {fault}" for fault in error.faults]
+    faults += policy_faults(settings.limits.policy_file)
     try:
         ModelTable(aliases=settings.tokens.aliases, overrides=settings.tokens.overrides)
     except ModelTableError as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from sentinel_extproc.config.sections.limits import LimitSettings
 from sentinel_extproc.endpoints.table import ENDPOINTS
 from sentinel_extproc.limits.policy import Policy, default_policy
-from sentinel_extproc.limits.policy_file import load_policy
+from sentinel_extproc.limits.policy_file import PolicyFileError, load_policy
 
 
 def configured_policy(limits: LimitSettings) -> Policy:
@@ -30,3 +31,14 @@ def unknown_endpoints(policy: Policy) -> list[str]:
         for glob in rule.match.endpoint
         if not any(fnmatchcase(endpoint.name, glob) for endpoint in ENDPOINTS)
     ]
+
+
+def policy_faults(file: Path | None) -> list[str]:
+    """What is wrong with a policy file, one line each; nothing where there is none."""
+    if file is None:
+        return []
+    try:
+        found = unknown_endpoints(load_policy(file))
+    except PolicyFileError as error:
+        found = list(error.faults)
+    return [f"{file}: {fault}" for fault in found]

@@ -86,6 +86,13 @@ def _octal(value: Any) -> Any:
     return value
 
 
+def _check_workers(value: Any) -> Any:
+    # Here, as a choice between a number and a word is told of as two faults.
+    if value != "auto" and not re.fullmatch(r"0*([1-9]|[1-5]\d|6[0-4])", str(value).strip()):
+        raise ValueError("must be a number from 1 to 64, or auto")
+    return value
+
+
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
@@ -111,7 +118,14 @@ Listen = Annotated[str, AfterValidator(_check_listen)]
 Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*$", max_length=253)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
-Workers = Annotated[int, Field(ge=1, le=64)] | Literal["auto"]
-FileMode = Annotated[int, BeforeValidator(_octal), Field(ge=0, le=0o777)]
+Workers = Annotated[
+    Annotated[int, Field(ge=1, le=64)] | Literal["auto"], BeforeValidator(_check_workers)
+]
+FileMode = Annotated[
+    int,
+    BeforeValidator(_octal),
+    Field(ge=0, le=0o777),
+    PlainSerializer(lambda mode: f"{mode:04o}", return_type=str, when_used="json"),
+]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 PathPrefix = Annotated[str, AfterValidator(_check_prefix)]

@@ -82,7 +82,8 @@ def _held(outbox: Path, user: str | None) -> list[str]:
 def _confirm(count: int) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("It needs --yes when there is nobody to ask.")
-    click.confirm(f"Send {count} item(s) to Zion again?", abort=True)
+    what = "1 item" if count == 1 else f"{count} items"
+    click.confirm(f"Send {what} to Zion again?", abort=True)
 
 
 def _replay(ids: Sequence[str], outbox: Path, admin: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -150,6 +151,9 @@ def test_what_is_missing_is_named_setting_by_setting() -> None:
         ("SENTINEL_TOKENS__ALIASES", "a=b", "SENTINEL_TOKENS__ALIASES"),
         ("SENTINEL_SERVER", "a=b", "server"),
         ("SENTINEL_SERVER__SOCKET_MODE", "0888", "octal"),
+        ("SENTINEL_SERVER__WORKERS", "0", "server.workers: must be a number from 1 to 64, or auto"),
+        ("SENTINEL_SERVER__WORKERS", "65", "server.workers"),
+        ("SENTINEL_SERVER__WORKERS", "many", "server.workers"),
         ("SENTINEL_SERVER__SOCKET_MODE", "1777", "server.socket_mode"),
     ],
 )
@@ -238,7 +242,7 @@ def test_a_faulty_configuration_ends_with_code_2(
     given(monkeypatch, ZION_API_URL="x", CACHE_TTL_SECONDS="x")
     result = CliRunner().invoke(main, [command])
     assert result.exit_code == 2
-    assert "2 fault(s)" in result.output
+    assert "2 faults:" in result.output
     assert "zion.url" in result.output
     assert "identity.fresh_seconds" in result.output
 
@@ -263,6 +267,51 @@ def test_faults_of_a_policy_file_are_in_plain_words(
     file.write_text(text)
     given(monkeypatch, SENTINEL_LIMITS__POLICY_FILE=str(file))
     assert any(fault.startswith(f"{file}: {says}") for fault in faults())
+
+
+@pytest.mark.parametrize(("value", "workers"), [("1", 1), ("7", 7), ("64", 64), ("auto", "auto")])
+def test_workers_are_a_number_or_auto(
+    monkeypatch: pytest.MonkeyPatch, value: str, workers: int | str
+) -> None:
+    given(monkeypatch, SENTINEL_SERVER__WORKERS=value)
+    assert load().server.workers == workers
+
+
+def test_a_policy_is_checked_beside_other_faults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("rules: {}")
+    given(monkeypatch, ZION_API_URL="x", SENTINEL_LIMITS__POLICY_FILE=str(file))
+    found = faults()
+    assert len(found) == 2
+    assert found[0].startswith("zion.url")
+    assert found[1] == f"{file}: rules: must be a list"
+    monkeypatch.setenv("SENTINEL_LIMITS__REQUESTS", "-1")
+    assert [fault.partition(":")[0] for fault in faults()] == ["zion.url", "limits.requests"]
+
+
+@pytest.mark.parametrize("text", [None, "a: ["])
+def test_what_a_file_that_cannot_be_read_may_have_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None
+) -> None:
+    file = tmp_path / "config.yaml"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setenv("CACHE_TTL_SECONDS", "x")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    whole, *more = caught.value.faults
+    assert whole.startswith(str(file))
+    assert [fault.partition(":")[0] for fault in more] == ["identity.fresh_seconds"]
+
+
+def test_modes_of_sockets_are_shown_as_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, SENTINEL_ADMIN__SOCKET_MODE="0600")
+    shown = CliRunner().invoke(main, ["check-config", "--json"])
+    assert json.loads(shown.output)["admin"]["socket_mode"] == "0600"
+    as_yaml = CliRunner().invoke(main, ["check-config"])
+    assert "socket_mode: '0660'" in as_yaml.output
 
 
 def test_a_policy_may_name_endpoints_by_globs(
