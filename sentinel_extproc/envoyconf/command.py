@@ -35,6 +35,7 @@ _TARGETS_OF: dict[str, frozenset[str]] = {
     "message_timeout": _TIMES,
     "buffer_limit": _TIMES,
     "idle_timeout": _TIMES,
+    "request_timeout": _TIMES,
     "max_concurrent": _TIMES,
     "provider_ca": frozenset({"envoy", "istio", "helm-values"}),
     "namespace": _GATEWAYS,

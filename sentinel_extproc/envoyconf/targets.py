@@ -176,7 +176,9 @@ def render_helm_values(settings: Settings, options: Options) -> str:
     """Values for deploy/helm/sentinel-extproc."""
     _one_provider(settings, "helm-values")
     envoy = None
-    if options.with_envoy:
+    if not options.with_envoy:
+        _one_worker(settings)
+    else:
         workers = known_addresses(settings, SIDECAR_SOCKET)
         choices = replace(options.choices, workers=workers)
         made = gateway_bootstrap(attachment_of(settings, choices), admin="127.0.0.1:9901")

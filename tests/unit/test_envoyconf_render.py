@@ -122,6 +122,7 @@ def test_what_cannot_be_is_refused_with_code_2(arguments: tuple[str, ...], says:
         ("istio", "--listen", "1.2.3.4:1"),
         ("envoy-gateway", "--envoy-version", "1.40"),
         ("compose", "--worker", "unix:/x"),
+        ("compose", "--request-timeout", "60"),
         ("helm-values", "--gateway", "x"),
     ],
 )

@@ -50,7 +50,7 @@ def test_composed_sidecars_are_told_how_many_they_are() -> None:
     assert services["sidecar"]["environment"]["SENTINEL_SERVER__WORKERS"] == "2"
 
 
-@pytest.mark.parametrize("target", ["istio", "envoy-gateway"])
+@pytest.mark.parametrize("target", ["istio", "envoy-gateway", "helm-values"])
 def test_behind_a_service_there_is_one(target: str) -> None:
     with pytest.raises(ValueError, match=r"server\.workers"):
         rendered(target, workers=2)
