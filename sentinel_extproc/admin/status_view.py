@@ -23,6 +23,8 @@ _ELSEWHERE = frozenset({"top"})
 """Has a command of its own."""
 
 _IDS = frozenset({"pid", "worker"})
+_LONG = 40
+"""Characters of what shares its line with others."""
 _STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
 
@@ -63,7 +65,10 @@ def shown(name: str, value: object) -> Text:
         case float():
             text = f"{value:,.3f}"
         case list() | tuple():
-            text = ", ".join(shown("", one).plain for one in value) or "none"
+            texts = [shown("", one) for one in value]
+            if any(len(one) > _LONG for one in texts):
+                return Text("\n").join(texts)
+            text = ", ".join(one.plain for one in texts) or "none"
         case dict():
             pairs = (f"{_name(str(key))} {shown(str(key), one)}" for key, one in value.items())
             text = ", ".join(pairs) or "none"

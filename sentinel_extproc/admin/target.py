@@ -25,6 +25,10 @@ EXIT_UNREACHABLE = 3
 
 LONGEST_WAIT_S = 60
 TOO_MANY = 429
+UNAUTHENTICATED = 401
+_HOW_TO_LOG_IN = (
+    " Here: --token-file FILE, or the sidecar's own settings by --config or SENTINEL_CONFIG."
+)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Answer = TypeVar("_Answer")
@@ -73,7 +77,8 @@ class Target:
                 # A 429 changed nothing, so it may be repeated.
                 again_s = error.retry_after_s if error.status == TOO_MANY else None
                 if again_s is None or waited_s + again_s > LONGEST_WAIT_S:
-                    self.fail(str(error), error.code, EXIT_REFUSED)
+                    hint = _HOW_TO_LOG_IN if error.status == UNAUTHENTICATED else ""
+                    self.fail(f"{error}{hint}", error.code, EXIT_REFUSED)
                 click.echo(f"{error} Waiting for it.", err=True)
                 time.sleep(again_s)
                 waited_s += again_s

@@ -115,7 +115,7 @@ def _limit_cells(one: dict[str, Any]) -> tuple[str | int | None, ...]:
     return (
         one["name"] + (" (shadow)" if one["shadow"] else ""),
         one["unit"],
-        _amount(one["limit"]),
+        f"{_amount(one['limit'])} at once" if one["at_once"] else _amount(one["limit"]),
         _amount(one["remaining"]),
         span(reset) if reset is not None else "they end" if one["at_once"] else "never",
     )

@@ -32,7 +32,7 @@ def check_target(url: str, *, allow_remote: bool) -> None:
         if not (address := ipaddress.ip_address(str(where[0]).split("%")[0])).is_loopback
     ]
     if elsewhere and not allow_remote:
+        which = host if host == elsewhere[0] else f"{host} ({elsewhere[0]})"
         raise NotAllowed(
-            f"{host} is {elsewhere[0]}, not this machine. Load only what is yours; if it is, "
-            "say --allow-remote."
+            f"{which} is not this machine. Load only what is yours; if it is, say --allow-remote."
         )

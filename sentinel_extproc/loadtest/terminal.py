@@ -29,7 +29,8 @@ def show(console: Console, report: Report, verdicts: Sequence[Verdict]) -> None:
     )
     rows = (*report.kinds, report.all) if len(report.kinds) > 1 else report.kinds
     console.print(_counts(rows))
-    console.print(_times(rows))
+    if any(times.histogram.count for row in rows for times in (row.ttft, row.gap, row.total)):
+        console.print(_times(rows))
     if report.all.reasons:
         console.print(_reasons(report.all))
     for note in report.notes():

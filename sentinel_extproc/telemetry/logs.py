@@ -145,18 +145,27 @@ def _console(out: TextIO) -> list[Processor]:
     )
 
     def render(logger: object, method: str, event: EventDict) -> str:
-        below = [
-            _below(name, event.pop(name)) for name in list(event) if isinstance(event[name], dict)
-        ]
+        below = [_below(name, event.pop(name)) for name in list(event) if _is_long(event[name])]
         return "\n".join([renderer(logger, method, event), *filter(None, below)])
 
     return [_for_people, render]
 
 
-def _below(name: str, facts: dict[str, object]) -> str:
-    """A group of facts gets a line of its own below, or one each if they are long."""
-    said = [f"{fact.replace('_', ' ')}: {_said(value)}" for fact, value in facts.items()]
-    lines = said if any(len(one) > _LONG for one in said) else [", ".join(said)]
+def _is_long(value: object) -> bool:
+    """Groups of facts, and lists of more than a line."""
+    return isinstance(value, dict) or (
+        isinstance(value, list) and sum(len(str(one)) for one in value) > _LONG
+    )
+
+
+def _below(name: str, facts: dict[str, object] | list[object]) -> str:
+    """A group of facts gets a line of its own below, or one each if they are long; what is in a
+    list gets one each."""
+    if isinstance(facts, dict):
+        said = [f"{fact.replace('_', ' ')}: {_said(value)}" for fact, value in facts.items()]
+        lines = said if any(len(one) > _LONG for one in said) else [", ".join(said)]
+    else:
+        lines = [str(fact) for fact in facts]
     heads = [f"{'':11}{name.replace('_', ' '):<10} ", *([" " * 22] * (len(lines) - 1))]
     return (
         "\n".join(
@@ -178,8 +187,8 @@ def _for_people(_logger: object, _method: str, event: EventDict) -> EventDict:
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = clip(value, MAX_CHARS_OF.get(name, MAX_VALUE_CHARS))
-        elif isinstance(value, list):
-            event[name] = clip(", ".join(map(str, value)))
+        elif isinstance(value, list) and not _is_long(value):
+            event[name] = clip(", ".join(map(str, value)) or "none")
     event["event"] = for_terminal(str(event["event"]))
     if "exception" in event:
         lines = event["exception"].split("\n")

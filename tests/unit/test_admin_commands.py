@@ -73,7 +73,11 @@ async def standing() -> dict[str, Any]:
     return {
         "exchanges": {"live": 12345, "draining": False},
         "outbox": {"oldest": None, "fill": 0.25, "set_aside": [], "oldest_seconds": 7300},
-        "configuration": {"needs_restart": ["server.listen", "admin"], "last_reload": 0},
+        "configuration": {
+            "needs_restart": ["server.listen", "admin"],
+            "last_reload": 0,
+            "faults": ["policy.yaml: rules.0.match.team: no such field", "b" * 50],
+        },
         "overload": {"turned_away": {"user": 2, "all": 1}},
         "ledger": {
             "under_way": 3,
@@ -253,6 +257,8 @@ async def test_refusals_are_told_with_their_reason(tmp_path: Path) -> None:
         )
     assert (wrong.exit_code, failed.exit_code) == (1, 1)
     assert "admin token" in wrong.stderr
+    assert "--token-file" in wrong.stderr
+    assert "--token-file" not in failed.stderr
     assert "Repeat it." in failed.stderr
 
 
@@ -332,6 +338,7 @@ async def test_status() -> None:
         *("server.listen, admin", "1970-01-01T00:00:00Z", "user 2, all 1"),
         *("worker 1 keeps failing", "failed 5 times in a row; 1 of 2 serve; 5 restarts", "123456"),
         *("one", "two\\x1b[2J", "ab" * 32, "cd" * 32),
+        *("policy.yaml: rules.0.match.team: no such field  ", "b" * 50),
     ):
         assert text in shown.stdout
     assert not any(sign in shown.stdout for sign in "{}'\x1b")

@@ -177,7 +177,16 @@ async def test_limits_show() -> None:
         parsed = await run("limits", "show", "ext-ada", "--json", url=url)
         refused = await run("limits", "show", "ext-ada", url=url, token="wrong-token-0123")
     assert shown.exit_code == 0, shown.output
-    for word in ("ext-ada", "pro", "requests", "spend (shadow)", "12.5", "never", "they end"):
+    for word in (
+        "ext-ada",
+        "pro",
+        "requests",
+        "spend (shadow)",
+        "12.5",
+        "never",
+        "3 at once",
+        "they end",
+    ):
         assert word in shown.output
     assert json.loads(parsed.output)["limits"][0]["remaining"] == 19
     assert refused.exit_code == 1

@@ -18,6 +18,7 @@ from sentinel_extproc.admin.page.cells import Cell, counted, duration, name, num
 from sentinel_extproc.admin.page.html import Html, document, el, text
 from sentinel_extproc.admin.page.session import MAX_ENDED, Sessions, same_origin
 from sentinel_extproc.admin.page.sources import OwnSources
+from sentinel_extproc.admin.page.tables import limit_rows
 from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.admin.throttle import Rate
 from sentinel_extproc.errors import Unavailable
@@ -567,3 +568,15 @@ async def test_what_could_not_be_done_is_told() -> None:
     )
     assert answer.status_code == 503
     assert "It is not certain everywhere; repeat it." in answer.text
+
+
+def test_a_limit_on_what_is_under_way_at_once_is_told_from_a_total() -> None:
+    limit = {"unit": "requests", "limit": 3, "remaining": 1, "shadow": False}
+    at_once, total = limit_rows(
+        [
+            limit | {"name": "streams", "reset_seconds": None, "at_once": True},
+            limit | {"name": "trial", "reset_seconds": None, "at_once": False},
+        ]
+    )
+    assert [cell.text for cell in at_once[3:]] == ["3 at once", "they end"]
+    assert [cell.text for cell in total[3:]] == ["3", "never"]

@@ -154,6 +154,20 @@ def test_nothing_from_outside_reaches_a_terminal_as_it_is(console: io.StringIO, 
     text.encode()
 
 
+def test_long_lists_have_a_line_below_for_each(console: io.StringIO) -> None:
+    faults = ["policy.yaml: rules.0.match.team: there is no such field", "b\x1b[2J" + "c" * 40]
+    facts = {"faults": faults, "needs_restart": [], "names": ["x", "y"]}
+    logging.getLogger("sentinel.app").error("reload_refused", extra=facts)
+    first, *below = console.getvalue().splitlines()
+    assert "needs_restart=none" in first.replace("'", "")
+    assert "x, y" in first
+    assert "policy" not in first
+    assert [line.removeprefix("           faults").strip() for line in below] == [
+        faults[0],
+        "b\\x1b[2J" + "c" * 40,
+    ]
+
+
 class Broken(io.StringIO):
     def write(self, text: str) -> int:
         raise OSError("no space left")

@@ -131,7 +131,7 @@ def _limit(limit: Mapping[str, Any]) -> Row:
         name(limit["name"] + (" (shadow)" if limit["shadow"] else "")),
         Cell(limit["unit"].replace("_", " ")),
         Cell(number(remaining).text, share=round(share, 3)),
-        number(most),
+        Cell(f"{number(most).text} at once") if limit["at_once"] else number(most),
         Cell(duration(reset_s) if reset_s is not None else unknown),
     )
 
