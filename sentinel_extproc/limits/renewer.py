@@ -20,6 +20,8 @@ _AT_ONCE = 8
 """Few of the commands that the store may run at once: requests come first."""
 _PER_TICK = 4096
 """Of each queue: a second's work for a Redis on the same network; the rest is next tick's."""
+_MISSED_PER_TICK = 512
+"""Of those that were away and still get no answer: some seconds, if each lasts its time-out."""
 
 _Key = tuple[str, str]
 
@@ -43,7 +45,8 @@ class Renewer:
 
     Each queue is in the order of ``asked_s``, so that a tick looks at nothing that is not due.
     Those whose turn came while the store was away are asked for at every tick: when it is back,
-    what runs should count again before others take its place.
+    what runs should count again before others take its place. They come last: in a cluster, a shard
+    that is silent must not hold up those that answer.
 
     Args:
         store: extending a claim there to what it holds renews it.
@@ -109,14 +112,23 @@ class Renewer:
 
     async def renew_due(self) -> None:
         """One tick: renew what is due, up to a bound, the longest waiting first."""
+        away = list(islice(self._away.values(), _PER_TICK))  # what misses its turn now isn't in it
         for queue, every_s in (
-            (self._away, 0.0),
             (self._soon, self._lease_every_s),
             (self._later, self._record_every_s),
         ):
-            due = list(islice(self._due(queue, every_s), _PER_TICK))
-            for start in range(0, len(due), _AT_ONCE):
-                await asyncio.gather(*(self._renew(held) for held in due[start : start + _AT_ONCE]))
+            await self._renew_all(list(islice(self._due(queue, every_s), _PER_TICK)), _PER_TICK)
+        await self._renew_all(away, _MISSED_PER_TICK)
+
+    async def _renew_all(self, due: list[_Held], most_missed: int) -> None:
+        """In order, until so many had no answer."""
+        missed = 0
+        for start in range(0, len(due), _AT_ONCE):
+            batch = due[start : start + _AT_ONCE]
+            answered = await asyncio.gather(*(self._renew(held) for held in batch))
+            missed += answered.count(False)
+            if missed >= most_missed:
+                return
 
     def _due(self, queue: OrderedDict[_Key, _Held], every_s: float) -> Iterator[_Held]:
         now_s = self._clock()
@@ -125,13 +137,14 @@ class Renewer:
                 return
             yield held
 
-    async def _renew(self, held: _Held) -> None:
+    async def _renew(self, held: _Held) -> bool:
+        """False when the store did not answer."""
         key, now_s = _key(held.claim), self._clock()
         if self._at(key) is not held:
-            return
+            return True
         self._take(key)
         if now_s - held.opened_s > self._longest_s:
-            return
+            return True
         # Without an answer it stays among those that are asked for again soon.
         held.asked_s = now_s
         self._soon[key] = held
@@ -141,16 +154,17 @@ class Renewer:
             if self._at(key) is held:
                 self._take(key)
                 self._away[key] = held
-            return
+            return False
         except StoreError as error:
             log.debug("a hold could not be renewed: %s", error)
-            return
+            return False
         if self._at(key) is not held:
-            return
+            return True
         self._take(key)
         if verdict.decision is not Decision.OVER:
             held.asked_s = self._clock()
             self._put(held)
+        return True
 
     def _at(self, key: _Key) -> _Held | None:
         return self._soon.get(key) or self._later.get(key) or self._away.get(key)

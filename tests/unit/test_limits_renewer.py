@@ -36,6 +36,7 @@ class Recording(MemoryStore):
         super().__init__(lambda: 0)
         self.renewed: list[str] = []
         self.broken = self.away = False
+        self.silent: frozenset[str] = frozenset()
         self.decision = Decision.ADMITTED
         self.under_way = 0
         self.most_under_way = 0
@@ -46,7 +47,7 @@ class Recording(MemoryStore):
         await asyncio.sleep(0)
         self.under_way -= 1
         self.renewed.append(claim.id)
-        if self.away:
+        if self.away or claim.id in self.silent:
             raise StoreUntriedError("the store is away")
         if self.broken:
             raise StoreError("no answer")
@@ -179,3 +180,20 @@ async def test_a_tick_does_a_bounded_amount_of_work(kind: Kind) -> None:
     second = list(await bench.at(205))
     assert len(second) == 5_000 - 4096
     assert {*first, *second} == {f"x{number}" for number in range(5_000)}
+
+
+async def test_a_silent_shard_holds_up_no_other_and_takes_a_bounded_part_of_a_tick() -> None:
+    bench = Bench()
+    silent = [f"silent{number}" for number in range(600)]
+    for name in silent:
+        bench.renewer.watch(claim(name, Kind.CONCURRENCY))
+    bench.store.silent = frozenset(silent)
+    assert await bench.at(20) == silent
+    healthy = ["streams", "ring"]
+    bench.now_s = 30
+    bench.renewer.watch(claim("streams", Kind.CONCURRENCY))
+    bench.renewer.watch(claim("ring", Kind.RING))
+    assert await bench.at(230) == healthy + silent[:512]
+    assert await bench.at(235) == silent[512:] + silent[: 512 - 88], "those that were left first"
+    bench.store.silent = frozenset()
+    assert sorted(await bench.at(240)) == sorted(silent), "all, as soon as it is back"
