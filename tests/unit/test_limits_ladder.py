@@ -220,6 +220,42 @@ async def test_what_is_still_running_is_replayed_as_debt(bench: Bench) -> None:
     assert await bench.primary.left(MONTH) == 7
 
 
+class SlowLocal(MemoryStore):
+    """Settles one claim when it is let."""
+
+    def __init__(self, slow: str) -> None:
+        super().__init__(wall_clock_ms)
+        self.slow = slow
+        self.asked, self.let = asyncio.Event(), asyncio.Event()
+
+    async def settle(self, claim: Claim) -> None:
+        if claim.id == self.slow:
+            self.asked.set()
+            await self.let.wait()
+        await super().settle(claim)
+
+
+async def test_one_may_be_settled_while_another_goes_over_to_the_primary(bench: Bench) -> None:
+    local = SlowLocal("first")
+    ladder = Ladder(bench.primary, local=local, outage=Outage(quiet_s=60.0, probe_every_s=0.01))
+    first, second = (bench.claim((STREAMS, 1), name=name) for name in ("first", "second"))
+    bench.primary.away = True
+    for claim in (first, second):
+        assert (await ladder.reserve(claim)).degraded == "local"
+    assert not ladder.down
+    bench.primary.away = False
+    async with asyncio.timeout(10):
+        await local.asked.wait()
+    await ladder.settle(second)
+    local.let.set()
+    watcher = ladder._watcher
+    assert watcher is not None
+    async with asyncio.timeout(10):
+        await watcher
+    assert await bench.primary.left(STREAMS) == 3
+    await ladder.close()
+
+
 async def test_what_runs_at_once_is_shared_out_and_then_counted_by_the_primary(
     bench: Bench,
 ) -> None:

@@ -275,9 +275,10 @@ class Ladder:
         done = [key for key, admitted in self._open.items() if admitted.replayed]
         if tried and not done:
             raise StoreError("debt could not be charged")
-        # From here on the primary's record is what growing and settling adjust.
-        for key in done:
-            await self._leave(self._open.pop(key))
+        # From here on the primary's record is what growing and settling adjust. All at once: one
+        # that is settled while another leaves is gone by itself.
+        for admitted in [self._open.pop(key) for key in done]:
+            await self._leave(admitted)
         return len(done)
 
     async def _replay_one(self, admitted: _Admitted) -> None:
