@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Generic, TypeVar
 
@@ -35,7 +36,7 @@ class Gathering(Generic[T]):
         async with self._one_at_a_time:
             roster = self._roster()
             answers = await ask()
-            found = [await asyncio.to_thread(self._retire, roster)]
+            found = [await self._retired(roster)]
             for serial in sorted(roster.alive):
                 if serial in answers:
                     self._told[serial] = answers[serial]
@@ -50,7 +51,19 @@ class Gathering(Generic[T]):
     async def tidy(self) -> None:
         """Put together what is left of those that ended, though nobody asks."""
         async with self._one_at_a_time:
-            await asyncio.to_thread(self._retire, self._roster())
+            await self._retired(self._roster())
+
+    async def _retired(self, roster: Roster) -> T:
+        """``_retire`` in a thread, and to its end: whoever gives up meanwhile holds the lock until
+        then, since two at a time would put the same files together."""
+        work = asyncio.ensure_future(asyncio.to_thread(self._retire, roster))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            while not work.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait((work,))
+            raise
 
     def _retire(self, roster: Roster) -> T:
         for serial in self._told.keys() - roster.alive:
