@@ -55,7 +55,7 @@ def tracing_faults(tracing: TracingSettings) -> list[str]:
         found = False
     if not found:
         faults.append(
-            "tracing.endpoint: OpenTelemetry is missing; pip install 'sentinel-extproc[tracing]'"
+            "tracing.endpoint: OpenTelemetry is missing; pip install '.[tracing]' in a checkout"
         )
     try:
         tracing_headers(tracing.headers_file)

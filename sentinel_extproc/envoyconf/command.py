@@ -245,7 +245,7 @@ def render(
     except ImportError as error:
         click.echo(
             f"Rendering needs more packages ({error.name} is missing): pip install"
-            " 'sentinel-extproc[render]'",
+            " '.[render]' in a checkout",
             err=True,
         )
         sys.exit(EXIT_CONFIG)

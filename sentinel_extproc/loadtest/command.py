@@ -98,8 +98,9 @@ def _run(options: dict[str, Any], demo: Demo) -> int:
     try:
         import aiohttp  # noqa: F401 - to say early what is missing
     except ImportError as error:
+        lack = f"Load tests need more packages ({error.name} is missing)"
         _refuse(
-            [f"Load tests need more packages ({error.name} is missing): pip install '.[load]'"],
+            [f"{lack}: pip install '.[load]' in a checkout"],
             EXIT_FAILED,
         )
     if options["users"] is not None and options["rate"] is not None:

@@ -60,6 +60,14 @@ def test_make_targets_that_are_named_exist(page: Path) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_who_installs_by_a_page_can_do_what_it_goes_on_with(page: Path) -> None:
+    text = page.read_text("utf-8")
+    installed = re.findall(r"^pip install (.*?)(?: *#.*)?$", text, re.MULTILINE)
+    if installed and "sentinel-extproc render" in text:
+        assert installed == ["'.[render]'"]
+
+
 def test_pictures_are_current_and_tell_those_who_cannot_see_them() -> None:
     folder = ROOT / "docs" / "pictures"
     drawn = draw_pictures.drawn()

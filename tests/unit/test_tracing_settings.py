@@ -62,7 +62,7 @@ def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for protocol in ("http/protobuf", "grpc"):
         tracing = TracingSettings.model_validate({"endpoint": COLLECTOR, "protocol": protocol})
         (fault,) = tracing_faults(tracing)
-        assert "sentinel-extproc[tracing]" in fault
+        assert "'.[tracing]'" in fault
 
 
 async def test_without_an_address_there_is_nothing() -> None:
