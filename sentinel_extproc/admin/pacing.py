@@ -1,8 +1,9 @@
 """How often the control API may be called: by whom has the token, and by whom guesses it.
 
 What is bounded costs more than its answer: a revocation is told to every replica, a question about
-a token may ask Zion. Only calls with the right token count against what is allowed in all, so that
-nobody else can keep an operator from revoking.
+a token may ask Zion. Only calls with the right token count against what is allowed in all, and only
+wrong ones wait for those before them, so that nobody else can keep an operator from revoking: what
+keeps a guesser off is the token's length (``config.admin``).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ IN_ALL = Rate(burst=500, per_second=50.0)
 
 FREE_GUESSES = 20
 LONGEST_GUESS_WAIT_S = 5.0
-"""Less than at the log-in form: what calls with an old token by mistake is a job more often than a
-person, and locks out the operators who share its address. At this pace nobody guesses anything."""
+"""Less than at the log-in form: our commands wait for it before they tell whoever has an old token
+that it is wrong."""
 
 
 class Pacing:
@@ -46,11 +47,11 @@ class Pacing:
         )
         self._pace = Pace(each=each, in_all=in_all, clock=clock)
 
-    def before(self, address: str) -> None:
-        """To be called before a token is looked at.
+    def wrong(self, address: str) -> None:
+        """A token was wrong.
 
         Raises:
-            LimitExceeded: too many wrong ones came from there.
+            LimitExceeded: as many before it, from there.
         """
         wait_s = self._guesses.wait_s(address)
         if wait_s > 0:
@@ -59,9 +60,6 @@ class Pacing:
                 code="too_many_wrong_tokens",
                 retry_after_s=wait_s,
             )
-
-    def wrong(self, address: str) -> None:
-        """The token was wrong."""
         self._guesses.failed(address)
 
     def take(self, address: str) -> None:
@@ -70,7 +68,6 @@ class Pacing:
         Raises:
             LimitExceeded: too many; this one is not to be made.
         """
-        self._guesses.succeeded(address)
         wait_s = self._pace.take(address)
         if wait_s > 0:
             raise LimitExceeded(

@@ -158,7 +158,6 @@ class _Routes:
         return _NOTHING_TO_CONTROL if self._control is None else self._control
 
     def _check_at_pace(self, pacing: Pacing, headers: list[bytes], address: str) -> None:
-        pacing.before(address)
         try:
             self._access.check(headers)
         except Unauthenticated:

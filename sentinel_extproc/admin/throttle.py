@@ -31,8 +31,9 @@ class _Source:
 class GuessThrottle:
     """Counts wrong admin tokens by where they come from.
 
-    A few are free, for people who mistype; after that whoever comes from that address waits, twice
-    as long each time, up to ``longest_wait_s``.
+    A few are free, for people who mistype; after that wrong ones from that address have to wait,
+    twice as long each time, up to ``longest_wait_s``. The right one never does: else whoever shares
+    an operator's address could keep them out.
 
     Args:
         free: the wrong token from which on there is a wait.
@@ -54,7 +55,7 @@ class GuessThrottle:
         self._sources: dict[str, _Source] = {}
 
     def wait_s(self, address: str) -> float:
-        """How long a client must wait before a token of its is looked at; 0 when it needn't."""
+        """How long until another wrong token may come from there; 0 when it may."""
         source = self._sources.get(self._key(address))
         return 0.0 if source is None else max(0.0, source.until_s - self._clock())
 
@@ -68,12 +69,6 @@ class GuessThrottle:
         if source.failures >= self._free:
             doublings = min(source.failures - self._free, 16)
             source.until_s = now + min(FIRST_WAIT_S * 2**doublings, self._longest_wait_s)
-
-    def succeeded(self, address: str) -> None:
-        """Somebody there has the token; what others share stays."""
-        key = self._key(address)
-        if key != _OTHERS:
-            self._sources.pop(key, None)
 
     def _key(self, address: str) -> str:
         key = _network(address)

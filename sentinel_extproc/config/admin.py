@@ -9,8 +9,9 @@ import re
 from sentinel_extproc.config.sections.operating import AdminSettings
 from sentinel_extproc.config.tls import tls_faults
 
-MIN_TOKEN_CHARS = 16
-"""Too many to be found by trying, if they were drawn at random."""
+MIN_TOKEN_CHARS = 24
+"""Too many to be found by trying at any pace, if they were drawn at random: 96 bits in hexadecimal.
+Nothing else keeps a guesser off, since whoever has the token is never made to wait."""
 
 _TOKEN = re.compile(rf"[\x21-\x7e]{{{MIN_TOKEN_CHARS},512}}")
 
@@ -29,7 +30,10 @@ def admin_token(admin: AdminSettings) -> str | None:
     else:
         return None
     if _TOKEN.fullmatch(token) is None:
-        raise ValueError(f"must have {MIN_TOKEN_CHARS} to 512 visible ASCII characters")
+        raise ValueError(
+            f"must have {MIN_TOKEN_CHARS} to 512 visible ASCII characters, drawn at random;"
+            " make one with: openssl rand -hex 32"
+        )
     return token
 
 

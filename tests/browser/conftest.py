@@ -32,7 +32,7 @@ from sentinel_extproc.telemetry.facts import ExchangeFinished, ExchangeRefused
 from sentinel_extproc.telemetry.live import SAMPLES, STEP_S, Live
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 
-TOKEN = "admin-token-0123456789"
+TOKEN = "admin-token-0123456789abcdef"
 HOSTILE = "<img src=x onerror=alert(1)>\u202e'\"&</td></script><script>alert(2)</script>"
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 

@@ -22,7 +22,7 @@ from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.identity.static_keys import StaticKeys, digest
 from sentinel_extproc.telemetry.live import Live
 
-TOKEN = "admin-token-0123456789"
+TOKEN = "admin-token-0123456789abcdef"
 OPEN = {"/healthz", "/readyz", "/metrics", "/static/{file}", "/login"}
 """For probes, Prometheus and the form that asks for the token."""
 

@@ -30,7 +30,7 @@ from sentinel_extproc.admin.server import AdminServer
 from sentinel_extproc.config.sections.operating import AdminSettings
 from sentinel_extproc.errors import LimitExceeded, Unavailable
 
-ADMIN_TOKEN = "admin-token-0123456789"
+ADMIN_TOKEN = "admin-token-0123456789abcdef"
 USER_TOKEN = "sk-user-secret"
 EVERYWHERE = Effect(everywhere=True, replicas=2)
 DIGEST = hashlib.sha256(USER_TOKEN.encode()).digest()
@@ -199,7 +199,7 @@ async def test_the_sidecars_own_configuration_says_where_and_with_which_token(
             done = await run("status", "--config", str(file))
         else:
             done = await run("status", SENTINEL_CONFIG=str(file))
-            other = await run("status", SENTINEL_CONFIG=str(file), SENTINEL_ADMIN__TOKEN="x" * 16)
+            other = await run("status", SENTINEL_CONFIG=str(file), SENTINEL_ADMIN__TOKEN="x" * 24)
             assert other.exit_code == 1, "the environment is stronger than the file"
     assert done.exit_code == 0, done.output
     assert "12,345" in done.output

@@ -26,7 +26,7 @@ from sentinel_extproc.identity.shared import SharedEntry
 from sentinel_extproc.limits.model import LimitState, Quota, QuotaPeriod, Subject, Unit
 from sentinel_extproc.live_cli.look_commands import limits, whoami
 
-ADMIN_TOKEN = "admin-token-0123456789"
+ADMIN_TOKEN = "admin-token-0123456789abcdef"
 ADA = Principal("ext-ada", "42", "ada@example.com", "free")
 USER_TOKEN = "sk-of-ada"
 DIGEST = hashlib.sha256(USER_TOKEN.encode()).digest()

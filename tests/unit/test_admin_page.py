@@ -27,7 +27,7 @@ from sentinel_extproc.telemetry.facts import ExchangeFinished, ExchangeRefused
 from sentinel_extproc.telemetry.live import STEP_S, Live
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 
-TOKEN = "admin-token-0123456789"
+TOKEN = "admin-token-0123456789abcdef"
 HOST = "127.0.0.1:9180"
 ORIGIN = f"http://{HOST}"
 HOSTILE = [
@@ -354,14 +354,16 @@ async def test_logging_in_and_out() -> None:
     assert (await browser.client.get("/live/data")).status_code == 401
 
 
-async def test_who_guesses_tokens_has_to_wait_even_with_the_right_one() -> None:
+async def test_who_guesses_tokens_has_to_wait_and_shuts_nobody_out() -> None:
     browser = Browser()
     answers = [await browser.post("/login", token="wrong-token-0123456789") for _ in range(6)]
     assert [answer.status_code for answer in answers] == [401] * 5 + [429]
     assert answers[-1].headers["retry-after"] == "1"
     assert "Try again in 1 s" in answers[-1].text
     answer = await browser.post("/login", token=TOKEN)
-    assert (answer.status_code, "set-cookie" in answer.headers) == (429, False)
+    assert (answer.status_code, "set-cookie" in answer.headers) == (303, True)
+    answer = await browser.post("/login", token="wrong-token-0123456789")
+    assert answer.status_code == 429, "the guesser waits on"
 
 
 async def test_orders_of_the_page_share_the_pace_of_control() -> None:

@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 from sentinel_extproc.config.admin import admin_faults, admin_token
 from sentinel_extproc.config.sections.operating import AdminSettings, Requirement
 
-TOKEN = SecretStr("0123456789abcdef")
+TOKEN = SecretStr("0123456789abcdef01234567")
 
 
 def test_the_defaults_are_local_and_without_control() -> None:
@@ -23,18 +23,38 @@ def test_the_defaults_are_local_and_without_control() -> None:
 
 def test_a_token_may_come_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text("0123456789abcdef\n")
+    file.write_text("0123456789abcdef01234567\n")
     admin = AdminSettings(token_file=file)
-    assert admin_token(admin) == "0123456789abcdef"
+    assert admin_token(admin) == "0123456789abcdef01234567"
     assert admin_faults(admin) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"short", b"two words, both long", b"\xff" * 20])
+@pytest.mark.parametrize(
+    "content", [b"", b"short", b"x" * 23, b"two words, both long enough", b"\xff" * 30]
+)
 def test_a_file_without_a_usable_token(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
     (fault,) = admin_faults(AdminSettings(token_file=file))
     assert fault.startswith("admin.token_file: must have")
+
+
+@pytest.mark.parametrize("chars", [16, 23])
+def test_a_token_that_could_be_found_by_trying_is_a_fault_that_says_how_to_make_one(
+    tmp_path: Path, chars: int
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("x" * chars)
+    for name, admin in (
+        ("token", AdminSettings(token=SecretStr("x" * chars))),
+        ("token_file", AdminSettings(token_file=file)),
+    ):
+        (fault,) = admin_faults(admin)
+        assert fault.startswith(f"admin.{name}: must have 24 to 512 visible ASCII characters")
+        assert "openssl rand -hex 32" in fault
+        with pytest.raises(ValueError, match="24"):
+            admin_token(admin)
+    assert admin_faults(AdminSettings(token=SecretStr("x" * 24))) == []
 
 
 @pytest.mark.parametrize(
@@ -66,7 +86,7 @@ def test_a_token_stays_on_this_machine_unless_it_is_encrypted(
 
 def test_what_does_not_go_together(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    file.write_text("0123456789abcdef")
+    file.write_text("0123456789abcdef01234567")
     missing = tmp_path / "missing"
     for admin, where in (
         (AdminSettings(token=TOKEN, token_file=file), "admin.token_file"),

@@ -371,7 +371,7 @@ def test_it_says_what_it_was_compared_with(files: tuple[str, Path]) -> None:
     [
         ([], {}),
         # What operators' shells have for other reasons.
-        ([], {"SENTINEL_ADMIN__TOKEN": "x" * 16, "OPENAI_API_KEY": "k"}),
+        ([], {"SENTINEL_ADMIN__TOKEN": "x" * 24, "OPENAI_API_KEY": "k"}),
         (["--without-settings"], {"SENTINEL_SERVER__LISTEN": "unix:/other.sock"}),
     ],
 )

@@ -217,7 +217,7 @@ def test_only_what_was_set_is_written_and_no_secret() -> None:
             "provider": {"api_key": "sk-never", "url": "https://llm.example"},
             "zion": {"url": "http://zion", "api_key": "z-never"},
             "redis": {"url": "redis://:never@r:1/0", "prefix": "llm"},
-            "admin": {"token": "never-never-never-never"},
+            "admin": {"token": "never-never-never-never-never"},
             "limits": {"requests": 7},
         }
     )

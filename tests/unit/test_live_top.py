@@ -76,13 +76,13 @@ async def test_without_a_terminal_it_prints_once() -> None:
         exposition=lambda _: (next(texts).encode(), "text/plain"),
         checks={},
         status=status,
-        access=Access(token="admin-token-0123456789", trusted_peers=False),
+        access=Access(token="admin-token-0123456789abcdef", trusted_peers=False),
         hosts=None,
     )
     server = AdminServer(app, listen="127.0.0.1:0")
     await server.start()
     asked = ["--admin", f"http://127.0.0.1:{server.port}", "--interval", "0.2"]
-    environment = {"SENTINEL_ADMIN__TOKEN": "admin-token-0123456789", "COLUMNS": "100"}
+    environment = {"SENTINEL_ADMIN__TOKEN": "admin-token-0123456789abcdef", "COLUMNS": "100"}
     try:
         shown = await asyncio.to_thread(CliRunner().invoke, top, asked, env=environment)
         parsed = await asyncio.to_thread(
@@ -127,7 +127,7 @@ async def test_on_a_terminal_q_ends_it_and_the_terminal_is_as_before() -> None:
         exposition=lambda _: (AFTER.encode(), "text/plain"),
         checks={},
         status=status,
-        access=Access(token="admin-token-0123456789", trusted_peers=False),
+        access=Access(token="admin-token-0123456789abcdef", trusted_peers=False),
         hosts=None,
     )
     server = AdminServer(app, listen="127.0.0.1:0")
@@ -140,7 +140,7 @@ async def test_on_a_terminal_q_ends_it_and_the_terminal_is_as_before() -> None:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=os.environ | {"SENTINEL_ADMIN__TOKEN": "admin-token-0123456789", "TERM": "xterm"},
+        env=os.environ | {"SENTINEL_ADMIN__TOKEN": "admin-token-0123456789abcdef", "TERM": "xterm"},
     )
     try:
         async with asyncio.timeout(60):

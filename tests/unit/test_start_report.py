@@ -28,7 +28,7 @@ SECRETS = (
     "zion-key-1",
     "redis-pass-1",
     "sk-azure-key",
-    "admin-token-0123456789",
+    "admin-token-0123456789abcdef",
 )
 UP = RedisFound("cluster", "Redis 7.4.1, Valkey 8.0.1")
 AWAY = RedisFound("standalone", problem="Redis: ConnectionError: Error 111 connecting to db:6379.")

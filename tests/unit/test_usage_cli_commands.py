@@ -225,14 +225,14 @@ async def test_replay_without_a_sidecar(filled: Path) -> None:
 async def test_replay_through_the_sidecar_that_holds_the_outbox(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SENTINEL_ADMIN__TOKEN", "admin-token-0123456789")
+    monkeypatch.setenv("SENTINEL_ADMIN__TOKEN", "admin-token-0123456789abcdef")
     async with opened(path) as outbox:
         await fill(outbox)
         app = admin_app(
             exposition=lambda _: (b"", ""),
             checks={},
             status=dict,  # type: ignore[arg-type]
-            access=Access(token="admin-token-0123456789", trusted_peers=False),
+            access=Access(token="admin-token-0123456789abcdef", trusted_peers=False),
             hosts=None,
             replay=outbox.replay,
         )

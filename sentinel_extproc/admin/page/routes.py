@@ -149,22 +149,21 @@ class Page:
             return _html(documents.login(self._files))
         self._check_origin(request)
         client = caller(request)
-        if wait_s := math.ceil(self._throttle.wait_s(client)):
-            often = f"Too many wrong tokens came from here. Try again in {span(wait_s)}."
-            page = _html(documents.login(self._files, problem=often), status=429)
-            page.headers["retry-after"] = str(wait_s)
-            return page
         form = await self._form(request)
         try:
             self._access.check([b"Bearer " + form.get("token", "").encode()])
         except Forbidden as error:
             return _html(documents.login(self._files, problem=error.message), status=403)
         except Unauthenticated:
+            if wait_s := math.ceil(self._throttle.wait_s(client)):
+                often = f"Too many wrong tokens came from here. Try again in {span(wait_s)}."
+                page = _html(documents.login(self._files, problem=often), status=429)
+                page.headers["retry-after"] = str(wait_s)
+                return page
             self._throttle.failed(client)
             log.warning("page_login_refused", extra={"client": client})
             wrong = "That is not the admin token."
             return _html(documents.login(self._files, problem=wrong), status=401)
-        self._throttle.succeeded(client)
         log.warning("page_login", extra={"client": client})
         answer = RedirectResponse("/", 303)
         self._set_cookie(request, answer, self._sessions.begin())

@@ -39,7 +39,7 @@ class AdminSettings(Section):
     """Permissions of the Unix socket; without a token, whoever may open it may revoke."""
     token: Secret | None = None
     """For revocation, status and the live page, which without it work only on a Unix socket or with
-    mutual TLS."""
+    mutual TLS. At least 24 characters, drawn at random: `openssl rand -hex 32`."""
     token_file: Path | None = None
     """File with the token, instead of it."""
     cleartext_token: bool = False
