@@ -46,7 +46,7 @@ bench: setup ## compare CPU, latency and memory with empty processors; PEERS=1 a
 	@$(BIN)/python -m bench.gateway --record $(if $(PEERS),--peers) $(ARGS)
 
 soak: setup ## kill the sidecar 200 times under load and account for every token; prints its seed
-	@SENTINEL_SOAK_CYCLES=$${SENTINEL_SOAK_CYCLES:-200} $(BIN)/python -m pytest tests/faults/test_soak.py $(ARGS)
+	@SOAK_CYCLES=$${SOAK_CYCLES:-200} $(BIN)/python -m pytest tests/faults/test_soak.py $(ARGS)
 
 fuzz: setup ## fuzz every target for SECONDS each (60), or only TARGETS="a b"; finds are kept as cases
 	@PYTHONPATH=$(CURDIR) $(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(TARGETS)

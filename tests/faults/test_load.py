@@ -1,6 +1,6 @@
 """Many open streams at flat memory, and more than it can do, through the real Envoy.
 
-``SENTINEL_SOAK_STREAMS`` (60) and ``SENTINEL_SOAK_STREAM_SECONDS`` (8) say how many and for how
+``SOAK_STREAMS`` (60) and ``SOAK_STREAM_SECONDS`` (8) say how many and for how
 long; `make reliability` takes 1,000 for five minutes.
 """
 
@@ -23,8 +23,8 @@ from tests.faults.outcome import Outcome
 
 StartStack = Callable[..., Stack]
 
-STREAMS = int(os.environ.get("SENTINEL_SOAK_STREAMS", "60"))
-SECONDS = float(os.environ.get("SENTINEL_SOAK_STREAM_SECONDS", "8"))
+STREAMS = int(os.environ.get("SOAK_STREAMS", "60"))
+SECONDS = float(os.environ.get("SOAK_STREAM_SECONDS", "8"))
 CHUNK_S = 1.0 if SECONDS > 60 else 0.1
 MOST_GROWTH = 1.05
 """Over the last half."""

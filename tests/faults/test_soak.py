@@ -1,6 +1,6 @@
 """kill -9 at any moment, Zion failing, Redis restarting: no token is lost, none is billed twice.
 
-``SENTINEL_SOAK_CYCLES`` (20) says how long, ``SENTINEL_SOAK_SEED`` (drawn, and printed) which;
+``SOAK_CYCLES`` (20) says how long, ``SOAK_SEED`` (drawn, and printed) which;
 ``make soak`` runs 200.
 """
 
@@ -23,8 +23,8 @@ from tests.faults.reconcile import Account
 from tests.faults.soak_plan import cycles
 from tests.faults.soak_run import Outcome, Soak
 
-CYCLES = int(os.environ.get("SENTINEL_SOAK_CYCLES", "20"))
-SEED = int(os.environ.get("SENTINEL_SOAK_SEED") or random.randrange(10**6))
+CYCLES = int(os.environ.get("SOAK_CYCLES", "20"))
+SEED = int(os.environ.get("SOAK_SEED") or random.randrange(10**6))
 WITHOUT_DEDUPLICATION = max(2, CYCLES // 5)
 
 _COLUMNS = ("served", "unsent", "billed", "held", "unknown", "unseen", "doubled")
@@ -47,7 +47,7 @@ def test_every_token_is_accounted_for(
     deduplicates: bool, show: Callable[..., None], outcome: Found
 ) -> None:
     plan = cycles(SEED, CYCLES if deduplicates else WITHOUT_DEDUPLICATION)
-    again = f"SENTINEL_SOAK_SEED={SEED} SENTINEL_SOAK_CYCLES={CYCLES}"
+    again = f"SOAK_SEED={SEED} SOAK_CYCLES={CYCLES}"
     with tempfile.TemporaryDirectory(prefix="sx-soak-") as folder:
         soak = Soak(Path(folder), SEED, deduplicates)
         if CYCLES > 20:
