@@ -347,6 +347,18 @@ async def test_whatever_runs_is_counted_though_its_place_was_given_away(bench: B
     assert await bench.left(limit) == 1
 
 
+async def test_what_the_store_has_forgotten_counts_again_when_there_is_room(bench: Bench) -> None:
+    """docs/limits.md, on a Redis that has lost its data while new requests filled the limit."""
+    limit = concurrency(1)
+    forgotten = Claim("forgotten", OWNER, (Line(limit, limit.name, 1),), at_ms=NOON)
+    assert (await bench.reserve((limit, 1), name="new")).decision is Decision.ADMITTED
+    assert (await bench.store.extend(forgotten)).decision is Decision.DENIED
+    await bench.settle("new", 1)
+    assert await bench.left(limit) == 1, "it was not counted"
+    assert (await bench.store.extend(forgotten)).decision is Decision.ADMITTED
+    assert (await bench.reserve((limit, 1))).decision is Decision.DENIED
+
+
 async def test_what_was_never_reserved_here_takes_no_place_once_it_is_over(bench: Bench) -> None:
     limit = concurrency(2)
     stranger = Claim("elsewhere", OWNER, (Line(limit, limit.name, 1),), at_ms=NOON)
