@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +78,10 @@ def read_policy(file: Path) -> Policy:
 
 
 def _refuse(what: str, faults: Iterable[str]) -> NoReturn:
-    click.echo(f"{what} can't be used:", err=True)
-    for fault in faults:
-        click.echo(f"  {fault}", err=True)
-    sys.exit(EXIT_CONFIG)
+    from sentinel_extproc.terminal import give_up
+
+    message = "\n  ".join([f"{what} can't be used:", *faults])
+    give_up(message, code="faulty_configuration", exit_code=EXIT_CONFIG)
 
 
 def providers_of(settings: Settings) -> Choose:

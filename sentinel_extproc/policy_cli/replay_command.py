@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,8 +87,10 @@ def replay(
         try:
             told = asyncio.run(judge(past, here.policy, proposed, known, top=top))
         except StoreError:
-            click.echo("There are too many users and limits at once; take less time.", err=True)
-            sys.exit(EXIT_TOO_LARGE)
+            from sentinel_extproc.terminal import give_up
+
+            message = "There are too many users and limits at once; take less time."
+            give_up(message, code="too_large", exit_code=EXIT_TOO_LARGE)
     if as_json:
         click.echo(json.dumps(told))
     else:

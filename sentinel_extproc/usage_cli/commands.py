@@ -126,8 +126,10 @@ def readable() -> Iterator[None]:
     try:
         yield
     except LedgerFileError as error:
-        click.echo(f"The ledger can't be read: {error}", err=True)
-        sys.exit(EXIT_UNREADABLE)
+        from sentinel_extproc.terminal import give_up
+
+        message = f"The ledger can't be read: {error}"
+        give_up(message, code="unreadable", exit_code=EXIT_UNREADABLE)
 
 
 @click.command()

@@ -100,8 +100,10 @@ def _in_use(outbox: Path) -> bool:
     from sentinel_extproc.usage import files
 
     if not outbox.is_file():
-        click.echo(f"There is no outbox at {outbox}.", err=True)
-        sys.exit(EXIT_UNREADABLE)
+        from sentinel_extproc.terminal import give_up
+
+        message = f"There is no outbox at {outbox}."
+        give_up(message, code="unreadable", exit_code=EXIT_UNREADABLE)
     try:
         os.close(files.lock(outbox))
     except files.OutboxError:
@@ -124,8 +126,10 @@ def _replay_in_file(ids: Sequence[str], path: Path) -> int:
     try:
         return asyncio.run(change())
     except (OutboxError, Unavailable) as error:
-        click.echo(f"The outbox can't be changed: {error}", err=True)
-        sys.exit(EXIT_UNREADABLE)
+        from sentinel_extproc.terminal import give_up
+
+        message = f"The outbox can't be changed: {error}"
+        give_up(message, code="unchanged", exit_code=EXIT_UNREADABLE)
 
 
 def _blocks(ids: Sequence[str]) -> Iterator[list[str]]:

@@ -107,8 +107,10 @@ def _compare(file: Any, source: str) -> Any:
         with _lines(source) as lines:
             return zion_ledger.compare(file.items(), zion_ledger.increments(lines))
     except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL, sqlite3.Error) as error:
-        click.echo(f"Zion's ledger can't be read: {str(error) or type(error).__name__}", err=True)
-        sys.exit(EXIT_UNREADABLE)
+        from sentinel_extproc.terminal import give_up
+
+        message = f"Zion's ledger can't be read: {str(error) or type(error).__name__}"
+        give_up(message, code="unreadable", exit_code=EXIT_UNREADABLE)
 
 
 @contextmanager

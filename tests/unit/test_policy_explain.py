@@ -197,6 +197,9 @@ def test_a_faulty_policy_is_exit_code_2_with_every_fault(tmp_path: Path) -> None
     assert shown.exit_code == 2
     assert "rules.0.limits.0.unit" in shown.output
     assert "rules.0.limits.0.per" in shown.output
+    told = run("-", "--policy", file, "--json")
+    assert told.exit_code == 2
+    assert "rules.0.limits.0.unit" in json.loads(told.stdout)["error"]["message"]
 
 
 def test_a_faulty_configuration_is_exit_code_2(tmp_path: Path) -> None:

@@ -132,5 +132,10 @@ def test_the_command_prints_text_and_json(tmp_path: Path) -> None:
     file.write_text(f"shadow: {{report_path: {tmp_path / 's.db'}}}\n")
     here = CliRunner().invoke(main, arguments[:2], env={"SENTINEL_CONFIG": str(file)})
     assert "invalid_api_key" in here.output, "the configuration says where"
+    here = CliRunner().invoke(main, [*arguments[:2], "--config", str(file)])
+    assert "invalid_api_key" in here.output
     missing = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path / "none.db")])
     assert missing.exit_code == 1
+    missing = CliRunner().invoke(main, [*arguments[:-1], str(tmp_path / "none.db"), "--json"])
+    assert missing.exit_code == 1
+    assert json.loads(missing.stdout)["error"]["code"] == "unreadable"

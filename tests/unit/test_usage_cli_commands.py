@@ -348,8 +348,13 @@ async def test_no_outbox(tmp_path: Path, command: str) -> None:
         done = await run(path, command)
         assert done.exit_code == 3, (path, done.output)
         assert "can't be read" in done.stderr
+        told = await run(path, command, "--json")
+        assert told.exit_code == 3
+        assert json.loads(told.stdout)["error"]["code"] == "unreadable"
         assert not (tmp_path / "none").exists()
-    assert (await run(tmp_path / "none", "replay", "x", "--yes")).exit_code == 3
+    replayed = await run(tmp_path / "none", "replay", "x", "--yes", "--json")
+    assert replayed.exit_code == 3
+    assert json.loads(replayed.stdout)["error"]["code"] == "unreadable"
 
 
 @pytest.mark.parametrize(
