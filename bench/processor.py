@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import cast
 
 import uvloop
 
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.transport.codec import decode, encode
-from sentinel_extproc.transport.driver import Driver, Stream
+from sentinel_extproc.transport.driver import Stream
 from sentinel_extproc.transport.grpcio_server import GrpcioServer
 from sentinel_extproc.transport.http2.server import Http2Server
 
@@ -42,13 +41,20 @@ class Empty:
         while (data := await stream.read()) is not None:
             await stream.write(_ENCODED[type(decode(data))])
 
+    def is_hopeless(self, stream: Stream) -> bool:  # noqa: ARG002
+        """None is."""
+        return False
+
     def hand_back(self) -> None:
         """There is nothing to hand back."""
+
+    def logged(self, exchange_id: str, body_bytes: int) -> None:
+        """Nobody asked for it."""
 
 
 async def serve(kind: str, listen: str) -> None:
     """Serve until cancelled."""
-    server = SERVERS[kind](cast("Driver", Empty()), listen=listen)
+    server = SERVERS[kind](Empty(), listen=listen)
     await server.start()
     await asyncio.Event().wait()
 

@@ -17,7 +17,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from sentinel_extproc.transport.codec import METHOD
-from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.http2.head import Status
 from sentinel_extproc.transport.server import (
     KEEPALIVE,
@@ -25,6 +24,7 @@ from sentinel_extproc.transport.server import (
     Keepalive,
     ServerError,
     ServerTls,
+    StreamHandler,
     failure,
 )
 from sentinel_extproc.transport.unix_socket import make_way, socket_path
@@ -49,7 +49,7 @@ class GrpcioServer:
 
     def __init__(
         self,
-        driver: Driver,
+        handler: StreamHandler,
         *,
         listen: str,
         max_message_bytes: int = 64 << 20,
@@ -59,7 +59,7 @@ class GrpcioServer:
         reflection: bool = False,
         tls: ServerTls | None = None,
     ) -> None:
-        self._driver = driver
+        self._handler = handler
         self._listen = listen
         self._socket_mode = socket_mode
         self._max_streams = max_streams
@@ -124,8 +124,8 @@ class GrpcioServer:
         stopped = asyncio.create_task(self._server.stop(grace_s + hand_back_s))
         done, _ = await asyncio.wait({stopped}, timeout=grace_s)
         if not done:
-            log.warning("handing_back", extra={"streams": self._driver.live})
-            self._driver.hand_back()
+            log.warning("handing_back", extra={"streams": self._handler.live})
+            self._handler.hand_back()
         await stopped
         self._server = None
         if (path := socket_path(self._listen)) is not None:
@@ -138,10 +138,10 @@ class GrpcioServer:
 
     async def _process(self, _: AsyncIterator[bytes], context: Context) -> None:
         # Not grpcio's own bound, which would refuse health checks just when there is much to do.
-        if self._driver.live >= self._max_streams:
+        if self._handler.live >= self._max_streams:
             await _abort(context, *TOO_MANY)
         try:
-            await self._driver.run(_GrpcStream(context))
+            await self._handler.run(_GrpcStream(context))
         except asyncio.CancelledError:
             raise
         except Exception as fault:  # noqa: BLE001 - already told as a fact; Envoy must see an error

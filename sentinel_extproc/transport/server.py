@@ -7,7 +7,7 @@ from typing import Protocol
 
 from sentinel_extproc.exchange.states import ProtocolViolation
 from sentinel_extproc.transport.codec import CodecError
-from sentinel_extproc.transport.driver import UndecidedEnd
+from sentinel_extproc.transport.driver import Stream, UndecidedEnd
 from sentinel_extproc.transport.http2.head import Status
 
 
@@ -41,6 +41,31 @@ class ServerTls:
     certificate: str
     key: str
     client_ca: str | None = None
+
+
+class StreamHandler(Protocol):
+    """Who answers the streams that a server takes: the driver."""
+
+    @property
+    def live(self) -> int:
+        """Streams that it serves right now."""
+        ...
+
+    def is_hopeless(self, stream: Stream) -> bool:
+        """Whether a stream that has just been opened should be ended with an error, unread."""
+        ...
+
+    async def run(self, stream: Stream) -> None:
+        """Serve one to its end; what it raises ends the RPC with an error."""
+        ...
+
+    def hand_back(self) -> None:
+        """Let go of every stream at its next message."""
+        ...
+
+    def logged(self, exchange_id: str, body_bytes: int) -> None:
+        """Envoy's access log has told how long an answer was."""
+        ...
 
 
 class Server(Protocol):

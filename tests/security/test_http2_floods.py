@@ -8,13 +8,12 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import cast
 
 import pytest
 from hpack import Encoder
 
 from sentinel_extproc.transport.codec import METHOD
-from sentinel_extproc.transport.driver import Driver, Stream
+from sentinel_extproc.transport.driver import Stream
 from sentinel_extproc.transport.http2 import frames as h2
 from sentinel_extproc.transport.http2 import server as http2_server
 from sentinel_extproc.transport.http2.budget import Budget
@@ -207,8 +206,14 @@ class Echo:
         while (data := await stream.read()) is not None:
             await stream.write(data)
 
+    def is_hopeless(self, stream: Stream) -> bool:
+        return False
+
     def hand_back(self) -> None:
         """Nothing lives that long here."""
+
+    def logged(self, exchange_id: str, body_bytes: int) -> None:
+        """Nobody asked for it."""
 
 
 @pytest.fixture
@@ -219,7 +224,7 @@ def path() -> Iterator[str]:
 
 @asynccontextmanager
 async def serving(path: str, **options: int) -> AsyncIterator[Http2Server]:
-    server = Http2Server(cast("Driver", Echo()), listen=f"unix:{path}", **options)  # type: ignore[arg-type]
+    server = Http2Server(Echo(), listen=f"unix:{path}", **options)  # type: ignore[arg-type]
     await server.start()
     try:
         yield server
@@ -260,7 +265,7 @@ async def test_who_waits_to_be_accepted_when_draining_begins_is_sent_elsewhere(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http2_server, "_PARTING_S", 0.05)  # these peers answer nothing
-    server = Http2Server(cast("Driver", Echo()), listen=f"unix:{path}")
+    server = Http2Server(Echo(), listen=f"unix:{path}")
     await server.start()
     with ExitStack() as links:
         waiting = []

@@ -20,7 +20,7 @@ from hpack import Encoder
 
 from sentinel_extproc.demo.certificates import Authority
 from sentinel_extproc.transport.codec import METHOD
-from sentinel_extproc.transport.driver import Driver, Stream
+from sentinel_extproc.transport.driver import Stream
 from sentinel_extproc.transport.grpcio_server import GrpcioServer
 from sentinel_extproc.transport.http2 import frames as h2
 from sentinel_extproc.transport.http2 import server as http2_server
@@ -54,6 +54,9 @@ class Echo:
         finally:
             self.live -= 1
 
+    def logged(self, exchange_id: str, body_bytes: int) -> None:
+        """Nobody asked for it."""
+
     def hand_back(self) -> None:
         self.handed_back.set()
 
@@ -83,7 +86,7 @@ def folder() -> Iterator[Path]:
 async def serving(
     kind: Servers, listen: str, echo: Echo, **options: object
 ) -> AsyncIterator[Server]:
-    server = kind(cast("Driver", echo), listen=listen, **options)  # type: ignore[arg-type]
+    server = kind(echo, listen=listen, **options)  # type: ignore[arg-type]
     await server.start()
     try:
         yield server
@@ -238,7 +241,7 @@ async def test_a_socket_left_behind_is_replaced_but_not_a_living_one(
     left.bind(str(folder / "s.sock"))
     left.close()
     async with serving(kind, listen, Echo()):
-        second = kind(cast("Driver", Echo()), listen=listen)
+        second = kind(Echo(), listen=listen)
         with pytest.raises(ServerError, match="another process"):
             await second.start()
         async with channel(listen) as client:
@@ -249,7 +252,7 @@ async def test_a_port_that_is_taken_is_a_clear_error(kind: Servers) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        server = kind(cast("Driver", Echo()), listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        server = kind(Echo(), listen=f"127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(ServerError, match="can't listen"):
             await server.start()
 
@@ -287,6 +290,6 @@ async def test_files_that_are_no_certificates_are_a_clear_error(folder: Path) ->
         if written is not None:
             broken.write_bytes(written)
         tls = ServerTls(str(broken), str(broken))
-        server = Http2Server(cast("Driver", Echo()), listen="127.0.0.1:0", tls=tls)
+        server = Http2Server(Echo(), listen="127.0.0.1:0", tls=tls)
         with pytest.raises(ServerError):
             await server.start()

@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 from sentinel_extproc.transport.codec import ACCESS_LOGS, METHOD, CodecError, read_access_logs
-from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.http2.head import Status
 from sentinel_extproc.transport.http2.health import Health
 from sentinel_extproc.transport.http2.live import MAX_CONNECTIONS, Connections
@@ -29,6 +28,7 @@ from sentinel_extproc.transport.server import (
     Keepalive,
     ServerError,
     ServerTls,
+    StreamHandler,
     failure,
 )
 from sentinel_extproc.transport.unix_socket import make_way, socket_path
@@ -66,7 +66,7 @@ class Http2Server:
 
     def __init__(
         self,
-        driver: Driver,
+        handler: StreamHandler,
         *,
         listen: str,
         max_message_bytes: int = 64 << 20,
@@ -77,7 +77,7 @@ class Http2Server:
         tls: ServerTls | None = None,
         inherited: socket.socket | None = None,
     ) -> None:
-        self._driver = driver
+        self._handler = handler
         self._listen = listen
         self._inherited = inherited
         self._socket_mode = socket_mode
@@ -187,8 +187,8 @@ class Http2Server:
         # Not before: whoever waited to be accepted would be cut off, instead of sent elsewhere.
         listener.close()
         if not await self._idle(grace_s):
-            log.warning("handing_back", extra={"streams": self._driver.live})
-            self._driver.hand_back()
+            log.warning("handing_back", extra={"streams": self._handler.live})
+            self._handler.hand_back()
             await self._idle(hand_back_s)
         self._connections.gone = True
         for connection in self._connections:
@@ -215,13 +215,13 @@ class Http2Server:
         return not self._streams
 
     async def _process(self, call: ServedCall) -> None:
-        if self._driver.live >= self._max_streams or self._driver.is_hopeless(call):
+        if self._handler.live >= self._max_streams or self._handler.is_hopeless(call):
             raise Abort(*TOO_MANY)
         task = call.task
         assert task is not None  # noqa: S101 - it is what runs this
         self._streams.add(task)
         try:
-            await self._driver.run(call)
+            await self._handler.run(call)
         except Exception as fault:
             raise Abort(*failure(fault)) from fault
         finally:
@@ -234,7 +234,7 @@ class Http2Server:
             except CodecError as fault:
                 raise Abort(Status.INVALID_ARGUMENT, str(fault)) from fault
             for exchange_id, body_bytes in entries:
-                self._driver.logged(exchange_id, body_bytes)
+                self._handler.logged(exchange_id, body_bytes)
 
     def _protocol(self) -> Http2Protocol:
         return Http2Protocol(self._methods, self._bounds, self._connections)
