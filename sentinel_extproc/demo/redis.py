@@ -8,12 +8,11 @@ import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import redis
 
 from sentinel_extproc.demo.process import ManagedProcess, StartError
+from sentinel_extproc.demo.stopping import Stopping
 
 
 def redis_binaries() -> dict[str, str]:
@@ -51,7 +50,7 @@ def redis_binary() -> str:
     )
 
 
-class RunningRedis:
+class RunningRedis(Stopping):
     """A redis-server that answers."""
 
     def __init__(self, process: ManagedProcess, *, url: str, data: Path | None = None) -> None:
@@ -86,17 +85,6 @@ class RunningRedis:
     def stop(self) -> int | None:
         """Stop it; returns the exit code."""
         return self.process.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def start_redis(

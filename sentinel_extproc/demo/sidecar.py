@@ -6,21 +6,20 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sentinel_extproc.config.workers import worker_addresses
 from sentinel_extproc.demo.process import ManagedProcess
+from sentinel_extproc.demo.stopping import Stopping
 
 _OURS = ("SENTINEL_", "ZION_", "OPENAI_")
 _OURS_EXACT = frozenset({"REDIS_URL", "CACHE_TTL_SECONDS", "JWT_CACHE_TTL_SECONDS"})
 _PROBE_TIMEOUT_S = 1.0
 
 
-class RunningSidecar:
+class RunningSidecar(Stopping):
     """A sidecar that says it is serving."""
 
     def __init__(self, process: ManagedProcess, *, addresses: Sequence[str]) -> None:
@@ -52,17 +51,6 @@ class RunningSidecar:
     def stop(self) -> int | None:
         """Let it drain, then end it if that takes too long; returns the exit code."""
         return self.process.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def _is_serving(address: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -87,12 +86,7 @@ class SampleTraffic:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self._stop.set()
         self._thread.join(_CALL_TIMEOUT_S)
 
