@@ -9,8 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
+
+from sentinel_extproc.demo.stopping import Stopping
 
 _LAUNCHER = Path(__file__).with_name("die_with_parent.py")
 _POLL_S = 0.02
@@ -21,7 +22,7 @@ class StartError(Exception):
     """A part of the demo could not be started; says why, with the end of its log."""
 
 
-class ManagedProcess:
+class ManagedProcess(Stopping):
     """A child in a session of its own, so that Ctrl-C reaches only us and we stop things in order.
 
     The kernel sends it SIGTERM if the thread that started it ends first: start it from a thread
@@ -153,14 +154,6 @@ class ManagedProcess:
 
     def __enter__(self) -> Self:
         return self if self.running else self.start()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._child is None:

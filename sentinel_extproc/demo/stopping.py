@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Stopping(ABC):
-    """Runs already when it is made; the end of a ``with`` stops it."""
+    """The end of a ``with`` stops it. When that begins it runs, unless it says otherwise."""
 
     @abstractmethod
     def stop(self) -> object:
