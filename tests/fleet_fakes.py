@@ -55,21 +55,25 @@ class Clock:
         return self.now
 
 
-def served(live: Live, user: str, given: int, made: int) -> None:
+def finished(user: str, model: str, given: int, made: int) -> ExchangeFinished:
     record = UsageRecord(
         id="0190",
         occurred_at_ms=1,
         external_id=user,
         email="",
         endpoint="chat.completions",
-        model_requested="gpt-4o",
+        model_requested=model,
         model_served=None,
         requests=1,
         usage=TokenUsage(given, made),
         provenance=Provenance.PROVIDER,
         outcome=Outcome.COMPLETED,
     )
-    live.emit(ExchangeFinished(record, 0))
+    return ExchangeFinished(record, 0)
+
+
+def served(live: Live, user: str, given: int, made: int) -> None:
+    live.emit(finished(user, "gpt-4o", given, made))
 
 
 STATUS: dict[str, Any] = {

@@ -28,9 +28,9 @@ from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.admin.server import AdminServer
 from sentinel_extproc.errors import Forbidden, Unavailable
 from sentinel_extproc.exchange.running import Running
-from sentinel_extproc.telemetry.facts import ExchangeFinished, ExchangeRefused
+from sentinel_extproc.telemetry.facts import ExchangeRefused
 from sentinel_extproc.telemetry.live import SAMPLES, STEP_S, Live
-from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
+from tests.fleet_fakes import finished
 
 TOKEN = "admin-token-0123456789abcdef"
 HOSTILE = "<img src=x onerror=alert(1)>\u202e'\"&</td></script><script>alert(2)</script>"
@@ -58,23 +58,6 @@ def browser() -> Iterator[Browser]:
             pytest.skip(f"{path} does not start: {str(error).splitlines()[0]}")
         yield made
         made.close()
-
-
-def finished(user: str, model: str, given: int, made: int) -> ExchangeFinished:
-    record = UsageRecord(
-        id="0190",
-        occurred_at_ms=1,
-        external_id=user,
-        email="",
-        endpoint="chat.completions",
-        model_requested=model,
-        model_served=None,
-        requests=1,
-        usage=TokenUsage(given, made),
-        provenance=Provenance.PROVIDER,
-        outcome=Outcome.COMPLETED,
-    )
-    return ExchangeFinished(record, 0)
 
 
 def worker(number: int, *, failing: bool = False) -> dict[str, Any]:
