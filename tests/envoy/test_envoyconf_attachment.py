@@ -225,8 +225,16 @@ def test_a_body_over_the_buffer_is_a_413_that_never_leaves(
     provider: Provider,
 ) -> None:
     envoy = run_envoy(attach(upstream, processors()))
-    body = b"x" * (BUFFER_LIMIT + 2**20)
-    answer = httpx.post(f"{envoy.url}/v1/chat/completions", content=body, trust_env=False)
+    replies = "stream_msgs_received"
+
+    def body() -> Iterator[bytes]:
+        yield b"x"
+        # The rest only after the processor has asked for whole bodies: Envoy stops reading at the
+        # limit while it waits for the reply to the headers, and never looks at the length again.
+        eventually(lambda: envoy.stats(replies), lambda found: any(found.values()))
+        yield b"x" * (BUFFER_LIMIT + 2**20)
+
+    answer = httpx.post(f"{envoy.url}/v1/chat/completions", content=body(), trust_env=False)
     assert_gateways_own(answer, 413)
     assert provider.seen == []
 
