@@ -1,13 +1,14 @@
-"""What an exchange wants done."""
+"""What an exchange wants done. Structs, as events are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
 
+from msgspec import Struct
+
 from sentinel_extproc.endpoints.contract import CountRequest, Deferred, Endpoint, Head
 from sentinel_extproc.errors import SentinelError
-from sentinel_extproc.frozen import value
 from sentinel_extproc.limits.model import Quantities, Reservation, ReserveRequest
 from sentinel_extproc.usage.record import Intent, UsageRecord
 
@@ -42,8 +43,7 @@ class Mode(Enum):
     NOTHING = "nothing more"
 
 
-@value(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True, gc=False):
     """The answer to one message: let it pass, changed as said.
 
     Attributes:
@@ -60,8 +60,7 @@ class Reply:
     reroute: bool = False
 
 
-@value(frozen=True, slots=True)
-class Respond:
+class Respond(Struct, frozen=True):
     """Answer the client ourselves; nothing reaches the provider.
 
     Attributes:
@@ -73,16 +72,14 @@ class Respond:
     metadata: Metadata | None = None
 
 
-@value(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """Tell of a refusal that isn't enforced; no reply."""
 
     error: SentinelError
     metadata: Metadata
 
 
-@value(frozen=True, slots=True)
-class Authenticate:
+class Authenticate(Struct, frozen=True, gc=False):
     """Check the user's token; replied to by ``Authenticated``, or refused.
 
     Attributes:
@@ -93,8 +90,7 @@ class Authenticate:
     again: bool = False
 
 
-@value(frozen=True, slots=True)
-class Read:
+class Read(Struct, frozen=True, gc=False):
     """Decode the request's body and plan it; replied to by ``Planned``, or refused.
 
     A command, though it is pure: decoding a large body takes long enough to hold up others.
@@ -105,15 +101,13 @@ class Read:
     head: Head
 
 
-@value(frozen=True, slots=True)
-class Count:
+class Count(Struct, frozen=True, gc=False):
     """Count the input; replied to by ``Counted``."""
 
     request: CountRequest
 
 
-@value(frozen=True, slots=True)
-class Reserve:
+class Reserve(Struct, frozen=True, gc=False):
     """Take from the limits, then note that the request is about to be forwarded; replied to by
     ``Reserved``, or refused.
 
@@ -125,8 +119,7 @@ class Reserve:
     intent: Intent
 
 
-@value(frozen=True, slots=True)
-class Digest:
+class Digest(Struct, frozen=True):
     """Count what has come of a large answer, in a thread; replied to by ``Digested``.
 
     Nothing else may be asked of the exchange meanwhile.
@@ -135,52 +128,45 @@ class Digest:
     work: Callable[[], object]
 
 
-@value(frozen=True, slots=True)
-class Grow:
+class Grow(Struct, frozen=True, gc=False):
     """Make the reservation cover what has been generated so far; replied to by ``Grown``."""
 
     reservation: Reservation
     counted: Quantities
 
 
-@value(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True, gc=False):
     """Replace the reservation by what was used; no reply, off the latency path."""
 
     reservation: Reservation
     actual: Quantities
 
 
-@value(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True, gc=False):
     """Make the usage record durable; replied to by ``Recorded``."""
 
     record: UsageRecord
 
 
-@value(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True, gc=False):
     """Note who owes for work, and find out what of it is to be billed now; gives ``Claimed``."""
 
     owner: str
     deferrals: tuple[Deferred, ...]
 
 
-@value(frozen=True, slots=True)
-class Confirm:
+class Confirm(Struct, frozen=True, gc=False):
     """What was claimed is billed; no reply."""
 
     claimed: tuple[Deferred, ...]
 
 
-@value(frozen=True, slots=True)
-class AwaitLog:
+class AwaitLog(Struct, frozen=True, gc=False):
     """Find out how much of the answer the client got; replied to by ``Logged``, which may come
     after the stream's end."""
 
 
-@value(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True, gc=False):
     """End our side of the stream cleanly: the rest of the answer flows without us."""
 
 

@@ -1,12 +1,17 @@
-"""What can happen to an exchange."""
+"""What can happen to an exchange.
+
+Structs, since each exchange makes many, and C makes these. Those that hold no error, whose
+traceback leads anywhere, are nothing for the garbage collector.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import Struct
+
 from sentinel_extproc.endpoints.contract import Deferred, Plan
 from sentinel_extproc.errors import SentinelError
-from sentinel_extproc.frozen import value
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Growth, Quota, Reservation
 from sentinel_extproc.tokens.model import Estimate
@@ -15,8 +20,7 @@ Headers = Sequence[tuple[str, bytes]]
 """Header lines in order; names in lower case, pseudo headers included."""
 
 
-@value(frozen=True, slots=True)
-class RequestHeaders:
+class RequestHeaders(Struct, frozen=True, gc=False):
     """The first message of a normal exchange.
 
     Attributes:
@@ -33,32 +37,28 @@ class RequestHeaders:
     observed: bool = False
 
 
-@value(frozen=True, slots=True)
-class RequestBody:
+class RequestBody(Struct, frozen=True, gc=False):
     """The whole request body (``BUFFERED``), or a piece of it where we asked for pieces."""
 
     body: bytes
     end_of_stream: bool = True
 
 
-@value(frozen=True, slots=True)
-class ResponseHeaders:
+class ResponseHeaders(Struct, frozen=True, gc=False):
     """The answer begins; also the first message when an earlier filter answered by itself."""
 
     headers: Headers
     end_of_stream: bool
 
 
-@value(frozen=True, slots=True)
-class ResponseBody:
+class ResponseBody(Struct, frozen=True, gc=False):
     """A piece of the answer; the last one may be empty."""
 
     body: bytes
     end_of_stream: bool
 
 
-@value(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True, gc=False):
     """What Envoy read of an answer's usage; None for what the provider didn't give."""
 
     model: str
@@ -68,8 +68,7 @@ class Told:
     reasoning_tokens: int = 0
 
 
-@value(frozen=True, slots=True)
-class Trailers:
+class Trailers(Struct, frozen=True, gc=False):
     """Trailers of the request or the answer; they end the body they follow.
 
     Attributes:
@@ -82,8 +81,7 @@ class Trailers:
     names: tuple[str, ...] = ()
 
 
-@value(frozen=True, slots=True)
-class Authenticated:
+class Authenticated(Struct, frozen=True, gc=False):
     """Reply to ``Authenticate``.
 
     Attributes:
@@ -94,22 +92,19 @@ class Authenticated:
     quotas: tuple[Quota, ...] = ()
 
 
-@value(frozen=True, slots=True)
-class Planned:
+class Planned(Struct, frozen=True, gc=False):
     """Reply to ``Read``."""
 
     plan: Plan
 
 
-@value(frozen=True, slots=True)
-class Counted:
+class Counted(Struct, frozen=True, gc=False):
     """Reply to ``Count``."""
 
     estimate: Estimate
 
 
-@value(frozen=True, slots=True)
-class Reserved:
+class Reserved(Struct, frozen=True, gc=False):
     """Reply to ``Reserve``.
 
     Attributes:
@@ -120,8 +115,7 @@ class Reserved:
     answer_headers: tuple[tuple[str, str], ...]
 
 
-@value(frozen=True, slots=True)
-class Revoked:
+class Revoked(Struct, frozen=True):
     """Reply to ``Reserve``: the credential was revoked since it was checked.
 
     Attributes:
@@ -131,49 +125,41 @@ class Revoked:
     error: SentinelError
 
 
-@value(frozen=True, slots=True)
-class Digested:
+class Digested(Struct, frozen=True, gc=False):
     """Reply to ``Digest``."""
 
 
-@value(frozen=True, slots=True)
-class Logged:
+class Logged(Struct, frozen=True, gc=False):
     """Reply to ``AwaitLog``: bytes of the answer's body that the client got; None: not known."""
 
     body_bytes: int | None
 
 
-@value(frozen=True, slots=True)
-class Grown:
+class Grown(Struct, frozen=True, gc=False):
     """Reply to ``Grow``."""
 
     growth: Growth
 
 
-@value(frozen=True, slots=True)
-class Claimed:
+class Claimed(Struct, frozen=True, gc=False):
     """Reply to ``Claim``: what this exchange is to be billed, and nobody else."""
 
     claimed: tuple[Deferred, ...]
 
 
-@value(frozen=True, slots=True)
-class Recorded:
+class Recorded(Struct, frozen=True, gc=False):
     """Reply to ``Record``: the record is durable, or storing it failed and was reported."""
 
 
-@value(frozen=True, slots=True)
-class Disconnected:
+class Disconnected(Struct, frozen=True, gc=False):
     """Envoy closed or reset the stream; client and provider can't be told apart."""
 
 
-@value(frozen=True, slots=True)
-class Evicted:
+class Evicted(Struct, frozen=True, gc=False):
     """The caller was revoked along with what runs: end the answer at the next message."""
 
 
-@value(frozen=True, slots=True)
-class HandBack:
+class HandBack(Struct, frozen=True, gc=False):
     """The process is ending: let go of the answer at the next message."""
 
 

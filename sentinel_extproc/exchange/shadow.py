@@ -8,8 +8,9 @@ note of who would have been refused. Where Envoy only observes, it isn't answere
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from sentinel_extproc.errors import LimitExceeded, SentinelError
 from sentinel_extproc.exchange import commands as do
@@ -115,7 +116,7 @@ class ShadowExchange(Exchange):
             return ()
         if headers is not None and headers.phase is reply.phase:
             changes = (headers.set_headers, headers.remove_headers)
-            reply = replace(reply, set_headers=changes[0], remove_headers=changes[1])
+            reply = structs.replace(reply, set_headers=changes[0], remove_headers=changes[1])
         return (reply,)
 
     def _quietly(self, commands: Iterable[do.Command]) -> Commands:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from sentinel_extproc.errors import LimitExceeded, Unavailable
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
@@ -63,21 +65,23 @@ def headers(progress: Progress, event: on.ResponseHeaders) -> Commands:
         )
     if failed or progress.plan.unwatched:
         # Nothing in the body can change the bill, so Envoy needn't send it.
-        return end.finish(progress, _outcome(failed=failed), replace(reply, mode=do.Mode.NOTHING))
+        return end.finish(
+            progress, _outcome(failed=failed), structs.replace(reply, mode=do.Mode.NOTHING)
+        )
     if progress.handing_back and progress.plan.endless:
         return end.finish(progress, Outcome.DRAINED, end.respond(progress, Unavailable(_DRAINING)))
     if progress.handing_back:
         return end.finish(
-            progress, Outcome.DRAINED, replace(reply, mode=do.Mode.NOTHING), close=True
+            progress, Outcome.DRAINED, structs.replace(reply, mode=do.Mode.NOTHING), close=True
         )
     if progress.meters_natively:
         progress.state, progress.unseen = State.UNSEEN, True
         # For the access log, by which we find out about a cut answer.
         known = {"exchange_id": progress.exchange_id}
-        return (replace(reply, mode=do.Mode.TRAILERS_ONLY, metadata=known),)
+        return (structs.replace(reply, mode=do.Mode.TRAILERS_ONLY, metadata=known),)
     progress.state = State.ANSWERING
     if progress.answer.rewrites:
-        reply = replace(reply, remove_headers=(*removed, "content-length"))
+        reply = structs.replace(reply, remove_headers=(*removed, "content-length"))
     return (reply,)
 
 
@@ -115,7 +119,7 @@ def _passed(progress: Progress) -> Commands:
         return _cut(progress, _DRAINING, Outcome.DRAINED)
     if progress.handing_back:
         if reply.body is not None:
-            reply = replace(reply, body=reply.body + progress.answer.held)
+            reply = structs.replace(reply, body=reply.body + progress.answer.held)
         return end.finish(progress, Outcome.DRAINED, reply, close=True)
     if not progress.answer.due():
         return (reply,)
@@ -162,7 +166,9 @@ def _cut(progress: Progress, why: str, outcome: Outcome = Outcome.CUT) -> Comman
     piece = progress.answer.cut(progress.match.endpoint.cut(why))
     if piece is None:
         return (progress.waiting,)
-    return end.finish(progress, outcome, replace(progress.waiting, body=piece), after=State.CUT)
+    return end.finish(
+        progress, outcome, structs.replace(progress.waiting, body=piece), after=State.CUT
+    )
 
 
 def after_cut(progress: Progress, event: on.ResponseBody) -> Commands:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from sentinel_extproc.errors import CredentialRevoked, SentinelError
 from sentinel_extproc.exchange import commands as do
@@ -66,7 +66,7 @@ def finish(
         progress.expected_output.learn(user, kind_of(progress.plan), taught)
     last: list[do.Command] = []
     if reply is not None:
-        last.append(replace(reply, metadata=progress.facts | access_log(final)))
+        last.append(structs.replace(reply, metadata=progress.facts | access_log(final)))
     if close:
         last.append(do.Close())
     progress.last = tuple(last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
@@ -19,7 +19,7 @@ def told(progress: Progress, event: on.Trailers) -> Commands:
     """An answer that never passed here is over."""
     reply = do.Reply(phase_of(event))
     if not event.of_response:
-        return (replace(reply, remove_headers=event.names),)
+        return (structs.replace(reply, remove_headers=event.names),)
     reading = None if event.told is None else native.read_told(event.told)
     if reading is None:
         progress.state = State.LOGGING
