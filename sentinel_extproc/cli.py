@@ -104,7 +104,11 @@ def serve(config_file: Path | None, as_json: bool) -> None:
     """
     import uvloop
 
-    from sentinel_extproc import app
+    from sentinel_extproc.memory import without
+
+    # httpx for a command of its own, and structlog for tracebacks in colours: 5 MiB.
+    with without("rich", "pygments"):
+        from sentinel_extproc import app
     from sentinel_extproc.config.load import ConfigError, load, named_file
     from sentinel_extproc.config.workers import worker_count
     from sentinel_extproc.start_error import StartError

@@ -1,8 +1,28 @@
-"""Gives back to the system what the start needed and serving doesn't."""
+"""Keeps serving free of memory that only the start, or other commands, have a use for."""
 
 from __future__ import annotations
 
 import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without(*packages: str) -> Iterator[None]:
+    """Have what is imported meanwhile find that these packages aren't installed.
+
+    For those that a library takes if they are there and does without if not. One that has been
+    imported already is left as it is.
+    """
+    hidden = [name for name in packages if name not in sys.modules]
+    # None is how the import system says so; the type of ``sys.modules`` doesn't know.
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def give_back() -> None:
