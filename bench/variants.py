@@ -97,7 +97,7 @@ def core(work_dir: Path, provider_port: int) -> Iterator[list[Variant]]:
             envoy = parts.enter_context(_envoy(folder, provider_port, address))
             pids = {"processor": process.pid, "envoy": envoy.process.pid}
             found.append(Variant(name, envoy.port, pids))
-        services = parts.enter_context(_services(provider_port))
+        services = parts.enter_context(dependencies(provider_port))
         found.append(parts.enter_context(ours(OURS, work_dir / "ours", services, {})))
         found.append(parts.enter_context(ours(NATIVE, work_dir / "native-m", services, {})))
         workers = {"SENTINEL_SERVER__WORKERS": "2"}
@@ -109,7 +109,7 @@ def core(work_dir: Path, provider_port: int) -> Iterator[list[Variant]]:
 def stages(work_dir: Path, provider_port: int) -> Iterator[list[Variant]]:
     """Ours, and ours with each of `STAGES`."""
     with ExitStack() as parts:
-        services = parts.enter_context(_services(provider_port))
+        services = parts.enter_context(dependencies(provider_port))
         found = [parts.enter_context(ours(OURS, work_dir / "s", services, {}))]
         for n, (name, settings) in enumerate(STAGES.items()):
             folder = work_dir / f"s{n}"
@@ -145,7 +145,8 @@ def ours(
 
 
 @contextmanager
-def _services(provider_port: int) -> Iterator[Services]:
+def dependencies(provider_port: int) -> Iterator[Services]:
+    """The provider and a stand-in Zion that knows the bench's users."""
     users = [
         ZionUser(f"bench-{n}", f"u{n}", f"ext-{n}", f"u{n}@example.com", "B") for n in range(USERS)
     ]
