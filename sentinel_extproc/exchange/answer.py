@@ -9,7 +9,7 @@ from sentinel_extproc.endpoints.guarded import GuardedMeter
 from sentinel_extproc.endpoints.meters import OpaqueMeter
 from sentinel_extproc.endpoints.provider_usage import added
 from sentinel_extproc.exchange.events import Headers
-from sentinel_extproc.exchange.headers import first
+from sentinel_extproc.exchange.lines import first_values
 from sentinel_extproc.usage.record import TokenUsage
 
 GROW_EVERY_CHARS = 256
@@ -70,11 +70,12 @@ class Answer:
         self, endpoint: Endpoint, plan: Plan, headers: Headers, counters: CounterFactory
     ) -> None:
         """Choose how to watch it."""
-        length = first(headers, "content-length")
+        given = first_values(headers).get
+        length = given("content-length", b"")
         self._left = int(length) if length.isdigit() else None
-        content_type = first(headers, "content-type").strip().lower()
+        content_type = given("content-type", b"").strip().lower()
         self.streamed = content_type.startswith(b"text/event-stream")
-        encoding = first(headers, "content-encoding").strip().lower()
+        encoding = given("content-encoding", b"").strip().lower()
         if encoding not in (b"", b"identity"):
             return
         self.event_stream = self.streamed or plan.endless

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sentinel_extproc.endpoints.contract import Head
 from sentinel_extproc.exchange.events import Headers
+from sentinel_extproc.exchange.lines import all_values, first_values
 from sentinel_extproc.identity.bearer import parse_bearer
 from sentinel_extproc.identity.principal import Principal
 
@@ -65,31 +67,19 @@ def valid_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def first(headers: Headers, name: str) -> bytes:
-    """The first value of ``name``, or empty."""
-    for key, value in headers:
-        if key == name:
-            return value
-    return b""
-
-
-def all_values(headers: Headers, name: str) -> list[bytes]:
-    """Every value of ``name``, in order."""
-    return [value for key, value in headers if key == name]
-
-
 def request_id(headers: Headers) -> str | None:
     """What Envoy calls this request in its access log; None if it doesn't."""
-    value = first(headers, "x-request-id")[:MAX_REQUEST_ID]
-    return value.decode("ascii", "replace") or None
+    value = first_values(headers).get("x-request-id", b"")
+    return value[:MAX_REQUEST_ID].decode("ascii", "replace") or None
 
 
 def read_head(headers: Headers) -> Head:
     """What an endpoint may decide on before there is a body."""
-    length = first(headers, "content-length")
+    given = first_values(headers).get
+    length = given("content-length", b"")
     return Head(
-        target=first(headers, ":path").decode("latin-1"),
-        content_type=first(headers, "content-type").decode("latin-1"),
+        target=given(":path", b"").decode("latin-1"),
+        content_type=given("content-type", b"").decode("latin-1"),
         content_length=int(length) if length.isdigit() and len(length) < 19 else None,
     )
 
@@ -135,7 +125,7 @@ def to_provider(
     principal: Principal,
     exchange_id: str,
     *,
-    drop: Iterable[str] = (),
+    drop: tuple[str, ...] = (),
 ) -> tuple[tuple[tuple[str, bytes], ...], tuple[str, ...]]:
     """What to set and what to remove on a request that goes upstream.
 
@@ -146,9 +136,10 @@ def to_provider(
     Args:
         drop: further headers that must not go upstream.
     """
-    given = {name for name, _ in headers}
+    given = first_values(headers)
     set_headers = list(upstream.credentials)
-    set_headers += [line for line in upstream.defaults if line[0] not in given]
+    if upstream.defaults:
+        set_headers += [line for line in upstream.defaults if line[0] not in given]
     if SUBPROTOCOLS in given:
         # Browsers can set no other header on a WebSocket, so clients put their key in here.
         kept_protocols = [
@@ -160,33 +151,44 @@ def to_provider(
             set_headers.append((SUBPROTOCOLS, b", ".join(kept_protocols)))
     if upstream.tell_identity:
         set_headers += _identity(principal, exchange_id)
-    kept = {name for name, _ in set_headers}
-    removed = {
-        name
-        for name in given
-        if (spelt := name.replace("_", "-")) in _NOT_FOR_PROVIDERS
-        or spelt.startswith(OWN_PREFIX)
-        or (spelt is not name and spelt in _SPELT_ONCE)
-    }
-    removed |= {"accept-encoding", "authorization", SUBPROTOCOLS, *drop} & given
-    return tuple(set_headers), tuple(sorted(removed - kept))
+    removed = given.keys() & _dropped(drop)
+    names = " ".join(given)
+    # Most requests have none of what must be looked at name by name.
+    if "_" in names or OWN_PREFIX in names:
+        removed |= {name for name in given if _spelt_like_ours(name)}
+    return tuple(set_headers), tuple(sorted(removed - dict(set_headers).keys()))
+
+
+@lru_cache(64)
+def _dropped(drop: tuple[str, ...]) -> frozenset[str]:
+    return _NOT_FOR_PROVIDERS | {"accept-encoding", "authorization", SUBPROTOCOLS, *drop}
+
+
+def _spelt_like_ours(name: str) -> bool:
+    """Whether it is our own to say, or what a server may take for a header that was taken out."""
+    spelt = name.replace("_", "-")
+    if spelt.startswith(OWN_PREFIX):
+        return True
+    return spelt != name and (spelt in _NOT_FOR_PROVIDERS or spelt in _SPELT_ONCE)
 
 
 def to_client(
     headers: Headers, limits: Iterable[tuple[str, str]], exchange_id: str
 ) -> tuple[tuple[tuple[str, bytes], ...], tuple[str, ...]]:
     """What to set and what to remove on an answer: our limits instead of the provider's."""
+    given = first_values(headers)
     set_headers = [("x-sentinel-exchange-id", exchange_id.encode())]
     set_headers += [(name, value.encode("latin-1", "replace")) for name, value in limits]
-    kept = {name for name, _ in set_headers}
-    removed = {
-        name for name, _ in headers if name in _PROVIDER_ONLY or name.startswith(_NOT_FOR_CLIENTS)
-    }
-    own = GATEWAYS_OWN.get(first(headers, ":status"))
+    removed = given.keys() & _PROVIDER_ONLY
+    names = " ".join(given)
+    if "ratelimit-" in names or OWN_PREFIX in names:
+        removed |= {name for name in given if name.startswith(_NOT_FOR_CLIENTS)}
+    removed -= dict(set_headers).keys()
+    own = GATEWAYS_OWN.get(given.get(":status", b""))
     if own is not None and all_values(headers, "x-sentinel-error") == [own]:
         # Envoy's answer when the provider can't be reached comes by here like the provider's own.
-        kept.add("x-sentinel-error")
-    return tuple(set_headers), tuple(sorted(removed - kept))
+        removed.discard("x-sentinel-error")
+    return tuple(set_headers), tuple(sorted(removed))
 
 
 def _protocols(lines: Iterable[bytes]) -> list[bytes]:

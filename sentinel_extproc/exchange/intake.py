@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sentinel_extproc.endpoints.contract import Plan
+from sentinel_extproc.endpoints.contract import Head, Plan
 from sentinel_extproc.endpoints.json_body import MAX_COUNT
 from sentinel_extproc.endpoints.table import Match
 from sentinel_extproc.errors import PayloadTooLarge, Unauthenticated
@@ -27,6 +27,7 @@ class Opening:
     """
 
     token: str
+    head: Head
     plan: Plan | None
 
 
@@ -87,7 +88,7 @@ def read_opening(
         raise PayloadTooLarge(
             f"The request's body has {length} bytes; at most {max_body_bytes} are taken."
         )
-    return Opening(token, plan)
+    return Opening(token, head, plan)
 
 
 def output_to_reserve(plan: Plan, expectation: OutputExpectation, user: str) -> Expected:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from sentinel_extproc.endpoints.contract import CounterFactory, Plan
+from sentinel_extproc.endpoints.contract import CounterFactory, Head, Plan
 from sentinel_extproc.endpoints.guarded import GuardedUpload
 from sentinel_extproc.endpoints.table import Match
 from sentinel_extproc.errors import SentinelError
@@ -22,8 +22,8 @@ from sentinel_extproc.exchange.expected_output import (
     FixedOutput,
     OutputExpectation,
 )
-from sentinel_extproc.exchange.headers import first, read_head, request_id
 from sentinel_extproc.exchange.intake import Credential, bearer
+from sentinel_extproc.exchange.lines import first
 from sentinel_extproc.exchange.native import BytesPerToken
 from sentinel_extproc.exchange.providers import Choose, Chosen
 from sentinel_extproc.exchange.running import Running
@@ -52,6 +52,7 @@ class Progress:
 
     Attributes:
         confidence: how far ``counted_input`` can be trusted.
+        request_id: what Envoy calls the request; None if it doesn't.
         key_refused: the status with which the provider refused our key, if it did.
         unseen: whether its answer never passes here, because Envoy meters it.
     """
@@ -88,6 +89,8 @@ class Progress:
         self.cut_short = False
         # Each is set by the step that learns it, and read only in states that come after.
         self.request: on.RequestHeaders
+        self.request_id: str | None = None
+        self.head: Head
         self.match: Match
         self.chosen: Chosen
         self.error_body: Callable[[SentinelError], bytes] = SentinelError.body
@@ -123,11 +126,6 @@ class Progress:
         """Whose it is; None before authentication."""
         user = self.facts.get("user")
         return None if user is None else str(user)
-
-    @property
-    def request_id(self) -> str | None:
-        """What Envoy calls the request; None if it doesn't."""
-        return request_id(self._headers)
 
     @property
     def trace_headers(self) -> tuple[bytes, bytes]:
@@ -201,7 +199,7 @@ class Progress:
             and self.plan.streams
             and self.match.endpoint.name in native.ENDPOINTS
             # The same call elsewhere, be it at another provider, is none that Envoy reads.
-            and read_head(self.request.headers).target.partition("?")[0] == self.native_path
+            and self.head.target.partition("?")[0] == self.native_path
         )
 
     def refine(self) -> None:

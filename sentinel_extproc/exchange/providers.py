@@ -19,7 +19,8 @@ from sentinel_extproc.endpoints.azure import match_azure
 from sentinel_extproc.endpoints.table import Match, match, match_rest, names_below, plain_path
 from sentinel_extproc.errors import NotFound
 from sentinel_extproc.exchange.events import RequestHeaders
-from sentinel_extproc.exchange.headers import Upstream, first
+from sentinel_extproc.exchange.headers import Upstream
+from sentinel_extproc.exchange.lines import first, first_values
 from sentinel_extproc.frozen import value
 
 _PORT_OR_DOT = re.compile(r"\.?(?::\d*)?\Z")
@@ -162,8 +163,9 @@ def only(upstream: Upstream | Callable[[], Upstream], *, prefix: str = "/v1/") -
     """
 
     def choose(event: RequestHeaders) -> Chosen:
-        method = first(event.headers, ":method").decode("latin-1")
-        found = match(method, first(event.headers, ":path").decode("latin-1"), prefix=prefix)
+        given = first_values(event.headers).get
+        method = given(":method", b"").decode("latin-1")
+        found = match(method, given(":path", b"").decode("latin-1"), prefix=prefix)
         return Chosen(found, upstream if isinstance(upstream, Upstream) else upstream())
 
     return choose

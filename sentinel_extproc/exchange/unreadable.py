@@ -10,7 +10,7 @@ from sentinel_extproc.endpoints.form import is_form
 from sentinel_extproc.endpoints.governing import refuse_query
 from sentinel_extproc.errors import InvalidRequest, MethodNotAllowed
 from sentinel_extproc.exchange.events import Headers
-from sentinel_extproc.exchange.headers import all_values, first
+from sentinel_extproc.exchange.lines import all_values, first, first_values
 
 METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT"})
 """TRACE is none of them: its answer shows what the provider got, and that is our key. CONNECT is
@@ -21,6 +21,9 @@ _READS = frozenset({b"GET", b"HEAD", b"DELETE"})
 _CHARSET = re.compile(rb"charset\*?[0-9*]*\s*=\s*[\"']?([^\"';,\s]*)", re.IGNORECASE)
 _OUR_CHARSETS = frozenset({b"utf-8", b"utf8", b"us-ascii"})
 _TWO_TYPES = re.compile(rb",\s*[\w.+-]+/[\w.+-]+")
+_USUAL_TYPE = b"application/json"
+"""How nearly every body comes: one that none of the patterns here has anything against."""
+
 _JSON = re.compile(rb"application/json\s*(?:;\s*charset=[\w-]+\s*)?;?\s*", re.IGNORECASE)
 
 
@@ -35,26 +38,32 @@ def refuse_unreadable(headers: Headers, *, upgrades: bool = False) -> None:
             upgrade.
         MethodNotAllowed: a method that no API here has.
     """
-    method = first(headers, ":method")
-    if method not in METHODS:
+    given = first_values(headers)
+    if given.get(":method") not in METHODS:
         raise MethodNotAllowed("This method is not supported.")
-    encodings = {value.strip().lower() for value in all_values(headers, "content-encoding")}
-    if encodings - {b"", b"identity"}:
-        raise InvalidRequest(
-            "Compressed request bodies are not supported; send it without Content-Encoding.",
-            code="unsupported_content_encoding",
-        )
+    if "content-encoding" in given:
+        encodings = {value.strip().lower() for value in all_values(headers, "content-encoding")}
+        if encodings - {b"", b"identity"}:
+            raise InvalidRequest(
+                "Compressed request bodies are not supported; send it without Content-Encoding.",
+                code="unsupported_content_encoding",
+            )
     types = all_values(headers, "content-type")
+    if types != [_USUAL_TYPE]:
+        _refuse_types(types)
+    protocol = given.get("upgrade") or given.get(":protocol")
+    if protocol and not (upgrades and protocol.strip().lower() == b"websocket"):
+        raise InvalidRequest(
+            "Connection upgrades are not supported on this path.", code="upgrade_not_supported"
+        )
+
+
+def _refuse_types(types: list[bytes]) -> None:
     for one in types:
         if len(types) > 1 or _TWO_TYPES.search(one):
             raise InvalidRequest("There is more than one Content-Type.", code="ambiguous_type")
         if any(found.lower() not in _OUR_CHARSETS for found in _CHARSET.findall(one)):
             raise InvalidRequest("Bodies are read as UTF-8 only.", code="unsupported_charset")
-    protocol = first(headers, "upgrade") or first(headers, ":protocol")
-    if protocol and not (upgrades and protocol.strip().lower() == b"websocket"):
-        raise InvalidRequest(
-            "Connection upgrades are not supported on this path.", code="upgrade_not_supported"
-        )
 
 
 def refuse_second_request(
@@ -74,7 +83,8 @@ def refuse_second_request(
     empty = end_of_stream or head.content_length == 0
     if plan is not None and method in _READS and not (empty or endpoint.upgrades):
         raise InvalidRequest("This call has no body.", code="unexpected_body")
-    refuse_query(head.target, reads_body=method not in _READS and not endpoint.upgrades)
+    if "?" in head.target:
+        refuse_query(head.target, reads_body=method not in _READS and not endpoint.upgrades)
 
 
 def content_type(headers: Headers, head: Head, endpoint: Endpoint) -> tuple[tuple[str, bytes], ...]:
@@ -84,6 +94,8 @@ def content_type(headers: Headers, head: Head, endpoint: Endpoint) -> tuple[tupl
     form's, could make a provider find something else in it.
     """
     given = first(headers, "content-type")
-    if endpoint.any_body or is_form(head) or not given or _JSON.fullmatch(given):
+    if given == _USUAL_TYPE or endpoint.any_body or is_form(head):
+        return ()
+    if not given or _JSON.fullmatch(given):
         return ()
     return (("content-type", b"application/json"),)

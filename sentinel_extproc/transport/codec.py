@@ -5,12 +5,16 @@ Replies are built as serialized bytes, because most of them say "go on" and are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
+
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.headers import valid_name, valid_value
+from sentinel_extproc.exchange.lines import Lines
 from sentinel_extproc.transport import wire
 from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
 
@@ -27,6 +31,8 @@ USAGE_NAMESPACE = "sentinel.usage"
 """Where Envoy's own reading of an answer's usage is told to go, when it meters natively."""
 
 _COMPLETE = 1
+
+_LINE = attrgetter("key", "raw_value")
 
 JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
 """Where Envoy's own filter puts what it has verified; comes only when the filter is told to forward
@@ -51,31 +57,10 @@ def decode(data: bytes) -> on.Event:
         message = pb.ProcessingRequest.FromString(data)
     except DecodeError as fault:
         raise CodecError("not a ProcessingRequest") from fault
-    match message.WhichOneof("request"):
-        case "response_body":
-            answer = message.response_body
-            return on.ResponseBody(answer.body, answer.end_of_stream)
-        case "request_headers":
-            head = message.request_headers
-            return on.RequestHeaders(
-                _headers(head.headers),
-                head.end_of_stream,
-                _verified(message),
-                _route(message),
-                message.observability_mode,
-            )
-        case "request_body":
-            return on.RequestBody(message.request_body.body, message.request_body.end_of_stream)
-        case "response_headers":
-            head = message.response_headers
-            return on.ResponseHeaders(_headers(head.headers), head.end_of_stream)
-        case "request_trailers":
-            trailers = message.request_trailers.trailers.headers
-            return on.Trailers(False, names=tuple({line.key: None for line in trailers}))
-        case "response_trailers":
-            return on.Trailers(of_response=True, told=_told(message))
-        case _:
-            raise CodecError("a ProcessingRequest without a message that we know")
+    read = _EVENTS.get(message.WhichOneof("request"))
+    if read is None:
+        raise CodecError("a ProcessingRequest without a message that we know")
+    return read(message)
 
 
 def encode(command: do.Reply | do.Respond) -> bytes:
@@ -86,21 +71,60 @@ def encode(command: do.Reply | do.Respond) -> bytes:
     if once or command.body is not None or command.metadata is not None:
         return _reply(command)
     # What is said to one request is often said to the next: "go on", or the provider's key.
-    key = (
-        command.phase,
-        command.mode,
-        command.set_headers,
-        command.remove_headers,
-        command.reroute,
-    )
-    known = _SAID.get(key)
+    known = _SAID.get(command)
     if known is None:
         known = _reply(command)
         if len(known) <= _MAX_SAID_BYTES:
             if len(_SAID) >= _MAX_SAID:
                 _SAID.clear()
-            _SAID[key] = known
+            _SAID[command] = known
     return known
+
+
+def _request_headers(message: pb.ProcessingRequest) -> on.RequestHeaders:
+    head = message.request_headers
+    return on.RequestHeaders(
+        _headers(head.headers),
+        head.end_of_stream,
+        _verified(message),
+        _route(message),
+        message.observability_mode,
+    )
+
+
+def _request_body(message: pb.ProcessingRequest) -> on.RequestBody:
+    piece = message.request_body
+    return on.RequestBody(piece.body, piece.end_of_stream)
+
+
+def _request_trailers(message: pb.ProcessingRequest) -> on.Trailers:
+    lines = message.request_trailers.trailers.headers
+    return on.Trailers(False, names=tuple({line.key: None for line in lines}))
+
+
+def _response_headers(message: pb.ProcessingRequest) -> on.ResponseHeaders:
+    head = message.response_headers
+    return on.ResponseHeaders(_headers(head.headers), head.end_of_stream)
+
+
+def _response_body(message: pb.ProcessingRequest) -> on.ResponseBody:
+    piece = message.response_body
+    return on.ResponseBody(piece.body, piece.end_of_stream)
+
+
+def _response_trailers(message: pb.ProcessingRequest) -> on.Trailers:
+    return on.Trailers(of_response=True, told=_told(message))
+
+
+_EVENTS: dict[str | None, Callable[[pb.ProcessingRequest], on.Event]] = {
+    "request_headers": _request_headers,
+    "request_body": _request_body,
+    "request_trailers": _request_trailers,
+    "response_headers": _response_headers,
+    "response_body": _response_body,
+    "response_trailers": _response_trailers,
+}
+"""How each kind of message is read."""
 
 
 def _verified(message: pb.ProcessingRequest) -> dict[str, object] | None:
@@ -164,16 +188,18 @@ def read_access_logs(data: bytes) -> list[tuple[str, int]]:
 
 
 def _headers(headers: pb.HeaderMap) -> on.Headers:
-    # Envoy fills raw_value; value is for very old versions.
-    return [(h.key, h.raw_value or h.value.encode()) for h in headers.headers]
+    lines = Lines(map(_LINE, headers.headers))
+    if b"" in lines.firsts.values() or len(lines) != len(lines.firsts):
+        # Envoy fills raw_value; value is for very old versions.
+        return Lines([(h.key, h.raw_value or h.value.encode()) for h in headers.headers])
+    return lines
 
 
 def _reply(command: do.Reply) -> bytes:
     tag, has_response = _PHASES[command.phase]
     common = []
     if command.set_headers or command.remove_headers:
-        lines = [wire.set_header(name, value) for name, value in command.set_headers]
-        mutation = wire.header_mutation(lines, command.remove_headers)
+        mutation = wire.header_mutation(command.set_headers, command.remove_headers)
         place = wire.HEADER_MUTATION if has_response else wire.TRAILER_MUTATION
         common.append(wire.sized(place, mutation))
     if command.body is not None:
@@ -275,4 +301,4 @@ _MAX_SAID = 256
 _MAX_SAID_BYTES = 8192
 """Of a reply that is kept: which headers it removes, the client has a say in."""
 
-_SAID: dict[tuple[object, ...], bytes] = {}
+_SAID: dict[do.Reply, bytes] = {}

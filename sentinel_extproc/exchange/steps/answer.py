@@ -11,7 +11,8 @@ from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.accounting import used
 from sentinel_extproc.exchange.commands import Commands
-from sentinel_extproc.exchange.headers import first, to_client
+from sentinel_extproc.exchange.headers import to_client
+from sentinel_extproc.exchange.lines import first
 from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.progress import Progress
 from sentinel_extproc.exchange.states import ProtocolViolation, State

@@ -9,7 +9,6 @@ from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.accounting import access_log, bill, lesson, usage_record
 from sentinel_extproc.exchange.commands import Commands
-from sentinel_extproc.exchange.headers import request_id
 from sentinel_extproc.exchange.intake import kind_of
 from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.progress import Progress
@@ -77,7 +76,7 @@ def finish(
         progress.principal,
         exchange_id=progress.exchange_id,
         occurred_at_ms=progress.started_at_ms,
-        request_id=request_id(progress.request.headers),
+        request_id=progress.request_id,
         price=progress.price,
     )
     settle = do.Settle(progress.reserved, final.quantities(progress.predicted))

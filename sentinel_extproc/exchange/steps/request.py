@@ -9,7 +9,7 @@ from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange import native
 from sentinel_extproc.exchange.accounting import intent
 from sentinel_extproc.exchange.commands import Commands
-from sentinel_extproc.exchange.headers import read_head, request_id, to_provider
+from sentinel_extproc.exchange.headers import request_id, to_provider
 from sentinel_extproc.exchange.intake import claim, output_to_reserve, read_opening
 from sentinel_extproc.exchange.progress import Progress
 from sentinel_extproc.exchange.states import ProtocolViolation, State
@@ -24,6 +24,7 @@ def headers(progress: Progress, event: on.RequestHeaders) -> Commands:
     if event.observed and progress.enforces:
         raise ProtocolViolation("Envoy only observes here; server.mode: shadow is for that")
     progress.request = event
+    progress.request_id = request_id(event.headers)
     progress.chosen = progress.choose(event)
     progress.match = progress.chosen.match
     progress.error_body = progress.match.endpoint.error_body
@@ -33,6 +34,7 @@ def headers(progress: Progress, event: on.RequestHeaders) -> Commands:
     opening = read_opening(
         progress.match, event, credential=progress.credential, max_body_bytes=progress.max_body
     )
+    progress.head = opening.head
     if opening.plan is not None:
         progress.plan, progress.planned = opening.plan, True
     progress.token = opening.token
@@ -54,7 +56,7 @@ def authenticated(progress: Progress, event: on.Authenticated) -> Commands:
 def body(progress: Progress, event: on.RequestBody) -> Commands:
     """Read the request."""
     progress.state = State.READING
-    return (do.Read(progress.match.endpoint, event.body, read_head(progress.request.headers)),)
+    return (do.Read(progress.match.endpoint, event.body, progress.head),)
 
 
 def planned(progress: Progress, event: on.Planned) -> Commands:
@@ -113,7 +115,7 @@ def _claim(progress: Progress) -> Commands:
         progress.plan,
         progress.principal,
         occurred_at_ms=progress.started_at_ms,
-        request_id=request_id(progress.request.headers),
+        request_id=progress.request_id,
     )
     return (do.Reserve(request, begun),)
 
@@ -172,7 +174,7 @@ def _reply(progress: Progress, mode: do.Mode) -> do.Reply:
         drop=endpoint.drop_headers,
     )
     if not progress.planned:
-        set_headers += content_type(lines, read_head(lines), endpoint)
+        set_headers += content_type(lines, progress.head, endpoint)
     # A client's own copy may have chosen the route, before it was taken away.
     astray = progress.bytes_per_token is not None and native.HEADER[0] in removed
     return do.Reply(do.Phase.REQUEST_HEADERS, set_headers, removed, mode=mode, reroute=astray)
