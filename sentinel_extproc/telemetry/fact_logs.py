@@ -6,8 +6,10 @@ were told; what is wrong with us is written at once, behind what came before it.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from json.encoder import encode_basestring_ascii as _quoted
 
 import structlog
 
@@ -32,7 +34,9 @@ from sentinel_extproc.telemetry.facts import (
     InternalFault,
     RecordNotStored,
 )
-from sentinel_extproc.telemetry.logs import iso
+from sentinel_extproc.telemetry.logs import MAX_VALUE_CHARS, Lines, iso, plain_output, stamp
+from sentinel_extproc.telemetry.worker_field import WorkerField
+from sentinel_extproc.usage.record import UsageRecord
 
 base_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 logger = logging.getLogger("sentinel.telemetry")
@@ -45,23 +49,87 @@ class FactLog:
     """``log_fact``, for a process that serves. For one event loop."""
 
     def __init__(self) -> None:
-        self._ended: TimedBatch[tuple[Fact, float]] = TimedBatch(_write, within_s=WITHIN_S)
+        self._told: TimedBatch[tuple[Fact, float]] = TimedBatch(
+            self._take, within_s=WITHIN_S, done=self._write_finished
+        )
+        self._finished: list[tuple[ExchangeFinished, float]] = []
 
     def emit(self, fact: Fact) -> None:
         """An ``Emit``. Needs a running event loop."""
-        if isinstance(fact, ExchangeTimed):
+        kind = type(fact)
+        if kind is ExchangeTimed:
             return
-        self._ended.add((fact, time.time()))
-        if isinstance(fact, InternalFault | RecordNotStored):
-            self._ended.drain()
+        self._told.add((fact, time.time()))
+        if kind is InternalFault or kind is RecordNotStored:
+            self._told.drain()
 
     def flush(self) -> None:
         """Write all that waits."""
-        self._ended.drain()
+        self._told.drain()
+
+    def _take(self, told: tuple[Fact, float]) -> None:
+        fact, at_s = told
+        if type(fact) is ExchangeFinished and not fact.metering_faults and fact.key_refused is None:
+            self._finished.append((fact, at_s))
+        else:
+            self._write_finished()
+            _write(fact, at_s)
+
+    def _write_finished(self) -> None:
+        """Write what is nearly all of the log, without going through structlog for each line."""
+        finished, self._finished = self._finished, []
+        if not finished:
+            return
+        plain = _plain_output()
+        if plain is None:
+            for fact, at_s in finished:
+                _write(fact, at_s)
+            return
+        out, end = plain
+        ready = []
+        for fact, at_s in finished:
+            try:
+                line = _finished_line(fact.record, at_s, end)
+            except Exception:  # noqa: BLE001 - it is told what becomes of it below
+                line = None
+            if line is not None and len(line) <= MAX_VALUE_CHARS:
+                ready.append(line)
+            else:  # something in it may have to be cut
+                out.write(ready)
+                ready = []
+                _write(fact, at_s)
+        out.write(ready)
 
 
-def _write(told: tuple[Fact, float]) -> None:
-    fact, at_s = told
+def _plain_output() -> tuple[Lines, str] | None:
+    """Where lines of JSON may go that are made here, and what each ends with; None: nowhere."""
+    output = plain_output()
+    if output is None:
+        return None
+    lines, processors = output
+    end = "}"
+    for one in processors:
+        if not isinstance(one, WorkerField):
+            return None
+        end = f', "worker": {json.dumps(one.worker)}{end}'
+    return lines, end
+
+
+def _finished_line(record: UsageRecord, at_s: float, end: str) -> str:
+    """What ``log_fact`` has structlog make of a finished exchange, as one line of JSON."""
+    request_id = "null" if record.request_id is None else _quoted(record.request_id)
+    usage = record.usage
+    return (
+        f'{{"time": "{stamp(at_s)}", "level": "info", "logger": "sentinel", '
+        f'"event": "exchange_finished", "exchange_id": {_quoted(record.id)}, '
+        f'"request_id": {request_id}, "user": {_quoted(record.external_id)}, '
+        f'"endpoint": {_quoted(record.endpoint)}, "model": {_quoted(record.model_requested)}, '
+        f'"input_tokens": {usage.input_tokens}, "output_tokens": {usage.output_tokens}, '
+        f'"provenance": "{record.provenance}", "outcome": "{record.outcome}"{end}'
+    )
+
+
+def _write(fact: Fact, at_s: float) -> None:
     try:
         log_fact(fact, at_s)
     except Exception:
@@ -138,11 +206,14 @@ def log_fact(fact: Fact, at_s: float | None = None) -> None:
             )
 
 
+_NO_LINE = frozenset({LimitsDecided, SettlementApplied, SettledBeyond})
+
+
 def log_limit_fact(fact: LimitFact) -> None:
     """The adapter from limits' facts to the log; single decisions are not worth a line."""
+    if type(fact) in _NO_LINE:
+        return
     match fact:
-        case LimitsDecided() | SettlementApplied() | SettledBeyond():
-            pass
         case HoldExhausted(limit, cut):
             base_log.info("hold_exhausted", limit=limit, cut=cut)
         case StoreLost(reason):

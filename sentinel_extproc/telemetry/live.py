@@ -157,13 +157,12 @@ class Live:
 
     def emit(self, fact: Fact) -> None:
         """An ``Emit``."""
-        match fact:
-            case ExchangeFinished() | ExchangeRefused():
-                self._ended.add((fact, int(self._clock())))
-            case RecordNotStored():
-                self.not_stored += 1
-            case InternalFault():
-                self.faults += 1
+        if type(fact) is ExchangeFinished or type(fact) is ExchangeRefused:
+            self._ended.add((fact, int(self._clock())))
+        elif type(fact) is RecordNotStored:
+            self.not_stored += 1
+        elif type(fact) is InternalFault:
+            self.faults += 1
 
     def _take(self, ended: tuple[ExchangeFinished | ExchangeRefused, int]) -> None:
         fact, at_s = ended

@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from typing import TextIO
 
 import structlog
@@ -20,6 +21,9 @@ from sentinel_extproc.safe_text import for_terminal
 
 MAX_VALUE_CHARS = 2000
 MAX_CHARS_OF = {"exception": 8000}
+
+AT_ONCE_CHARS = 4096
+"""Of ASCII: what Linux promises for a pipe."""
 
 _LONG = 80
 """Characters of a fact that shares its line with others, for people."""
@@ -46,10 +50,13 @@ def configure(*, level: str, json_lines: bool, stream: TextIO | None = None) -> 
     out = stream or sys.stderr
     render = [_json] if json_lines else _console(out)
     named: list[Processor] = [structlog.processors.add_log_level]
+    processors = [*named, _now, structlog.processors.format_exc_info, *render]
     structlog.configure(
-        processors=[*named, _now, structlog.processors.format_exc_info, *render],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Lines(out),
+        logger_factory=_Output(
+            Lines(out), processors, plain=json_lines and level.lower() in ("debug", "info")
+        ),
         context_class=dict,
         cache_logger_on_first_use=False,
     )
@@ -75,7 +82,7 @@ def configure(*, level: str, json_lines: bool, stream: TextIO | None = None) -> 
         logging.getLogger(name).setLevel(level.upper())
 
 
-class _Lines:
+class Lines:
     """Writes lines. A log that can't be written must not cost more than its lines."""
 
     def __init__(self, out: TextIO) -> None:
@@ -90,6 +97,56 @@ class _Lines:
             return
 
     debug = info = warning = error = critical = msg
+
+    def write(self, lines: Iterable[str]) -> None:
+        """Write some, in as few calls as keep each line whole.
+
+        Several processes may share a pipe, which keeps together what it is given at once, but no
+        more than ``AT_ONCE_CHARS`` of it.
+        """
+        together: list[str] = []
+        size = 0
+        for line in lines:
+            size += len(line) + 1
+            if size > AT_ONCE_CHARS and together:
+                self.msg("\n".join(together))
+                together, size = [], len(line) + 1
+            together.append(line)
+        if together:
+            self.msg("\n".join(together))
+
+
+class _Output:
+    """Makes what structlog's loggers write to: the same for all.
+
+    Args:
+        processors: ours, in front of which others may come.
+        plain: lines are JSON, and those of level ``info`` are written.
+    """
+
+    def __init__(self, lines: Lines, processors: list[Processor], *, plain: bool) -> None:
+        self.lines, self._processors, self._plain = lines, processors, plain
+
+    def __call__(self, *_: object) -> Lines:
+        return self.lines
+
+    def in_front(self, processors: list[Processor]) -> list[Processor] | None:
+        """Those of ``processors`` that aren't ours; None where a line can't be told from them."""
+        others = len(processors) - len(self._processors)
+        if not self._plain or processors[others:] != self._processors:
+            return None
+        return processors[:others]
+
+
+def plain_output() -> tuple[Lines, list[Processor]] | None:
+    """Where lines of level ``info`` go that whoever has much to say makes without structlog, and
+    the processors in front of ours; None when that isn't what is configured."""
+    config = structlog.get_config()
+    output = config["logger_factory"]
+    if not isinstance(output, _Output):
+        return None
+    others = output.in_front(config["processors"])
+    return None if others is None else (output.lines, others)
 
 
 class _Stamp:
@@ -106,7 +163,7 @@ class _Stamp:
         return f"{self._text}.{int((moment_s - second) * 1000):03d}Z"
 
 
-_stamp = _Stamp()
+stamp = _Stamp()
 
 
 def _now(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -123,12 +180,15 @@ def _recorded(_logger: object, _method: str, event: EventDict) -> EventDict:
 def _json(_logger: object, _method: str, event: EventDict) -> str:
     """One object, ASCII only: safe for every log shipper."""
     line: dict[str, object] = {
-        "time": _stamp(event.pop("time")),
+        "time": stamp(event.pop("time")),
         "level": event.pop("level"),
         "logger": event.pop("logger", "sentinel"),
         "event": event.pop("event"),
     }
     line |= event
+    text = _JSON.encode(line)
+    if len(text) <= MAX_VALUE_CHARS:  # and so is every value in it
+        return text
     for name, value in line.items():
         if isinstance(value, str) and len(value) > MAX_VALUE_CHARS:
             line[name] = clip(value, MAX_CHARS_OF.get(name, MAX_VALUE_CHARS))

@@ -13,15 +13,15 @@ class WorkerField(logging.Filter):
 
     def __init__(self, worker: int | str) -> None:
         super().__init__()
-        self._worker = worker
+        self.worker = worker
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.worker = self._worker
+        record.worker = self.worker
         return True
 
     def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
         """As a processor of structlog's, through which facts go."""
-        event["worker"] = self._worker
+        event["worker"] = self.worker
         return event
 
 

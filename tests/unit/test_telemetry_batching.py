@@ -15,16 +15,19 @@ import structlog
 
 from sentinel_extproc.telemetry import fact_logs
 from sentinel_extproc.telemetry.batching import Batch, TimedBatch
-from sentinel_extproc.telemetry.fact_logs import FactLog
+from sentinel_extproc.telemetry.fact_logs import FactLog, log_fact
 from sentinel_extproc.telemetry.facts import (
+    ExchangeFinished,
     ExchangeRefused,
     ExchangeTimed,
     InternalFault,
 )
 from sentinel_extproc.telemetry.live import Live
-from sentinel_extproc.telemetry.logs import configure
+from sentinel_extproc.telemetry.logs import AT_ONCE_CHARS, configure
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.timeline import Timeline
+from sentinel_extproc.telemetry.worker_field import name_log_lines
+from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 
 
 def refused(name: str) -> ExchangeRefused:
@@ -133,6 +136,88 @@ async def test_a_fact_that_cannot_be_told_takes_no_other_with_it(
         "a fact could not be told",
         "exchange_refused",
     ]
+
+
+def finished(text: str, *, request_id: str | None = "r", faults: int = 0) -> ExchangeFinished:
+    record = UsageRecord(
+        id=f"x{text}",
+        occurred_at_ms=1,
+        external_id=text,
+        email="a@example.com",
+        endpoint="chat.completions",
+        model_requested=f"m{text}",
+        model_served=None,
+        requests=1,
+        usage=TokenUsage(2**53, 0),
+        provenance=Provenance.COUNTED,
+        outcome=Outcome.PROVIDER_ERROR,
+        request_id=request_id,
+    )
+    return ExchangeFinished(record, faults)
+
+
+TEXTS = (
+    "",
+    "a\nb",
+    'x","level":"error',
+    "\u2028",
+    "\ud800",
+    "\x7f\x00",
+    "世界🎈",
+    "m" * 3000,
+    "end",
+)
+
+
+@pytest.mark.parametrize("worker", [None, 3, "admin"])
+@pytest.mark.parametrize("json_lines", [True, False])
+async def test_lines_that_are_made_here_are_those_of_the_logger(
+    lines: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    json_lines: bool,
+    worker: int | str | None,
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 86_400.25)
+    facts = [finished(text, request_id=text or None, faults=text == "\u2028") for text in TEXTS]
+    told = []
+    for here in (False, True):
+        out = io.StringIO()
+        configure(level="info", json_lines=json_lines, stream=out)
+        if worker is not None:
+            name_log_lines(worker)
+        log = FactLog()
+        for fact in facts:
+            (log.emit if here else log_fact)(fact)
+        log.flush()
+        told.append(out.getvalue())
+    assert told[0] == told[1]
+    assert len(told[0].splitlines()) == len(TEXTS) + 1
+
+
+@pytest.mark.parametrize("level", ["debug", "INFO", "warning"])
+async def test_the_level_holds_for_lines_that_are_made_here(lines: io.StringIO, level: str) -> None:
+    configure(level=level, json_lines=True, stream=lines)
+    log = FactLog()
+    log.emit(finished("a"))
+    log.flush()
+    assert bool(lines.getvalue()) is (level != "warning")
+
+
+async def test_each_line_is_written_whole(lines: io.StringIO) -> None:
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    written: list[str] = []
+    configure(level="info", json_lines=True, stream=Pipe())
+    log = FactLog()
+    for number in range(60):
+        log.emit(finished(f"{number}" * 20))
+    log.flush()
+    assert 1 < len(written) < 20
+    assert all(len(text) <= AT_ONCE_CHARS and text.endswith("}\n") for text in written)
+    assert len([json.loads(line) for line in "".join(written).splitlines()]) == 60
 
 
 async def test_times_are_no_lines() -> None:
