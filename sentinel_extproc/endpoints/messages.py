@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec.structs
+
 from sentinel_extproc.endpoints import generation, json_body
 from sentinel_extproc.endpoints.anthropic_errors import (
     anthropic_error_body,
@@ -139,7 +141,9 @@ class MessageReader:
 
     def reading(self) -> Reading:
         complete = self._usage if self._complete else None
-        before = None if self._usage is None else replace(self._usage, output_tokens=0)
+        before = (
+            None if self._usage is None else msgspec.structs.replace(self._usage, output_tokens=0)
+        )
         return Reading(
             reported=complete,
             so_far=before,

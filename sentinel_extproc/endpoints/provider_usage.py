@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import astuple, replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple, replace
 
 from sentinel_extproc.usage.record import TokenUsage
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from sentinel_extproc.endpoints.contract import Plan, Reading
 from sentinel_extproc.endpoints.json_body import MAX_MODEL_CHARS

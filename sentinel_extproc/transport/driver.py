@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
+import msgspec
 import uuid_utils
 
 from sentinel_extproc.errors import CredentialRevoked, SentinelError, Unavailable
@@ -406,7 +407,7 @@ class Driver:
     def _begin(self, intent: Intent, reservation: Reservation) -> None:
         granted = reservation.held.output_tokens
         if granted != intent.reserved_output_tokens:
-            intent = replace(intent, reserved_output_tokens=granted)
+            intent = msgspec.structs.replace(intent, reserved_output_tokens=granted)
         try:
             self._ledger.begin(intent)
         except SentinelError:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import astuple
 
 from sentinel_extproc.usage import chain, migration, retention, sql
 from sentinel_extproc.usage.claiming import choose
@@ -194,7 +195,7 @@ class Database:
                 raise ConflictError("records were sealed twice at once")
             done_ms = None if items else wall_ms
             run(sql.ADD_CHUNK, (first_seq, last_seq, len(items), done_ms))
-            rows = [(*_item_row(item), first_seq) for item in items]
+            rows = [(*astuple(item), first_seq) for item in items]
             self._connection.executemany(sql.ADD_ITEM, rows)
 
     def choose(self, limit: int, now_ms: int, wall_ms: int, claimed: Set[str]) -> list[QueuedItem]:
@@ -264,23 +265,6 @@ class Database:
     def close(self) -> None:
         """Write the log back into the file and close it."""
         self._connection.close()
-
-
-def _item_row(item: SealedItem) -> Row:
-    return (
-        item.id,
-        item.external_id,
-        item.email,
-        item.model,
-        item.input_tokens,
-        item.output_tokens,
-        item.requests,
-        item.records,
-        item.first_ms,
-        item.last_ms,
-        item.first_seq,
-        item.last_seq,
-    )
 
 
 def _json(value: object) -> str:

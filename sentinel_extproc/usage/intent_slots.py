@@ -12,9 +12,10 @@ import struct
 import zlib
 
 import msgspec
+from msgspec.structs import astuple
 
 from sentinel_extproc.usage.record import Intent
-from sentinel_extproc.usage.rows import amount, storable
+from sentinel_extproc.usage.rows import MAX_INTEGER, amount, storable
 
 SLOT_BYTES = 1024
 
@@ -22,7 +23,7 @@ HEAD = struct.Struct("<II")
 CAPACITY = SLOT_BYTES - HEAD.size
 
 _ID, _USER, _ENDPOINT, _MODEL = 64, 256, 64, 128
-"""Bytes kept of texts; together with numbers and lengths they always fit."""
+"""Bytes kept of texts that don't all fit; together with numbers and lengths these always do."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _Fields = tuple[str, int, str, str, str, str, str | None, int, int]
@@ -35,6 +36,17 @@ class TornSlotError(Exception):
 
 def encode(intent: Intent) -> bytes:
     """The payload of an intent, at most ``CAPACITY`` bytes: long texts are cut."""
+    texts = f"{intent.id}{intent.external_id}{intent.email}{intent.endpoint}{intent.model}"
+    texts = f"{texts}{intent.request_id}"
+    if (
+        texts.isascii()
+        and "\0" not in texts
+        and 0 <= intent.predicted_input_tokens <= MAX_INTEGER
+        and 0 <= intent.reserved_output_tokens <= MAX_INTEGER
+    ):
+        payload = _encode(astuple(intent))
+        if len(payload) <= CAPACITY:  # as it nearly always is
+            return payload
     request_id = intent.request_id
     return _encode(
         (

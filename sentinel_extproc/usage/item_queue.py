@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
+
 from sentinel_extproc.usage.sealing import SealedItem
 
 
@@ -26,8 +28,7 @@ class ItemState(StrEnum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedItem:
+class QueuedItem(msgspec.Struct, frozen=True, gc=False):
     """An item on its way.
 
     Attributes:
@@ -95,8 +96,7 @@ class Backlog:
         return self.records + sum(self.items[state] for state in waiting)
 
 
-@dataclass(frozen=True, slots=True)
-class HandedItem:
+class HandedItem(msgspec.Struct, frozen=True, gc=False):
     """An item in the stream. ``position`` orders them; ``number`` is of the call that handed it."""
 
     position: int

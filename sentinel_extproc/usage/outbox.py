@@ -29,7 +29,7 @@ from sentinel_extproc.usage.item_queue import (
 from sentinel_extproc.usage.reading import LedgerState
 from sentinel_extproc.usage.record import Intent, UsageRecord
 from sentinel_extproc.usage.rows import record_row
-from sentinel_extproc.usage.sealing import seal
+from sentinel_extproc.usage.sealing import seal_lines
 from sentinel_extproc.usage.waiting import unavailable
 from sentinel_extproc.usage.writer import Writer, WriterCounters
 
@@ -320,12 +320,12 @@ class Outbox:
 
     async def _seal(self) -> int:
         taken = await self._read(reading.unsealed, CHUNK)
-        if taken:
-            first, last = taken[0][0], taken[-1][0]
-            items = seal(taken, self._new_id, split_metrics=self._split_metrics)
-            wall_ms = self._wall_ms()
-            await self._writer.run(lambda database: database.seal(first, last, items, wall_ms))
-        return len(taken)
+        if taken is None:
+            return 0
+        items = seal_lines(taken.lines, self._new_id, split_metrics=self._split_metrics)
+        first, last, wall_ms = taken.first, taken.last, self._wall_ms()
+        await self._writer.run(lambda database: database.seal(first, last, items, wall_ms))
+        return taken.count
 
     async def _forget_old(self) -> None:
         before = self._wall_ms() - int(self._retain_s * 1000)

@@ -17,7 +17,7 @@ from sentinel_extproc.usage.chain import Gap, Head, Link
 from sentinel_extproc.usage.item_queue import Backlog, HandedItem, HeldItem, ItemState
 from sentinel_extproc.usage.record import UsageRecord
 from sentinel_extproc.usage.rows import record_of
-from sentinel_extproc.usage.sealing import SealedItem
+from sentinel_extproc.usage.sealing import Line, SealedItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,29 @@ class LedgerState:
     items: dict[str, int]
 
 
-def unsealed(path: Path, limit: int) -> list[tuple[int, UsageRecord]]:
-    """The oldest records that no item bills yet, with their ``seq``."""
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """A run of records that no item bills yet.
+
+    Attributes:
+        first, last: their numbers, from and to.
+        count: how many they are.
+        lines: of those that are to be billed.
+    """
+
+    first: int
+    last: int
+    count: int
+    lines: list[Line]
+
+
+def unsealed(path: Path, limit: int) -> Unsealed | None:
+    """The oldest records that no item bills yet; None when there are none."""
     with _reading(path) as connection:
-        rows = connection.execute(sql.UNSEALED, (limit,)).fetchall()
-    return [(row[0], record_of(row[1:])) for row in rows]
+        first, last, count = connection.execute(sql.UNSEALED, (limit,)).fetchone()
+        if not count:
+            return None
+        return Unsealed(first, last, count, connection.execute(sql.LINES, (first, last)).fetchall())
 
 
 def records(path: Path, limit: int, after: int) -> list[tuple[Link, UsageRecord]]:

@@ -1,4 +1,7 @@
-"""The usage record: what one exchange is billed for, and how we know."""
+"""The usage record: what one exchange is billed for, and how we know.
+
+Structs, because one of each is made per exchange: they are built in C.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
-from sentinel_extproc.frozen import value
+import msgspec
 
 
 class Provenance(StrEnum):
@@ -30,8 +33,7 @@ class Outcome(StrEnum):
     """Forwarded, and nobody saw how it ended: its sidecar died. Never billed by guess."""
 
 
-@value(frozen=True, slots=True)
-class TokenUsage:
+class TokenUsage(msgspec.Struct, frozen=True, gc=False):
     """Token sums of one exchange; details are parts of the sums, not additions to them."""
 
     input_tokens: int = 0
@@ -46,8 +48,7 @@ class TokenUsage:
     rejected_prediction_tokens: int = 0
 
 
-@value(frozen=True, slots=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True, gc=False):
     """Money: billionths of a currency."""
 
     nanos: int
@@ -62,8 +63,7 @@ def unpriced(_asked: str, _served: str | None, _usage: TokenUsage, _requests: in
     """The ``Pricer`` of whoever has no price list."""
 
 
-@value(frozen=True, slots=True)
-class UsageRecord:
+class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     """One forwarded exchange, exactly once.
 
     Attributes:
@@ -95,8 +95,7 @@ class UsageRecord:
     reserved_output_tokens: int | None = None
 
 
-@value(frozen=True, slots=True)
-class Intent:
+class Intent(msgspec.Struct, frozen=True, gc=False):
     """An exchange that is about to be forwarded: what is known of it if its sidecar dies.
 
     Attributes:

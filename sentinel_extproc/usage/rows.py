@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import astuple
+
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 
 Row = tuple[str | int | None, ...]
@@ -17,8 +19,21 @@ MAX_REQUEST_ID = 128
 
 MAX_INTEGER = 2**53 - 1
 
-OUTCOME = 19
-"""Place of the outcome in a row."""
+OCCURRED_AT, REQUESTS, PROVENANCE, OUTCOME = 1, 7, 18, 19
+"""Places in a row."""
+
+_MOST = {
+    4: MAX_NAME,
+    5: MAX_NAME,
+    6: MAX_NAME,
+    21: MAX_NAME,
+    22: MAX_REQUEST_ID,
+    23: MAX_NAME,
+}
+"""Code points kept of the texts at these places."""
+
+_USAGE, _COST = 8, 11
+"""Places of fields in a record; its own order is that of a row."""
 
 
 def record_row(record: UsageRecord) -> Row:
@@ -27,50 +42,56 @@ def record_row(record: UsageRecord) -> Row:
     Client-chosen names are cut at ``MAX_NAME``; what isn't text (lone surrogates, NUL) is
     replaced, numbers are kept within 0 and 2^53 - 1: a strange request must still be billed.
     """
-    usage = record.usage
-    return (
-        storable(record.id),
-        record.occurred_at_ms,
-        storable(record.external_id),
-        storable(record.email),
-        storable(record.endpoint[:MAX_NAME]),
-        storable(record.model_requested[:MAX_NAME]),
-        _maybe_text(record.model_served, MAX_NAME),
-        amount(record.requests),
-        amount(usage.input_tokens),
-        amount(usage.output_tokens),
-        amount(usage.cached_input_tokens),
-        amount(usage.reasoning_tokens),
-        amount(usage.audio_input_tokens),
-        amount(usage.audio_output_tokens),
-        amount(usage.image_input_tokens),
-        amount(usage.image_output_tokens),
-        amount(usage.accepted_prediction_tokens),
-        amount(usage.rejected_prediction_tokens),
-        record.provenance.value,
-        record.outcome.value,
-        _maybe_amount(record.cost_nanos),
-        _maybe_text(record.currency, MAX_NAME),
-        _maybe_text(record.request_id, MAX_REQUEST_ID),
-        _maybe_text(record.origin, MAX_NAME),
-        _maybe_amount(record.predicted_input_tokens),
-        _maybe_amount(record.reserved_output_tokens),
+    fields = astuple(record)
+    row = (
+        *fields[:_USAGE],
+        *astuple(record.usage),
+        record.provenance._value_,
+        record.outcome._value_,
+        *fields[_COST:],
     )
+    # Nearly every record is storable as it is, which one look at all its texts together, and one
+    # at the extremes of its numbers, tells.
+    names = f"{record.endpoint}{record.model_requested}{record.model_served}{record.origin}"
+    request_id = record.request_id or ""
+    texts = f"{names}{request_id}{record.id}{record.external_id}{record.email}{record.currency}"
+    amounts = (
+        *row[REQUESTS:PROVENANCE],
+        record.cost_nanos or 0,
+        record.predicted_input_tokens or 0,
+        record.reserved_output_tokens or 0,
+    )
+    if (
+        texts.isascii()
+        and "\0" not in texts
+        and len(names) <= MAX_NAME
+        and len(request_id) <= MAX_REQUEST_ID
+        and min(amounts) >= 0
+        and max(amounts) <= MAX_INTEGER
+    ):
+        return row
+    return tuple(_storable_at(place, value) for place, value in enumerate(row))
+
+
+def _storable_at(place: int, value: str | int | None) -> str | int | None:
+    if value is None or place == OCCURRED_AT:
+        return value
+    return storable(value[: _MOST.get(place)]) if isinstance(value, str) else amount(value)
 
 
 def record_of(row: Sequence[str | int | None]) -> UsageRecord:
     """The record of a row."""
     return UsageRecord(
         id=str(row[0]),
-        occurred_at_ms=int(row[1] or 0),
+        occurred_at_ms=int(row[OCCURRED_AT] or 0),
         external_id=str(row[2]),
         email=str(row[3]),
         endpoint=str(row[4]),
         model_requested=str(row[5]),
         model_served=_some_text(row[6]),
-        requests=int(row[7] or 0),
-        usage=TokenUsage(*(int(value or 0) for value in row[8:18])),
-        provenance=Provenance(str(row[18])),
+        requests=int(row[REQUESTS] or 0),
+        usage=TokenUsage(*(int(value or 0) for value in row[8:PROVENANCE])),
+        provenance=Provenance(str(row[PROVENANCE])),
         outcome=Outcome(str(row[OUTCOME])),
         cost_nanos=_some_amount(row[20]),
         currency=_some_text(row[21]),
@@ -88,17 +109,9 @@ def storable(value: str) -> str:
     return value.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _maybe_text(value: str | None, most: int) -> str | None:
-    return None if value is None else storable(value[:most])
-
-
 def amount(value: int) -> int:
     """``value`` as every reader of JSON can take it, and not negative."""
     return min(max(value, 0), MAX_INTEGER)
-
-
-def _maybe_amount(value: int | None) -> int | None:
-    return None if value is None else amount(value)
 
 
 def _some_text(value: str | int | None) -> str | None:

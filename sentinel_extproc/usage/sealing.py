@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from sentinel_extproc.usage.record import Outcome, UsageRecord
 
@@ -18,8 +19,7 @@ MAX_SUM = 2**53 - 1
 """Largest integer that every JSON reader takes exactly."""
 
 
-@dataclass(frozen=True, slots=True)
-class SealedItem:
+class SealedItem(msgspec.Struct, frozen=True, gc=False):
     """A sum of usage, ready to be billed.
 
     Attributes:
@@ -44,36 +44,12 @@ class SealedItem:
     last_seq: int
 
 
-@dataclass(slots=True)
-class _Sum:
-    first_ms: int
-    last_ms: int
-    first_seq: int
-    last_seq: int
-    records: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    requests: int = 0
-
-    def fits(self, record: UsageRecord) -> bool:
-        return (
-            self.input_tokens + record.usage.input_tokens <= MAX_SUM
-            and self.output_tokens + record.usage.output_tokens <= MAX_SUM
-            and self.requests + record.requests <= MAX_SUM
-        )
-
-    def add(self, seq: int, record: UsageRecord) -> None:
-        self.records += 1
-        self.input_tokens += record.usage.input_tokens
-        self.output_tokens += record.usage.output_tokens
-        self.requests += record.requests
-        self.first_ms = min(self.first_ms, record.occurred_at_ms)
-        self.last_ms = max(self.last_ms, record.occurred_at_ms)
-        self.last_seq = seq
-
-
 SumKey = tuple[str, str, str, int]
 """External id, email, model and UTC day: what the records of an item have in common."""
+
+Line = tuple[str, str, str, int, int, int, int, int, int]
+"""What sealing needs of a record: its ``SumKey``, its number, when it occurred (milliseconds since
+the epoch), input tokens, output tokens and requests."""
 
 
 def sum_key(record: UsageRecord) -> SumKey:
@@ -88,46 +64,73 @@ def seal(
     *,
     split_metrics: bool = False,
 ) -> list[SealedItem]:
+    """As ``seal_lines``, of whole records with their numbers, which ascend; those of unknown
+    outcome are never billed."""
+    lines: list[Line] = [
+        (
+            *sum_key(record),
+            seq,
+            record.occurred_at_ms,
+            record.usage.input_tokens,
+            record.usage.output_tokens,
+            record.requests,
+        )
+        for seq, record in records
+        if record.outcome is not Outcome.UNKNOWN
+    ]
+    return seal_lines(lines, new_id, split_metrics=split_metrics)
+
+
+def seal_lines(
+    lines: Iterable[Line], new_id: Callable[[], str], *, split_metrics: bool = False
+) -> list[SealedItem]:
     """Sum records per user, model and UTC day.
 
-    The sums over all items equal those of the records, but for records of unknown outcome, which
-    are never billed. What comes to nothing is in no item.
+    The sums over all items equal those of the records. What comes to nothing is in no item.
 
     Args:
-        records: with their numbers, which ascend.
+        lines: of records that are to be billed, by number.
         new_id: makes a unique id, sortable by time.
         split_metrics: one item per metric, for a Zion that acknowledges metrics one by one.
     """
-    sums: dict[SumKey, list[_Sum]] = {}
-    for seq, record in records:
-        if record.outcome is Outcome.UNKNOWN:
-            continue
-        at_ms = record.occurred_at_ms
-        of_key = sums.setdefault(sum_key(record), [])
-        if not of_key or not of_key[-1].fits(record):
-            of_key.append(_Sum(at_ms, at_ms, seq, seq))
-        of_key[-1].add(seq, record)
+    by_key: dict[SumKey, list[Line]] = {}
+    for line in lines:
+        by_key.setdefault(line[:4], []).append(line)
     return [
         item
-        for key, of_key in sums.items()
-        for total in of_key
-        for item in _items(key, total, new_id, split_metrics=split_metrics)
+        for key, group in by_key.items()
+        for part in _exact_parts(group)
+        for item in _items(key, part, new_id, split_metrics=split_metrics)
     ]
 
 
+def _exact_parts(lines: Sequence[Line]) -> list[Sequence[Line]]:
+    """Runs of lines whose sums stay within ``MAX_SUM``: nearly always one."""
+    *_, given, made, requests = zip(*lines, strict=True)
+    if max(sum(given), sum(made), sum(requests)) <= MAX_SUM:
+        return [lines]
+    parts: list[list[Line]] = [[]]
+    sums = [0, 0, 0]
+    for line in lines:
+        sums = [so_far + amount for so_far, amount in zip(sums, line[6:], strict=True)]
+        if max(sums) > MAX_SUM and parts[-1]:
+            parts.append([])
+            sums = list(line[6:])
+        parts[-1].append(line)
+    return [*parts]
+
+
 def _items(
-    key: SumKey, total: _Sum, new_id: Callable[[], str], *, split_metrics: bool
+    key: SumKey, lines: Sequence[Line], new_id: Callable[[], str], *, split_metrics: bool
 ) -> Iterator[SealedItem]:
-    amounts = (total.input_tokens, total.output_tokens, total.requests)
+    # Column by column, so that the sums are made in C.
+    *_, seqs, times, given, made, requests = zip(*lines, strict=True)
+    amounts = (sum(given), sum(made), sum(requests))
+    shares = [amounts]
     if split_metrics:
-        shares = [
-            tuple(amount if index == kept else 0 for index, amount in enumerate(amounts))
-            for kept in range(3)
-        ]
-    else:
-        shares = [amounts]
+        shares = [(amounts[0], 0, 0), (0, amounts[1], 0), (0, 0, amounts[2])]
     for share in shares:
-        if any(share):
+        if share != (0, 0, 0):
             yield SealedItem(
                 id=new_id(),
                 external_id=key[0],
@@ -136,11 +139,11 @@ def _items(
                 input_tokens=share[0],
                 output_tokens=share[1],
                 requests=share[2],
-                records=total.records,
-                first_ms=total.first_ms,
-                last_ms=total.last_ms,
-                first_seq=total.first_seq,
-                last_seq=total.last_seq,
+                records=len(lines),
+                first_ms=min(times),
+                last_ms=max(times),
+                first_seq=seqs[0],
+                last_seq=seqs[-1],
             )
 
 

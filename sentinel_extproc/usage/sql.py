@@ -185,11 +185,19 @@ SELECT seq, hash FROM (
 ) ORDER BY seq DESC LIMIT 1
 """
 
-# The oldest records that are not sealed yet.
-UNSEALED = f"""
-SELECT seq, {RECORD_COLUMNS} FROM records
-WHERE seq > (SELECT sealed_seq FROM ledger) ORDER BY seq LIMIT ?
-"""  # noqa: S608
+# The oldest records that are not sealed yet: from and to, and how many.
+UNSEALED = """
+SELECT min(seq), max(seq), count(*) FROM (
+    SELECT seq FROM records WHERE seq > (SELECT sealed_seq FROM ledger) ORDER BY seq LIMIT ?
+)
+"""
+
+# What sealing needs of records from and to, but for those that are never billed.
+LINES = """
+SELECT external_id, email, coalesce(nullif(model_served, ''), model_requested),
+    occurred_at_ms / 86400000, seq, occurred_at_ms, input_tokens, output_tokens, requests
+FROM records WHERE seq BETWEEN ? AND ? AND outcome <> 'unknown' ORDER BY seq
+"""
 
 # Everything after a record, for whoever walks the chain.
 RECORDS = f"""

@@ -70,8 +70,7 @@ class StreamFullError(Exception):
     """The shard has as many entries as it may; nothing was added."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """An item in the stream, as it was claimed."""
 
     shard: int
@@ -96,8 +95,7 @@ class Held(msgspec.Struct, array_like=True):
     item: SealedItem
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(msgspec.Struct, frozen=True, gc=False):
     """What became of an entry.
 
     Attributes:

@@ -12,7 +12,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from sentinel_extproc.usage.item_queue import (
     Backlog,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from sentinel_extproc.usage.record import Outcome, UsageRecord
 from sentinel_extproc.usage.sealing import DAY_MS, SealedItem, SumKey, seal, sum_key

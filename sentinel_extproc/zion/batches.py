@@ -17,8 +17,7 @@ MAX_BATCH = 1000
 """Rows that Zion takes in one batch; more is a 413."""
 
 
-@dataclass(frozen=True, slots=True)
-class UsageIncrement:
+class UsageIncrement(msgspec.Struct, frozen=True, gc=False):
     """One sum of usage to bill; never changes once it was sent.
 
     Attributes:
@@ -45,8 +44,7 @@ class RowOutcome(StrEnum):
     """No row of the answer could be told to be its own: it may or may not have been billed."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowResult:
+class RowResult(msgspec.Struct, frozen=True, gc=False):
     """The outcome of one increment, and Zion's reason when it was refused."""
 
     outcome: RowOutcome

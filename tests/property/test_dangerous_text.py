@@ -6,12 +6,12 @@ import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from sentinel_extproc.exchange.headers import Upstream
 from sentinel_extproc.exchange.machine import Exchange

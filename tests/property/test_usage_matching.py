@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from dataclasses import replace
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 from sentinel_extproc.usage.sealing import DAY_MS, seal
@@ -69,7 +70,7 @@ def test_a_changed_item_is_found(
     place = which % len(stored)
     item = stored[place].item
     wrong = replace(item, **{name: getattr(item, name) + change})
-    stored[place] = replace(stored[place], item=wrong)
+    stored[place] = dataclasses.replace(stored[place], item=wrong)
     blamed = {about for about, _ in misfits(numbered, stored)}
     # An item of one metric that is given another's as well can pass for that other.
     assert blamed if split else item.id in blamed

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sentinel_extproc.admin.readings.hop import HOP_ITEMS, ORPHANS, hop_readings, orphan_readings
 from sentinel_extproc.admin.readings.identity import (

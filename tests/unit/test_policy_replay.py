@@ -6,12 +6,12 @@ import json
 import shutil
 import tracemalloc
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from sentinel_extproc.endpoints.table import ENDPOINTS, match, usual_paths
 from sentinel_extproc.limits.policy_file import parse_policy

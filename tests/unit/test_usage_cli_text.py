@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import unicodedata
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sentinel_extproc.safe_text import for_csv, for_terminal
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
@@ -80,7 +81,7 @@ def test_no_cell_is_a_formula(start: str) -> None:
 def test_no_text_makes_a_second_cell_or_line(text: str) -> None:
     out = io.StringIO()
     named = replace(RECORD, model_requested=text, model_served=None)
-    entry = replace(ENTRY, record=named)
+    entry = dataclasses.replace(ENTRY, record=named)
     csv.writer(out).writerow(csv_cells(plain(entry)))
     [row] = list(csv.reader(io.StringIO(out.getvalue(), newline="")))
     cell = row[headings(plain).index("model_requested")]
@@ -125,14 +126,14 @@ def test_focus_columns() -> None:
 
 
 def test_without_a_price_there_is_no_cost_in_focus_not_0() -> None:
-    row = focus(replace(ENTRY, record=replace(RECORD, cost_nanos=None)))
+    row = focus(dataclasses.replace(ENTRY, record=replace(RECORD, cost_nanos=None)))
     assert row["BilledCost"] is None
 
 
 @given(st.integers(0, 2**53 - 1))
 def test_any_time_can_be_shown(moment: int) -> None:
     assert iso(moment).endswith("Z")
-    focus(replace(ENTRY, record=replace(RECORD, occurred_at_ms=moment)))
+    focus(dataclasses.replace(ENTRY, record=replace(RECORD, occurred_at_ms=moment)))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import uuid_utils
+from msgspec.structs import replace
 
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.usage import reading

@@ -11,12 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uuid_utils
+from msgspec.structs import replace
 
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.usage.database import Database

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uuid_utils
+from msgspec.structs import replace
 
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.usage.item_queue import ItemState, QueuedItem, Settlement
