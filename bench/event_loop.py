@@ -37,8 +37,9 @@ from sentinel_extproc.pauses import keep_pauses_short
 from sentinel_extproc.telemetry.facts import Fact, InternalFault
 from sentinel_extproc.tokens.encodings import preload
 from sentinel_extproc.tokens.estimator import TokenEstimator
-from sentinel_extproc.transport.driver import INLINE_BYTES, Driver
+from sentinel_extproc.transport.driver import Driver
 from sentinel_extproc.transport.pb import sentinel_ext_proc_pb2 as pb
+from sentinel_extproc.transport.questions import INLINE_BYTES
 from sentinel_extproc.usage.record import Intent, UsageRecord
 
 MB = 1_000_000

@@ -11,16 +11,13 @@ import asyncio
 import contextlib
 import heapq
 import logging
-import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from time import perf_counter_ns, time_ns
+from typing import Any, Protocol
 
-import msgspec
 import uuid_utils
+from msgspec import Struct, field
 
 from sentinel_extproc.errors import CredentialRevoked, SentinelError, Unavailable
 from sentinel_extproc.exchange import commands as do
@@ -30,16 +27,9 @@ from sentinel_extproc.exchange.native import BytesPerToken
 from sentinel_extproc.exchange.phases import phase_of
 from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.exchange.shadow import ShadowExchange
-from sentinel_extproc.exchange.states import State
+from sentinel_extproc.exchange.states import DECIDED, State
 from sentinel_extproc.identity.principal import Authenticator, EntitlementSource
-from sentinel_extproc.limits.headers import limit_headers
-from sentinel_extproc.limits.model import (
-    NOTHING,
-    GrowingLimiter,
-    Quantities,
-    Reservation,
-    ReserveRequest,
-)
+from sentinel_extproc.limits.model import NOTHING, GrowingLimiter, Quantities
 from sentinel_extproc.overload.admission import Admission
 from sentinel_extproc.telemetry.facts import (
     Emit,
@@ -56,17 +46,13 @@ from sentinel_extproc.transport.access_logs import LogWaits
 from sentinel_extproc.transport.background import Background
 from sentinel_extproc.transport.claims import Claims
 from sentinel_extproc.transport.codec import decode, encode
+from sentinel_extproc.transport.deadlines import Deadlines
+from sentinel_extproc.transport.questions import Question, Questions
 from sentinel_extproc.transport.telling import finished, noted, refused
 from sentinel_extproc.usage.deferred import DeferredUsage
-from sentinel_extproc.usage.record import Intent, Ledger, UsageRecord
+from sentinel_extproc.usage.record import Ledger, UsageRecord
 
 log = logging.getLogger("sentinel.driver")
-
-INLINE_BYTES = 6_000
-"""Bodies up to here are read and counted on the event loop: a thread hand-over costs more (about
-100 µs), and even a hostile body of this size takes less than 10 ms."""
-
-Question = do.Authenticate | do.Read | do.Count | do.Reserve
 
 _PHASES: dict[type[Question], str] = {
     do.Authenticate: "authenticate",
@@ -74,9 +60,7 @@ _PHASES: dict[type[Question], str] = {
     do.Count: "count",
     do.Reserve: "reserve",
 }
-
-P = ParamSpec("P")
-T = TypeVar("T")
+_QUESTIONS = (do.Authenticate, do.Read, do.Count, do.Reserve)
 
 
 class Stream(Protocol):
@@ -110,20 +94,27 @@ class Stream(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Timed:
-    """What is known of how long an exchange takes.
+class _Served(Struct, eq=False):
+    """An exchange, its stream, and what is known of how long it takes.
 
     Attributes:
+        task: what serves it.
+        now_s: its loop's clock.
         behind: parts of its accounting that go on behind its stream.
         settling: its settlement, once that has begun.
+        digesting: what counts its answer in a thread, while it does.
     """
 
+    exchange: Exchange
+    stream: Stream
+    task: asyncio.Task[Any]
+    now_s: Callable[[], float]
     timeline: Timeline = field(default_factory=Timeline)
     end: End | None = None
     trace: TraceContext | None = None
     behind: int = 0
     settling: asyncio.Task[None] | None = None
+    digesting: Future[object] | None = None
 
 
 class UndecidedEnd(Exception):
@@ -165,22 +156,27 @@ class Driver:
         decision_timeout_s: float = 1.8,
     ) -> None:
         self._new_exchange = new_exchange
-        self._authenticator = authenticator
-        self._estimator = estimator
         self._limiter = limiter
-        self._quotas = quotas
         self._ledger = ledger
         self._pool = pool
         self._emit = _guarded(emit)
         self._admission = Admission() if admission is None else admission
         self._traced = traced
         self._decision_timeout_s = decision_timeout_s
-        self._live: dict[Exchange, Stream] = {}
-        self._timed: dict[Exchange, _Timed] = {}
+        self._live: dict[Exchange, _Served] = {}
         self._logs = LogWaits(bytes_per_token)
-        self._digesting: dict[Exchange, Future[object]] = {}
         self._background = Background()
         self._claims = Claims(deferred, emit=self._emit, background=self._background)
+        self._deadlines = Deadlines()
+        self._questions = Questions(
+            authenticator=authenticator,
+            quotas=quotas,
+            estimator=estimator,
+            limiter=limiter,
+            ledger=ledger,
+            pool=pool,
+            background=self._background,
+        )
 
     @property
     def live(self) -> int:
@@ -194,10 +190,10 @@ class Driver:
 
     def hand_back(self) -> None:
         """Let go of every running answer at its next message."""
-        for exchange, stream in self._live.items():
+        for exchange, served in self._live.items():
             exchange.handle(on.HandBack())
             if exchange.state is State.UNSEEN:
-                stream.stop_reading()  # there is no next message to wait for
+                served.stream.stop_reading()  # there is no next message to wait for
 
     def end_streams(self, external_id: str | None) -> int:
         """End the running answers of a user, or of everybody (None), each at its next message.
@@ -235,118 +231,138 @@ class Driver:
         Raises:
             UndecidedEnd, CodecError, ProtocolViolation: the RPC must end with an error.
         """
-        exchange = self._new_exchange(str(uuid_utils.uuid7()), time.time_ns() // 1_000_000)
-        self._live[exchange] = stream
-        timed = self._timed[exchange] = _Timed()
-        timeline = timed.timeline
+        exchange = self._new_exchange(str(uuid_utils.uuid7()), time_ns() // 1_000_000)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in one
+        now_s = asyncio.get_running_loop().time
+        served = self._live[exchange] = _Served(exchange, stream, task, now_s)
+        timeline, decided = served.timeline, False
         if self._traced:
-            timed.trace = read_trace(stream.header(PARENT), stream.header(STATE))
+            served.trace = read_trace(stream.header(PARENT), stream.header(STATE))
         try:
             while (data := await stream.read()) is not None:
-                came_ns = time.perf_counter_ns()
-                over = await self._message(exchange, stream, decode(data))
-                timeline.answered(came_ns, decided=exchange.decided)
+                came_ns = perf_counter_ns()
+                event = decode(data)
+                # Both as they stand before it: a refusal decides too, but nobody has heard one
+                # that fails below.
+                admitted = decided
+                held = exchange.held if isinstance(event, on.ResponseBody) else b""
+                try:
+                    over = await self._perform(served, exchange.handle(event))
+                except Exception as fault:  # noqa: BLE001 - raised again unless it can be mended
+                    over = await self._mend(served, event, fault, admitted=admitted, held=held)
+                decided = decided or exchange.state in DECIDED  # which nothing undoes
+                timeline.answered(came_ns, decided=decided)
                 if over:
                     return
-            if exchange.enforces and not exchange.decided:
+            if exchange.enforces and not decided:
                 raise UndecidedEnd
         finally:
             self._live.pop(exchange, None)
             self._admission.leave(exchange.exchange_id)
-            self._end(exchange)
-            self._over(exchange)
+            self._end(served)
+            self._over(served)
 
-    async def _message(self, exchange: Exchange, stream: Stream, event: on.Event) -> bool:
-        """Handle one message; True when our side is to end."""
-        # As it stood before: a refusal decides too, but nobody has heard one that fails below.
-        held, admitted = exchange.held, exchange.decided
-        try:
-            return await self._perform(exchange, stream, exchange.handle(event))
-        except Exception as fault:
-            self._emit(InternalFault(exchange.exchange_id, "exchange", fault, admitted))
-            if not admitted:
-                self._give_up(exchange, NOTHING)
-            if isinstance(exchange, ShadowExchange):
-                self._end(exchange)
-                return await self._perform(exchange, stream, exchange.give_up())
-            if not admitted or isinstance(event, on.RequestHeaders | on.RequestBody):
-                raise
-            # The provider is answering: settle what is known and let the rest flow untouched.
-            self._end(exchange)
-            body = held + event.body if held and isinstance(event, on.ResponseBody) else None
-            await stream.write(encode(do.Reply(phase_of(event), body=body)))
-            return False
-
-    async def _perform(
-        self, exchange: Exchange, stream: Stream, commands: Iterable[do.Command]
+    async def _mend(
+        self, served: _Served, event: on.Event, fault: Exception, *, admitted: bool, held: bytes
     ) -> bool:
-        todo = deque(commands)
-        timeline = self._timed[exchange].timeline
-        while todo:
-            match todo.popleft():
-                case do.Reply() as reply:
-                    await stream.write(encode(reply))
-                    timeline.replied_ns = time.perf_counter_ns()
-                case do.Respond() as respond:
-                    self._tell(exchange, refused(exchange, respond))
-                    await stream.write(encode(respond))
-                    timeline.replied_ns = time.perf_counter_ns()
-                case do.Note() as note:
-                    self._tell(exchange, noted(exchange, note))
-                case do.Record(record):
-                    await self._record(exchange, record)
-                    todo.extend(exchange.handle(on.Recorded()))
-                case do.Digest(work):
-                    await self._digest(exchange, work)
-                    todo.extend(exchange.handle(on.Digested()))
-                case do.Grow(reservation, counted):
-                    growth = await self._limiter.grow(reservation, counted)
-                    todo.extend(exchange.handle(on.Grown(growth)))
-                case do.Claim(owner, deferrals):
-                    claimed = await self._claims.claim(exchange.exchange_id, owner, deferrals)
-                    todo.extend(exchange.handle(on.Claimed(claimed)))
-                case do.Settle() | do.Confirm() | do.AwaitLog() as behind:
-                    self._do_behind(exchange, behind)
-                case do.Close():
-                    return True
-                case do.Authenticate() | do.Read() | do.Count() | do.Reserve() as question:
-                    todo.extend(await self._decide(exchange, timeline, question, stream))
+        """A bug came to light at ``event``: go on without it, where that lets nothing through.
+
+        Returns:
+            Whether our side is to end.
+
+        Raises:
+            Exception: ``fault``, where Envoy must see an error.
+        """
+        exchange = served.exchange
+        self._emit(InternalFault(exchange.exchange_id, "exchange", fault, admitted))
+        if not admitted:
+            self._give_up(exchange, NOTHING)
+        if isinstance(exchange, ShadowExchange):
+            self._end(served)
+            return await self._perform(served, exchange.give_up())
+        if not admitted or isinstance(event, on.RequestHeaders | on.RequestBody):
+            raise fault
+        # The provider is answering: settle what is known and let the rest flow untouched.
+        self._end(served)
+        body = held + event.body if held and isinstance(event, on.ResponseBody) else None
+        await served.stream.write(encode(do.Reply(phase_of(event), body=body)))
         return False
 
-    async def _record(self, exchange: Exchange, record: UsageRecord) -> None:
+    async def _perform(self, served: _Served, commands: Iterable[do.Command]) -> bool:
+        """Do what the machine says; True when our side is to end."""
+        exchange, stream = served.exchange, served.stream
+        todo = list(commands)
+        for command in todo:  # while it grows; the commonest are looked for first
+            if isinstance(command, do.Reply):
+                await stream.write(encode(command))
+                served.timeline.replied_ns = perf_counter_ns()
+            elif isinstance(command, _QUESTIONS):
+                todo += await self._decide(served, command)
+            elif isinstance(command, do.Record):
+                await self._record(served, command.record)
+                todo += exchange.handle(on.Recorded())
+            elif isinstance(command, do.Settle | do.Confirm | do.AwaitLog):
+                self._do_behind(served, command)
+            elif isinstance(command, do.Close):
+                return True
+            else:
+                todo += await self._perform_rare(served, command)
+        return False
+
+    async def _perform_rare(
+        self, served: _Served, command: do.Respond | do.Note | do.Digest | do.Grow | do.Claim
+    ) -> do.Commands:
+        exchange = served.exchange
+        match command:
+            case do.Respond() as respond:
+                self._tell(served, refused(exchange, respond))
+                await served.stream.write(encode(respond))
+                served.timeline.replied_ns = perf_counter_ns()
+                return ()
+            case do.Note() as note:
+                self._tell(served, noted(exchange, note))
+                return ()
+            case do.Digest(work):
+                await self._digest(served, work)
+                return exchange.handle(on.Digested())
+            case do.Grow(reservation, counted):
+                growth = await self._limiter.grow(reservation, counted)
+                return exchange.handle(on.Grown(growth))
+            case do.Claim(owner, deferrals):
+                claimed = await self._claims.claim(exchange.exchange_id, owner, deferrals)
+                return exchange.handle(on.Claimed(claimed))
+
+    async def _record(self, served: _Served, record: UsageRecord) -> None:
         """Keep it before the client sees the end."""
-        timed = self._timed[exchange]
+        exchange = served.exchange
         self._logs.finished(record, unseen=exchange.unseen)
         # Told first: the client may leave while we wait, and the record is kept then.
-        self._tell(exchange, finished(exchange, record))
-        began_ns = time.perf_counter_ns()
+        self._tell(served, finished(exchange, record))
+        began_ns = perf_counter_ns()
         await self._store(record)
-        timed.timeline.phase("record", began_ns)
-        if timed.settling is not None and not timed.settling.done():
+        served.timeline.phase("record", began_ns)
+        if served.settling is not None and not served.settling.done():
             # The limiter takes its time only for a place that this client may come for next.
-            await asyncio.wait((timed.settling,))
+            await asyncio.wait((served.settling,))
 
-    async def _decide(
-        self,
-        exchange: Exchange,
-        timeline: Timeline,
-        question: Question,
-        stream: Stream,
-    ) -> tuple[do.Command, ...]:
-        name, began_ns = _PHASES[type(question)], time.perf_counter_ns()
-        deadline = stream.came_s + self._decision_timeout_s
+    async def _decide(self, served: _Served, question: Question) -> do.Commands:
+        exchange, stream, timeline = served.exchange, served.stream, served.timeline
+        name, began_ns = _PHASES[type(question)], perf_counter_ns()
         try:
-            waited_s = asyncio.get_running_loop().time() - stream.came_s
+            waited_s = served.now_s() - stream.came_s
             if waited_s >= self._decision_timeout_s:
                 raise self._admission.too_late()
-            if isinstance(question, do.Authenticate) and not question.again:
-                self._admission.enter(len(self._live), waited_s, stream.behind)
-            answer = self._at_once(question)
+            answer = self._questions.at_once(question)
             if answer is None:
-                async with asyncio.timeout_at(deadline):
-                    answer = await self._ask(question)
-            if isinstance(answer, on.Authenticated):
-                self._admission.take(exchange.exchange_id, answer.principal.external_id)
+                new = isinstance(question, do.Authenticate) and not question.again
+                if new:
+                    self._admission.enter(len(self._live), waited_s, stream.behind)
+                deadline_s = stream.came_s + self._decision_timeout_s
+                asking = self._questions.ask(question)
+                answer = await self._deadlines.within(deadline_s, served.task, asking)
+                if isinstance(answer, on.Authenticated):
+                    self._admission.take(exchange.exchange_id, answer.principal.external_id)
         except CredentialRevoked as error:
             timeline.phase(name, began_ns, error.code)
             return exchange.handle(on.Revoked(error))
@@ -359,143 +375,83 @@ class Driver:
         timeline.phase(name, began_ns)
         return exchange.handle(answer)
 
-    def _at_once(self, question: Question) -> on.Event | None:
-        """The answer if it needs neither waiting nor another thread, and so no time-out."""
-        match question:
-            case do.Read(endpoint, body, head) if len(body) <= INLINE_BYTES:
-                return on.Planned(endpoint.plan(body, head))
-            case do.Count(request) if request.size <= INLINE_BYTES:
-                return on.Counted(self._estimator.estimate(request.kind, request.body))
-        return None
-
-    async def _ask(self, question: Question) -> on.Event:
-        match question:
-            case do.Authenticate(token, again):
-                check = self._authenticator.recheck if again else self._authenticator.authenticate
-                principal = await check(token)
-                if self._quotas is None:
-                    return on.Authenticated(principal)
-                entitled = await self._quotas.entitlement(principal)
-                if principal.plan is None and entitled.plan is not None:
-                    principal = replace(principal, plan=entitled.plan)
-                return on.Authenticated(principal, entitled.quotas)
-            case do.Read(endpoint, body, head):
-                return on.Planned(await self._in_thread(endpoint.plan, body, head))
-            case do.Count(request):
-                estimate = self._estimator.estimate
-                return on.Counted(await self._in_thread(estimate, request.kind, request.body))
-            case do.Reserve(request, intent):
-                self._ledger.check_room()
-                reservation = await self._reserve(request)
-                self._begin(intent, reservation)
-                headers = limit_headers(reservation.states, degraded=reservation.degraded)
-                return on.Reserved(reservation, tuple(headers.items()))
-
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Work on a large body, which would hold up all other exchanges here."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, partial(work, *args, **kwargs))
-
-    async def _reserve(self, request: ReserveRequest) -> Reservation:
-        try:
-            return await self._limiter.reserve(request)
-        except asyncio.CancelledError:
-            # Whether it was taken is unknown. Replaying the id tells, and then it is handed back.
-            self._background.start(self._abandon(request))
-            raise
-
-    def _begin(self, intent: Intent, reservation: Reservation) -> None:
-        granted = reservation.held.output_tokens
-        if granted != intent.reserved_output_tokens:
-            intent = msgspec.structs.replace(intent, reserved_output_tokens=granted)
-        try:
-            self._ledger.begin(intent)
-        except SentinelError:
-            self._background.start(self._limiter.settle(reservation, NOTHING))
-            raise
-
-    async def _abandon(self, request: ReserveRequest) -> None:
-        try:
-            reservation = await self._limiter.reserve(request)
-        except SentinelError:
-            return  # denied, so nothing is held; or unreachable, so its lease runs out
-        await self._limiter.settle(reservation, NOTHING)
-
-    async def _digest(self, exchange: Exchange, work: Callable[[], object]) -> None:
-        self._digesting[exchange] = running = self._pool.submit(work)
+    async def _digest(self, served: _Served, work: Callable[[], object]) -> None:
+        served.digesting = running = self._pool.submit(work)
         # If the stream ends meanwhile, it goes on all the same: nobody may look until it is done.
         await asyncio.shield(asyncio.wrap_future(running))
-        del self._digesting[exchange]
+        served.digesting = None
 
-    def _end(self, exchange: Exchange) -> None:
+    def _end(self, served: _Served) -> None:
         """Account for an exchange whose stream is over; does nothing after a normal end."""
+        exchange = served.exchange
         if exchange.state in (State.CUT, State.DONE, State.LOGGING):
             return
-        running = self._digesting.pop(exchange, None)
+        running, served.digesting = served.digesting, None
         if running is None and exchange.state is not State.RECORDING and exchange.digest:
             with contextlib.suppress(RuntimeError):  # no more threads: we are ending ourselves
                 running = self._pool.submit(exchange.digest)
         if running is None:
-            self._account(exchange)
+            self._account(served)
         else:
-            self._timed[exchange].behind += 1
-            self._background.start(self._account_after(running, exchange))
+            served.behind += 1
+            self._background.start(self._account_after(running, served))
 
-    async def _account_after(self, running: Future[object], exchange: Exchange) -> None:
+    async def _account_after(self, running: Future[object], served: _Served) -> None:
         await asyncio.wait([asyncio.wrap_future(running)])
-        self._account(exchange)
-        self._timed[exchange].behind -= 1
-        self._over(exchange)
+        self._account(served)
+        served.behind -= 1
+        self._over(served)
 
-    def _do_behind(self, exchange: Exchange, command: do.Settle | do.Confirm | do.AwaitLog) -> None:
+    def _do_behind(self, served: _Served, command: do.Settle | do.Confirm | do.AwaitLog) -> None:
         """What nobody waits for."""
         match command:
             case do.Settle(reservation, actual):
-                settling = self._background.start(self._limiter.settle(reservation, actual))
-                self._timed[exchange].settling = settling
+                served.settling = self._background.start(self._limiter.settle(reservation, actual))
             case do.Confirm(claimed):
-                self._claims.confirm(exchange.exchange_id, claimed)
+                self._claims.confirm(served.exchange.exchange_id, claimed)
             case do.AwaitLog():
-                self._timed[exchange].behind += 1
-                self._background.start(self._account_by_log(exchange))
+                served.behind += 1
+                self._background.start(self._account_by_log(served))
 
-    async def _account_by_log(self, exchange: Exchange) -> None:
-        self._account(exchange, on.Logged(await self._logs.wait(exchange.exchange_id)))
-        self._timed[exchange].behind -= 1
-        self._over(exchange)
+    async def _account_by_log(self, served: _Served) -> None:
+        body_bytes = await self._logs.wait(served.exchange.exchange_id)
+        self._account(served, on.Logged(body_bytes))
+        served.behind -= 1
+        self._over(served)
 
-    def _account(self, exchange: Exchange, event: on.Event | None = None) -> None:
+    def _account(self, served: _Served, event: on.Event | None = None) -> None:
+        exchange = served.exchange
         if event is None:
             # What is being recorded is recorded even if nobody waits for it any more.
             recording = exchange.state is State.RECORDING
             event = on.Recorded() if recording else on.Disconnected()
         try:
-            todo = deque(exchange.handle(event))
-            while todo:
-                match todo.popleft():
+            todo = list(exchange.handle(event))
+            for command in todo:  # while it grows
+                match command:
                     case do.Record(record):
-                        self._tell(exchange, finished(exchange, record))
+                        self._tell(served, finished(exchange, record))
                         self._background.start(self._store(record))
-                        todo.extend(exchange.handle(on.Recorded()))
+                        todo += exchange.handle(on.Recorded())
                     case do.Settle() | do.Confirm() | do.AwaitLog() as behind:
-                        self._do_behind(exchange, behind)
+                        self._do_behind(served, behind)
         except Exception as fault:  # noqa: BLE001 - runs in a finally clause
             self._emit(InternalFault(exchange.exchange_id, "end of exchange", fault, True))
             self._give_up(exchange, None)
 
-    def _tell(self, exchange: Exchange, fact: End) -> None:
-        self._timed[exchange].end = fact
+    def _tell(self, served: _Served, fact: End) -> None:
+        served.end = fact
         self._emit(fact)
 
-    def _over(self, exchange: Exchange) -> None:
+    def _over(self, served: _Served) -> None:
         """Tell what took how long, once its stream is over and its end is told."""
-        if exchange not in self._live and not self._timed[exchange].behind:
-            timed = self._timed.pop(exchange)
-            trace = timed.trace
-            if trace is None and self._traced:
-                # Some gateways tell it on the request alone: then our span is beside theirs.
-                trace = read_trace(*exchange.trace_headers)
-            self._emit(ExchangeTimed(exchange.exchange_id, timed.timeline, timed.end, trace))
+        exchange, trace = served.exchange, served.trace
+        if exchange in self._live or served.behind:
+            return
+        if trace is None and self._traced:
+            # Some gateways tell it on the request alone: then our span is beside theirs.
+            trace = read_trace(*exchange.trace_headers)
+        self._emit(ExchangeTimed(exchange.exchange_id, served.timeline, served.end, trace))
 
     def _give_up(self, exchange: Exchange, actual: Quantities | None) -> None:
         """A bug keeps it from its end: settle what it holds, as ``actual`` or else as reserved,
