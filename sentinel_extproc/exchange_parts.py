@@ -46,20 +46,20 @@ def exchanges(
     make: Callable[..., Exchange] = Exchange
     if settings.server.mode is Mode.SHADOW:
         make = partial(ShadowExchange, swap=settings.shadow.swap_credentials)
+    make = partial(
+        make,
+        choose=choose,
+        counters=estimator.output_counter,
+        expected_output=expected_output,
+        credential=credential,
+        price=price,
+        native=native,
+        native_path=f"{settings.endpoints.prefix}chat/completions",
+        max_body_bytes=settings.endpoints.max_body_bytes,
+    )
 
     def new_exchange(exchange_id: str, started_at_ms: int) -> Exchange:
-        return make(
-            exchange_id=exchange_id,
-            started_at_ms=started_at_ms,
-            choose=choose,
-            counters=estimator.output_counter,
-            expected_output=expected_output,
-            credential=credential,
-            price=price,
-            native=native,
-            native_path=f"{settings.endpoints.prefix}chat/completions",
-            max_body_bytes=settings.endpoints.max_body_bytes,
-        )
+        return make(exchange_id=exchange_id, started_at_ms=started_at_ms)
 
     return new_exchange
 

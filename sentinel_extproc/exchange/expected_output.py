@@ -14,10 +14,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 from typing import Protocol
+
+from msgspec import Struct
 
 EDGES = tuple(sorted({round(2 ** (step / 2)) for step in range(41)}))
 """Upper ends of the bins: tokens from 1 to 2^20, each √2 times the one before. No model writes a
@@ -52,8 +53,7 @@ class Basis(StrEnum):
     """Nothing is known yet: the setting."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Struct, frozen=True, gc=False):
     """Output to reserve.
 
     Attributes:

@@ -60,6 +60,37 @@ class Progress:
     enforces = True
     """Whether what it says is done; see ``exchange.shadow``."""
 
+    # Each of these is set by the step that learns it, and read only in states that come after.
+    request: on.RequestHeaders
+    head: Head
+    match: Match
+    chosen: Chosen
+    principal: Principal
+    quotas: tuple[Quota, ...]
+    plan: Plan
+    token: str
+    predicted: Quantities
+    reserved: Reservation
+    waiting: do.Reply
+
+    # And these are so until a step says otherwise; here, since each exchange would set them all.
+    state = State.START
+    request_id: str | None = None
+    planned = False
+    asked_again = False
+    upload: GuardedUpload | None = None
+    confidence = Confidence.ROUGH
+    basis = Basis.CAP
+    answer_headers: tuple[tuple[str, str], ...] = ()
+    unseen = False
+    cut_short = False
+    whole = False
+    last: do.Commands = ()
+    after = State.DONE
+    handing_back = False
+    evicted = False
+    key_refused: int | None = None
+
     def __init__(
         self,
         *,
@@ -76,7 +107,6 @@ class Progress:
     ) -> None:
         self.exchange_id = exchange_id
         self.started_at_ms = started_at_ms
-        self.state = State.START
         self.choose = choose
         self.counters = counters
         self.expected_output = expected_output
@@ -84,37 +114,10 @@ class Progress:
         self.price = price
         self.bytes_per_token = native
         self.native_path = native_path
-        self.unseen = False
         self.max_body = max_body_bytes
-        self.cut_short = False
-        # Each is set by the step that learns it, and read only in states that come after.
-        self.request: on.RequestHeaders
-        self.request_id: str | None = None
-        self.head: Head
-        self.match: Match
-        self.chosen: Chosen
-        self.error_body: Callable[[SentinelError], bytes] = SentinelError.body
-        self.principal: Principal
-        self.quotas: tuple[Quota, ...]
-        self.plan: Plan
-        self.planned = False
-        self.token: str
-        self.asked_again = False
-        self.upload: GuardedUpload | None = None
-        self.confidence = Confidence.ROUGH
-        self.predicted: Quantities
-        self.basis = Basis.CAP
-        self.reserved: Reservation
-        self.answer_headers: tuple[tuple[str, str], ...] = ()
         self.answer = Answer()
-        self.waiting: do.Reply
-        self.whole = False
-        self.last: do.Commands = ()
-        self.after = State.DONE
-        self.handing_back = False
-        self.evicted = False
-        self.key_refused: int | None = None
         self.facts: dict[str, str | int] = {"exchange_id": exchange_id}
+        self.error_body: Callable[[SentinelError], bytes] = SentinelError.body
 
     @property
     def decided(self) -> bool:

@@ -290,8 +290,8 @@ class ExchangeMetrics:
 
     def _timed(self, fact: ExchangeTimed) -> None:
         timeline, spent_ns = fact.timeline, self._spent_ns
-        for phase, began_ns, ended_ns, _ in timeline.phases:
-            spent_ns[phase].append(ended_ns - began_ns)
+        for phase in timeline.phases:
+            spent_ns[phase.name].append(phase.ended_ns - phase.began_ns)
         if timeline.request_ns:
             self._until_decided_ns.append(timeline.request_ns)
         if timeline.waited_ns:

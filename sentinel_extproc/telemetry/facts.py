@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from sentinel_extproc.frozen import value
+from msgspec import Struct
+
 from sentinel_extproc.telemetry.timeline import Timeline
 from sentinel_extproc.telemetry.trace_context import TraceContext
 from sentinel_extproc.usage.record import UsageRecord
 
 
-@value(frozen=True, slots=True)
-class ExchangeRefused:
+class ExchangeRefused(Struct, frozen=True, gc=False):
     """We answered a request ourselves.
 
     Attributes:
@@ -33,8 +33,7 @@ class ExchangeRefused:
     request_id: str | None = None
 
 
-@value(frozen=True, slots=True)
-class ExchangeNoted:
+class ExchangeNoted(Struct, frozen=True, gc=False):
     """A request that would have been refused, or its answer cut, was let pass: nothing is enforced.
 
     Attributes:
@@ -56,8 +55,7 @@ class ExchangeNoted:
     request_id: str | None = None
 
 
-@value(frozen=True, slots=True)
-class ExchangeFinished:
+class ExchangeFinished(Struct, frozen=True, gc=False):
     """An admitted exchange came to its end, whichever.
 
     Attributes:
@@ -81,16 +79,14 @@ class ExchangeFinished:
     key_refused: int | None = None
 
 
-@value(frozen=True, slots=True)
-class RecordNotStored:
+class RecordNotStored(Struct, frozen=True, gc=False):
     """A usage record is not durable yet; the ledger keeps it in memory and tries again."""
 
     record: UsageRecord
     reason: str
 
 
-@value(frozen=True, slots=True)
-class InternalFault:
+class InternalFault(Struct, frozen=True):
     """A bug: an exception that nothing should have raised.
 
     Attributes:
@@ -107,8 +103,7 @@ class InternalFault:
 End = ExchangeRefused | ExchangeNoted | ExchangeFinished
 
 
-@value(frozen=True, slots=True)
-class ExchangeTimed:
+class ExchangeTimed(Struct, frozen=True, gc=False):
     """An exchange is over, its stream included: what took how long.
 
     Attributes:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from time import perf_counter_ns
+
+from msgspec import Struct, field
 
 PHASES = ("authenticate", "read", "count", "reserve", "record", "settle")
 """What an exchange spends time on here, in order; ``settle`` is behind the answer, nobody waits."""
 
 
-class PhaseTimed(NamedTuple):
+class PhaseTimed(Struct, frozen=True, gc=False):
     """One phase; times as of ``Timeline``.
 
     Attributes:
@@ -24,8 +24,7 @@ class PhaseTimed(NamedTuple):
     error: str | None = None
 
 
-@dataclass(slots=True)
-class Timeline:
+class Timeline(Struct, gc=False):
     """Times in nanoseconds of ``time.perf_counter_ns``, which never jumps.
 
     Attributes:
@@ -36,7 +35,7 @@ class Timeline:
         messages: how many came.
     """
 
-    began_ns: int = field(default_factory=time.perf_counter_ns)
+    began_ns: int = field(default_factory=perf_counter_ns)
     phases: list[PhaseTimed] = field(default_factory=list)
     replied_ns: int = 0
     waited_ns: int = 0
@@ -45,7 +44,7 @@ class Timeline:
 
     def phase(self, name: str, began_ns: int, error: str | None = None) -> None:
         """A phase that began then is over."""
-        self.phases.append(PhaseTimed(name, began_ns, time.perf_counter_ns(), error))
+        self.phases.append(PhaseTimed(name, began_ns, perf_counter_ns(), error))
 
     def answered(self, began_ns: int, *, decided: bool) -> None:
         """A message that was read then is dealt with."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sentinel_extproc.frozen import value
+from msgspec import Struct
 
 PARENT = "traceparent"
 STATE = "tracestate"
@@ -16,8 +16,7 @@ _PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2}
 _SAMPLED = 1
 
 
-@value(frozen=True, slots=True)
-class TraceContext:
+class TraceContext(Struct, frozen=True, gc=False):
     """The span that is the parent of ours.
 
     Attributes:

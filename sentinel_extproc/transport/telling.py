@@ -16,8 +16,8 @@ def finished(exchange: Exchange, record: UsageRecord) -> ExchangeFinished:
         exchange.metering_faults,
         exchange.counted_input,
         output.tokens,
-        output.basis.value,
-        exchange.confidence.value,
+        output.basis._value_,
+        exchange.confidence._value_,
         exchange.provider,
         exchange.key_refused,
     )
