@@ -7,8 +7,9 @@ Speech: the text is counted; its sound is reserved, and settled, by the text's l
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from sentinel_extproc.endpoints import json_body
 from sentinel_extproc.endpoints.audio_length import OUT_PER_SECOND, input_tokens, seconds_of
@@ -96,11 +97,11 @@ class Recordings(FormEndpoint):
         if not isinstance(plan.upload, FormScanner):
             return plan
         form = plan.upload.form
-        plan = replace(plan, model=form_model(form))
+        plan = structs.replace(plan, model=form_model(form))
         if form.unclear or not form.complete or len(form.files) != 1:
             return plan
         seconds = seconds_of(form.files[0].head, form.files[0].size)
-        return replace(plan, input_tokens=input_tokens(seconds))
+        return structs.replace(plan, input_tokens=input_tokens(seconds))
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:
         if event_stream:

@@ -8,8 +8,9 @@ ignored; so it is ignored here too. What a deployment is gets said by ``tokens.a
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from urllib.parse import parse_qs
+
+from msgspec import structs
 
 from sentinel_extproc.endpoints import generation, json_body
 from sentinel_extproc.endpoints.contract import (
@@ -134,10 +135,10 @@ class Deployment:
     def _quiet(self, plan: Plan) -> Plan:
         if self._may_ask_usage or not plan.hide_usage:
             return plan
-        return replace(plan, upstream_body=None, hide_usage=False)
+        return structs.replace(plan, upstream_body=None, hide_usage=False)
 
     def _named(self, plan: Plan) -> Plan:
-        return plan if plan.model == self._model else replace(plan, model=self._model)
+        return plan if plan.model == self._model else structs.replace(plan, model=self._model)
 
     def refined(self, plan: Plan) -> Plan:
         return self._named(self._endpoint.refined(plan))

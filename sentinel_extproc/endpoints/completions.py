@@ -6,8 +6,9 @@ Counted: prompts and suffix. Reserved: the prompts, and ``max_tokens`` for each 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from sentinel_extproc.endpoints import generation, json_body
 from sentinel_extproc.endpoints.base import OpenAIEndpoint
@@ -61,7 +62,7 @@ class Completions(OpenAIEndpoint):
             return StreamMeter(plan.model, counters, hide_usage=plan.hide_usage, all_seen=all_seen)
 
         def read(answer: dict[str, Any]) -> Whole:
-            return replace(read_whole(answer), exact=all_seen)
+            return structs.replace(read_whole(answer), exact=all_seen)
 
         return JsonMeter(plan.model, counters, read)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from msgspec import Struct
+
 from sentinel_extproc.errors import SentinelError
-from sentinel_extproc.frozen import value
 from sentinel_extproc.tokens.model import JsonObject, OutputCounter
 from sentinel_extproc.usage.record import TokenUsage
 
@@ -18,8 +19,7 @@ CounterFactory = Callable[[str], OutputCounter]
 """Model name to a counter for one generated text."""
 
 
-@value(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True, gc=False):
     """What a request's headers say, before there is a body.
 
     Attributes:
@@ -44,8 +44,7 @@ class Upload(Protocol):
         ...
 
 
-@value(frozen=True, slots=True)
-class CountRequest:
+class CountRequest(Struct, frozen=True, gc=False):
     """Input to be counted.
 
     Attributes:
@@ -59,8 +58,7 @@ class CountRequest:
     size: int
 
 
-@value(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True, gc=False):
     """What to count, reserve, forward and bill for one request.
 
     Attributes:
@@ -94,8 +92,7 @@ class Plan:
     upload: Upload | None = None
 
 
-@value(frozen=True, slots=True)
-class Deferred:
+class Deferred(Struct, frozen=True, gc=False):
     """Work that is billed when its result is seen, named by the provider's id.
 
     Attributes:
@@ -106,8 +103,7 @@ class Deferred:
     usage: TokenUsage | None = None
 
 
-@value(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True, gc=False):
     """What a meter knows of an answer.
 
     Attributes:

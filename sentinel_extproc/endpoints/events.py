@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Protocol
+
+from msgspec import structs
 
 from sentinel_extproc.endpoints.contract import Reading
 from sentinel_extproc.endpoints.meters import Tail, text_of, tokens_by_size
@@ -91,7 +92,7 @@ class EventMeter:
         # The largest events are those that repeat a whole answer, with its usage at their end.
         usage = read_usage(find_member(self._tail.bytes(), "usage"))
         unread = tokens_by_size(self._unread) if self._by_size else 0
-        return replace(
+        return structs.replace(
             reading, reported=usage, output_tokens=reading.output_tokens + unread, exact=False
         )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from sentinel_extproc.endpoints import json_body
 from sentinel_extproc.endpoints.contract import Plan
@@ -88,4 +89,4 @@ def clamped(
     request = clamp(request, names, output_tokens // choices)
     if plan.hide_usage:
         request = with_usage(request)
-    return replace(plan, output_cap=output_tokens, upstream_body=encode(request))
+    return structs.replace(plan, output_cap=output_tokens, upstream_body=encode(request))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from sentinel_extproc.endpoints.contract import Endpoint, Meter, Plan, Reading, Upload
 from sentinel_extproc.endpoints.meters import OpaqueMeter, tokens_by_size
@@ -96,7 +96,7 @@ class GuardedMeter:
             return before
         # What was counted before the fault stands; what came after it is estimated by size.
         total = before.output_tokens + after[0].output_tokens
-        return replace(before, output_tokens=total, exact=False)
+        return structs.replace(before, output_tokens=total, exact=False)
 
     def _read(self, meter: Meter) -> Reading | None:
         try:

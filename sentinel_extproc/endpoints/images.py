@@ -6,8 +6,9 @@ given. Settled: to the provider's usage; models that report none cost what was r
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from sentinel_extproc.endpoints import image_tokens, json_body
 from sentinel_extproc.endpoints.contract import (
@@ -107,7 +108,9 @@ class Images(FormEndpoint):
         if not isinstance(plan.upload, FormScanner):
             return plan
         form = plan.upload.form
-        plan = replace(plan, model=form_model(form) or (_DEFAULT_MODEL if form.complete else ""))
+        plan = structs.replace(
+            plan, model=form_model(form) or (_DEFAULT_MODEL if form.complete else "")
+        )
         if form.unclear or not form.complete:
             return plan
         images = len(form.files) * image_tokens.given(form.fields.get("input_fidelity", ""))
@@ -117,7 +120,7 @@ class Images(FormEndpoint):
         except InvalidRequest:
             asked = 1
         each = image_tokens.made(form.fields.get("size", ""), form.fields.get("quality", ""))
-        return replace(plan, input_tokens=prompt + images, output_cap=asked * each)
+        return structs.replace(plan, input_tokens=prompt + images, output_cap=asked * each)
 
     def meter(self, plan: Plan, *, event_stream: bool, counters: CounterFactory) -> Meter:  # noqa: ARG002
         made = plan.output_cap or 0

@@ -8,10 +8,9 @@ the output's so far in each ``message_delta``. Its clients send their key as ``x
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
-import msgspec.structs
+from msgspec import structs
 
 from sentinel_extproc.endpoints import generation, json_body
 from sentinel_extproc.endpoints.anthropic_errors import (
@@ -71,7 +70,9 @@ class Messages(OpenAIEndpoint):
         if isinstance(budget, int) and budget >= output_tokens:
             return plan  # the provider would refuse it: its cap must be above what it may think
         request = generation.clamp(request, _CAPS, output_tokens)
-        return replace(plan, output_cap=output_tokens, upstream_body=generation.encode(request))
+        return structs.replace(
+            plan, output_cap=output_tokens, upstream_body=generation.encode(request)
+        )
 
     def cut(self, message: str) -> bytes:
         return anthropic_error_event(message)
@@ -142,7 +143,7 @@ class MessageReader:
     def reading(self) -> Reading:
         complete = self._usage if self._complete else None
         before = (
-            None if self._usage is None else msgspec.structs.replace(self._usage, output_tokens=0)
+            None if self._usage is None else structs.replace(self._usage, output_tokens=0)
         )
         return Reading(
             reported=complete,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from sentinel_extproc.endpoints.contract import CounterFactory, Deferred, Reading
 from sentinel_extproc.endpoints.provider_usage import ReadUsage, decode, find_member, read_usage
@@ -28,8 +29,7 @@ def tokens_by_size(size: int) -> int:
     return math.ceil(size / BYTES_PER_TOKEN)
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(Struct, frozen=True, gc=False):
     """What a JSON answer says, read by its endpoint.
 
     Attributes:

@@ -7,8 +7,9 @@ replaces it.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from sentinel_extproc.endpoints.base import OpenAIEndpoint
 from sentinel_extproc.endpoints.chat_answer import StreamMeter, read_whole
@@ -71,7 +72,7 @@ def read_unknown(answer: dict[str, Any]) -> Whole:
     """
     whole = read_whole(answer)
     waits = whole.reported is None and text_of(answer.get("status")) in _WAITING
-    return replace(whole, deferred=waits)
+    return structs.replace(whole, deferred=waits)
 
 
 class AtLeastBySize:
@@ -105,7 +106,7 @@ class AtLeastBySize:
         reading = self._meter.reading()
         if reading.reported is not None or reading.output_tokens or reading.deferred:
             return reading
-        return replace(reading, output_tokens=tokens_by_size(self._size), exact=False)
+        return structs.replace(reading, output_tokens=tokens_by_size(self._size), exact=False)
 
 
 def _known(body: bytes) -> dict[str, Any]:

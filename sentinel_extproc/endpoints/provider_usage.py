@@ -20,6 +20,16 @@ ReadUsage = Callable[[Any], TokenUsage | None]
 
 _MOST = 2**53 - 1
 _MAX_MEMBERS = 8
+_GIVEN_PARTS = {"audio_tokens": "audio_input_tokens", "image_tokens": "image_input_tokens"}
+_MADE_PARTS = {
+    "reasoning_tokens": "reasoning_tokens",
+    "audio_tokens": "audio_output_tokens",
+    "image_tokens": "image_output_tokens",
+    "accepted_prediction_tokens": "accepted_prediction_tokens",
+    "rejected_prediction_tokens": "rejected_prediction_tokens",
+}
+"""Details of what was given and what was generated, and what ``TokenUsage`` calls them."""
+
 _DECODER = json.JSONDecoder()
 
 
@@ -76,6 +86,7 @@ def read_usage(value: Any) -> TokenUsage | None:
     made_details = _details(
         value, "completion_tokens_details", "output_tokens_details", "output_token_details"
     )
+    parts = _parts(given_details, _GIVEN_PARTS) | _parts(made_details, _MADE_PARTS)
     total = _whole(value.get("total_tokens"))
     if made is not None and total is not None:
         # Some leave what was thought out of the output, though not out of the sum that they bill.
@@ -89,13 +100,7 @@ def read_usage(value: Any) -> TokenUsage | None:
         input_tokens=given or 0,
         output_tokens=made or 0,
         cached_input_tokens=cached or 0,
-        reasoning_tokens=_whole(made_details.get("reasoning_tokens")) or 0,
-        audio_input_tokens=_whole(given_details.get("audio_tokens")) or 0,
-        audio_output_tokens=_whole(made_details.get("audio_tokens")) or 0,
-        image_input_tokens=_whole(given_details.get("image_tokens")) or 0,
-        image_output_tokens=_whole(made_details.get("image_tokens")) or 0,
-        accepted_prediction_tokens=_whole(made_details.get("accepted_prediction_tokens")) or 0,
-        rejected_prediction_tokens=_whole(made_details.get("rejected_prediction_tokens")) or 0,
+        **parts,
     )
 
 
@@ -152,6 +157,15 @@ def _whole(*values: Any) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
             return value
     return None
+
+
+def _parts(details: dict[str, Any], names: dict[str, str]) -> dict[str, int]:
+    """What ``details`` say of ``names``, by the names that ``TokenUsage`` has for them."""
+    return {
+        ours: tokens
+        for theirs, value in details.items()
+        if (ours := names.get(theirs)) is not None and (tokens := _whole(value)) is not None
+    }
 
 
 def _details(usage: dict[str, Any], *names: str) -> dict[str, Any]:

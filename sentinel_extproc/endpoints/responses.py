@@ -11,8 +11,9 @@ With ``background`` the answer comes later, to a call that costs nothing: the re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from sentinel_extproc.endpoints import generation, json_body
 from sentinel_extproc.endpoints.base import OpenAIEndpoint
@@ -68,7 +69,7 @@ class Responses(OpenAIEndpoint):
         assert plan.count is not None  # noqa: S101 - this endpoint always counts
         cap = max(_LEAST_CAP, output_tokens)
         request = generation.clamp(dict(plan.count.body), _CAPS, cap)
-        return replace(plan, output_cap=cap, upstream_body=generation.encode(request))
+        return structs.replace(plan, output_cap=cap, upstream_body=generation.encode(request))
 
     def cut(self, message: str) -> bytes:
         return responses_error_event(message)

@@ -8,7 +8,8 @@ take it for something else. Anything that isn't in the table falls to ``Other``,
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from sentinel_extproc.endpoints.audio import Recordings, Speech
 from sentinel_extproc.endpoints.base import TokenFree
@@ -104,8 +105,7 @@ def usual_paths(prefix: str = "/v1/") -> dict[str, str]:
     return {endpoint.name: prefix + rest.rstrip("/") for rest, endpoint in reversed(rests)}
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True, gc=False):
     """A governed request.
 
     Attributes:

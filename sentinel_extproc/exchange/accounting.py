@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from msgspec import Struct
+
 from sentinel_extproc.endpoints.contract import Plan, Reading
 from sentinel_extproc.endpoints.json_body import MAX_MODEL_CHARS
-from sentinel_extproc.frozen import value
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Quantities, ReserveRequest
 from sentinel_extproc.tokens.model import Confidence
@@ -21,8 +22,7 @@ from sentinel_extproc.usage.record import (
 )
 
 
-@value(frozen=True, slots=True)
-class Bill:
+class Bill(Struct, frozen=True, gc=False):
     """The end of an exchange in numbers."""
 
     usage: TokenUsage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from sentinel_extproc.endpoints.contract import CounterFactory, Deferred, Endpoint, Plan, Reading
 from sentinel_extproc.endpoints.guarded import GuardedMeter
@@ -118,7 +118,7 @@ class Answer:
         usage = TokenUsage()
         for one in self._claimed:
             usage = added(usage, one.usage or TokenUsage())
-        return replace(reading, reported=usage)
+        return structs.replace(reading, reported=usage)
 
     @property
     def heavy(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from sentinel_extproc.endpoints.contract import Head, Plan
 from sentinel_extproc.endpoints.json_body import MAX_COUNT
 from sentinel_extproc.endpoints.table import Match
@@ -12,14 +14,12 @@ from sentinel_extproc.exchange.events import RequestHeaders
 from sentinel_extproc.exchange.expected_output import Basis, Expected, OutputExpectation
 from sentinel_extproc.exchange.headers import caller_token, read_head
 from sentinel_extproc.exchange.unreadable import refuse_second_request, refuse_unreadable
-from sentinel_extproc.frozen import value
 from sentinel_extproc.identity.claims import claims_credential
 from sentinel_extproc.identity.principal import Principal
 from sentinel_extproc.limits.model import Quantities, Quota, ReserveRequest, Subject
 
 
-@value(frozen=True, slots=True)
-class Opening:
+class Opening(Struct, frozen=True, gc=False):
     """What the headers of a request say.
 
     Attributes:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from fnmatch import translate
 
+from msgspec import Struct
+
 from sentinel_extproc.endpoints.azure import KEY_HEADER as AZURE_KEY_HEADER
 from sentinel_extproc.endpoints.azure import match_azure
 from sentinel_extproc.endpoints.table import Match, match, match_rest, names_below, plain_path
@@ -123,8 +125,7 @@ class Provider:
         return Match(match_rest(method, rest), f"/v1/{rest}", key_header)
 
 
-@value(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True, gc=False):
     """The provider and the rules for one request.
 
     Attributes:

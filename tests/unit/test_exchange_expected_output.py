@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from sentinel_extproc.endpoints.contract import Plan
 from sentinel_extproc.endpoints.table import match
