@@ -88,14 +88,13 @@ class GuardedMeter:
             return held + chunk if held else None
 
     def reading(self) -> Reading:
-        readings = [self._read(meter) for meter in (self._broken, self._meter) if meter]
-        before, *after = readings
+        before = self._read(self._broken or self._meter)
         if before is None:
             return Reading(output_tokens=tokens_by_size(self._size))
-        if not after or after[0] is None:
+        if self._broken is None or (after := self._read(self._meter)) is None:
             return before
         # What was counted before the fault stands; what came after it is estimated by size.
-        total = before.output_tokens + after[0].output_tokens
+        total = before.output_tokens + after.output_tokens
         return structs.replace(before, output_tokens=total, exact=False)
 
     def _read(self, meter: Meter) -> Reading | None:

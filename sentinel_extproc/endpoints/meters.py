@@ -166,20 +166,24 @@ class JsonMeter(_Unchanging):
         if not isinstance(answer, dict):
             return Reading(output_tokens=tokens_by_size(self._size))
         whole = self._read(answer)
-        texts = Texts(self._model, self._counters)
-        if whole.reported is None:
-            for key, text in whole.pieces:
-                texts.add(key, text)
+        counted, exact = (0, False) if whole.reported is not None else self._count(whole)
         return Reading(
             reported=whole.reported,
             so_far=whole.so_far,
-            output_tokens=texts.total(),
-            exact=whole.exact and bool(texts.volume),
+            output_tokens=counted,
+            exact=exact,
             model_served=text_of(answer.get("model")) or None,
             failed=isinstance(answer.get("error"), dict),
             deferred=whole.deferred,
             deferrals=whole.deferrals,
         )
+
+    def _count(self, whole: Whole) -> tuple[int, bool]:
+        """Tokens of all its text, and whether that is all that was generated."""
+        texts = Texts(self._model, self._counters)
+        for key, text in whole.pieces:
+            texts.add(key, text)
+        return texts.total(), whole.exact and bool(texts.volume)
 
 
 class Tail:

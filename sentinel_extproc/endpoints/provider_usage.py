@@ -162,9 +162,9 @@ def _whole(*values: Any) -> int | None:
 def _parts(details: dict[str, Any], names: dict[str, str]) -> dict[str, int]:
     """What ``details`` say of ``names``, by the names that ``TokenUsage`` has for them."""
     return {
-        ours: tokens
+        names[theirs]: value
         for theirs, value in details.items()
-        if (ours := names.get(theirs)) is not None and (tokens := _whole(value)) is not None
+        if theirs in names and type(value) is int and 0 <= value <= _MOST
     }
 
 

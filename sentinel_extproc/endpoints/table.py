@@ -8,6 +8,7 @@ take it for something else. Anything that isn't in the table falls to ``Other``,
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -30,6 +31,9 @@ from sentinel_extproc.errors import InvalidRequest, NotFound
 
 MAX_PATH_BYTES = 8192
 """Envoy and most servers bound a request line near this."""
+
+_USUAL_CHARS = 64
+"""Of a method and a target that are worth remembering."""
 
 _AMBIGUOUS = re.compile(
     r"//|\\|[;#]|/\.{1,2}(?:/|$)|[^\x21-\x7e]"
@@ -131,10 +135,20 @@ def match(method: str, target: str, *, prefix: str = "/v1/") -> Match:
         InvalidRequest: the path is ambiguous or too long.
         NotFound: it is outside ``prefix``.
     """
+    if len(method) + len(target) <= _USUAL_CHARS:
+        return _remembered(method, target, prefix)
+    return _match(method, target, prefix)
+
+
+def _match(method: str, target: str, prefix: str) -> Match:
     path = plain_path(target, names_below=names_below(method, prefix))
     if not path.startswith(prefix):
         raise NotFound(f"This gateway serves paths under {prefix}.")
     return Match(match_rest(method, path[len(prefix) :]), path)
+
+
+_remembered = lru_cache(256)(_match)
+"""Most calls are of few paths. Of what else clients come up with, little is kept."""
 
 
 def names_below(method: str, prefix: str) -> str:

@@ -157,6 +157,6 @@ def access_log(bill: Bill) -> dict[str, str | int]:
     return {
         "input_tokens": bill.usage.input_tokens,
         "output_tokens": bill.usage.output_tokens,
-        "provenance": bill.provenance.value,
-        "outcome": bill.outcome.value,
+        "provenance": bill.provenance,
+        "outcome": bill.outcome,
     }

@@ -29,16 +29,16 @@ class Answer:
         event_stream: whether events can be added to it.
     """
 
-    def __init__(self) -> None:
-        self.streamed = False
-        self.event_stream = False
-        self._meter = GuardedMeter(OpaqueMeter())
-        self._look_at = GROW_EVERY_CHARS
-        self._claimed: tuple[Deferred, ...] = ()
-        self._ended = False
-        self._last: Reading | None = None
-        self._shown = b""
-        self._left: int | None = None
+    # How it stands before it begins.
+    streamed = False
+    event_stream = False
+    _meter = GuardedMeter(OpaqueMeter())  # is shown nothing
+    _look_at = GROW_EVERY_CHARS
+    _claimed: tuple[Deferred, ...] = ()
+    _ended = False
+    _last: Reading | None = None
+    _shown = b""
+    _left: int | None = None
 
     @property
     def over(self) -> bool:
@@ -75,8 +75,8 @@ class Answer:
         self._left = int(length) if length.isdigit() else None
         content_type = given("content-type", b"").strip().lower()
         self.streamed = content_type.startswith(b"text/event-stream")
-        encoding = given("content-encoding", b"").strip().lower()
-        if encoding not in (b"", b"identity"):
+        if given("content-encoding", b"").strip().lower() not in (b"", b"identity"):
+            self._meter = GuardedMeter(OpaqueMeter())
             return
         self.event_stream = self.streamed or plan.endless
         self._meter = GuardedMeter(

@@ -67,7 +67,7 @@ def _refuse_types(types: list[bytes]) -> None:
 
 
 def refuse_second_request(
-    headers: Headers, head: Head, endpoint: Endpoint, plan: Plan | None, *, end_of_stream: bool
+    method: bytes, head: Head, endpoint: Endpoint, plan: Plan | None, *, end_of_stream: bool
 ) -> None:
     """Refuse a request that holds another one besides the one that was recognised.
 
@@ -78,7 +78,6 @@ def refuse_second_request(
         InvalidRequest: a body where only reading is asked for, or a query that could change what
             the body says.
     """
-    method = first(headers, ":method")
     # Some HTTP/2 clients end a request without a body by an empty frame, and say its length.
     empty = end_of_stream or head.content_length == 0
     if plan is not None and method in _READS and not (empty or endpoint.upgrades):
@@ -94,8 +93,8 @@ def content_type(headers: Headers, head: Head, endpoint: Endpoint) -> tuple[tupl
     form's, could make a provider find something else in it.
     """
     given = first(headers, "content-type")
-    if given == _USUAL_TYPE or endpoint.any_body or is_form(head):
+    if given == _USUAL_TYPE:
         return ()
-    if not given or _JSON.fullmatch(given):
+    if endpoint.any_body or is_form(head) or not given or _JSON.fullmatch(given):
         return ()
-    return (("content-type", b"application/json"),)
+    return (("content-type", _USUAL_TYPE),)
