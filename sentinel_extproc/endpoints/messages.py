@@ -142,9 +142,7 @@ class MessageReader:
 
     def reading(self) -> Reading:
         complete = self._usage if self._complete else None
-        before = (
-            None if self._usage is None else structs.replace(self._usage, output_tokens=0)
-        )
+        before = None if self._usage is None else structs.replace(self._usage, output_tokens=0)
         return Reading(
             reported=complete,
             so_far=before,

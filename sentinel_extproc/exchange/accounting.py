@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sentinel_extproc.endpoints.contract import Plan, Reading
 from sentinel_extproc.endpoints.json_body import MAX_MODEL_CHARS
