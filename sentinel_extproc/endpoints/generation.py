@@ -26,13 +26,13 @@ def largest_cap(request: dict[str, Any], names: Iterable[str], *, least: int = 1
     Raises:
         InvalidRequest: a cap that is no whole number of at least ``least``.
     """
-    found = [
-        cap
-        for name in names
-        if (cap := json_body.optional_count(request, name, least=least, most=json_body.MAX_COUNT))
-        is not None
-    ]
-    return max(found, default=None)
+    largest = None
+    for name in names:
+        if name in request:
+            cap = json_body.optional_count(request, name, least=least, most=json_body.MAX_COUNT)
+            if cap is not None and (largest is None or cap > largest):
+                largest = cap
+    return largest
 
 
 def clamp(request: dict[str, Any], names: tuple[str, ...], output_tokens: int) -> dict[str, Any]:

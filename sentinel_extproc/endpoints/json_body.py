@@ -39,6 +39,8 @@ MAX_MODEL_CHARS = 256
 MAX_COUNT = 2**31 - 1
 """Bound for caps and counts: beyond any context window, and sums of them stay below 2^53."""
 
+_ITEMS = ("messages", "input", "system")
+"""Members that hold items with governing names of their own."""
 
 AMBIGUOUS = frozenset({"duplicate_key", "misspelt_name"})
 """Codes of refusals of bodies that say different things to different readers."""
@@ -64,18 +66,13 @@ def parse_object(body: bytes | None) -> dict[str, Any]:
             f"The request body is not valid UTF-8 (byte {fault.start}).", code="invalid_utf8"
         ) from None
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_int=_integer if large else None,
-            parse_float=_finite,
-            parse_constant=_no_constant,
-        )
+        value = (_LARGE if large else _USUAL).decode(text)
     except InvalidRequest:
         raise
     except json.JSONDecodeError as fault:
+        said = _BYTE_ORDER_MARK if text.startswith("\ufeff") else fault.msg
         raise InvalidRequest(
-            f"The request body is not valid JSON: {fault.msg} at line {fault.lineno}, "
+            f"The request body is not valid JSON: {said} at line {fault.lineno}, "
             f"column {fault.colno}.",
             code="invalid_json",
         ) from None
@@ -156,7 +153,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check_names(value: dict[str, Any]) -> None:
     refuse_misspelt(value)
-    left = [value.get("messages"), value.get("input"), value.get("system")]
+    left = [value[name] for name in _ITEMS if name in value]
     while left:
         items = left.pop()
         if not isinstance(items, list):
@@ -204,6 +201,19 @@ def _too_deep() -> InvalidRequest:
     return InvalidRequest(
         f"The request body is nested deeper than {MAX_DEPTH} levels.", code="nested_too_deep"
     )
+
+
+_USUAL = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=_finite, parse_constant=_no_constant
+)
+_LARGE = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_integer,
+    parse_float=_finite,
+    parse_constant=_no_constant,
+)
+_BYTE_ORDER_MARK = "Unexpected UTF-8 BOM (decode using utf-8-sig)"
+"""What ``json.loads`` says of one."""
 
 
 def _check_values(body: bytes) -> None:

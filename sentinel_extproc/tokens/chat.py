@@ -13,7 +13,10 @@ from sentinel_extproc.tokens.model import Confidence, JsonObject
 from sentinel_extproc.tokens.response_format import count_format
 from sentinel_extproc.tokens.tally import Tally, arguments, as_list, as_object
 
-_SYSTEM_ROLES: Final = frozenset({"system", "developer"})
+_SYSTEM_ROLES: Final = ("system", "developer")
+_SPEAKERS: Final = ("user", *_SYSTEM_ROLES)
+_SAID: Final = frozenset({"role", "content"})
+_SHOWN_BESIDES: Final = frozenset({"tools", "functions", "response_format"})
 
 
 def count_chat(tally: Tally, body: JsonObject) -> None:
@@ -21,12 +24,27 @@ def count_chat(tally: Tally, body: JsonObject) -> None:
     rules = tally.rules
     tally.add(rules.request)
     messages = as_list(body.get("messages"))
-    names = _call_names(messages)
+    names: dict[str, str] | None = None
     for message in messages:
-        if isinstance(message, dict):
-            _count_message(tally, message, names)
-        else:
+        if not isinstance(message, dict):
             tally.unknown(message)
+            continue
+        content = message.get("content")
+        if isinstance(content, str) and message.keys() == _SAID and message["role"] in _SPEAKERS:
+            # Nearly all: no more than what somebody says.
+            tally.add(rules.message)
+            tally.text(content)
+            continue
+        if names is None:
+            names = _call_names(messages)
+        _count_message(tally, message, names)
+    if not _SHOWN_BESIDES.isdisjoint(body):
+        _count_shown_besides(tally, body, messages)
+    _beyond_the_body(tally, body)
+
+
+def _count_shown_besides(tally: Tally, body: JsonObject, messages: list[Any]) -> None:
+    rules = tally.rules
     joint = _joint(tally, messages)
     tools = _count_tools(tally, body, joint)
     if count_format(tally, body.get("response_format")):
@@ -34,7 +52,6 @@ def count_chat(tally: Tally, body: JsonObject) -> None:
         tally.add(rules.schema_answer * sum(map(_is_answer, messages)))
         if not tools:
             tally.add(rules.schema if joint is None else rules.schema_after_system + joint)
-    _beyond_the_body(tally, body)
 
 
 def _is_answer(message: Any) -> bool:

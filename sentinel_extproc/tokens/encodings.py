@@ -227,7 +227,7 @@ def _conservative(text: str) -> int:
 
 def _without_surrogates(text: str) -> str:
     # As tiktoken repairs them, but a thousand times faster: it calls an error handler for each.
-    if text.isascii() or not _SURROGATE.search(text):
+    if not _SURROGATE.search(text):
         return text
     text = _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
     return _SURROGATES.sub(lambda run: "\ufffd" * len(run[0]), text)
@@ -235,7 +235,8 @@ def _without_surrogates(text: str) -> str:
 
 def _count_piece(built: tiktoken.Encoding, text: str) -> int:
     # encode_ordinary takes <|endoftext|> and its like as plain text.
-    text = _without_surrogates(text)
+    if not text.isascii():
+        text = _without_surrogates(text)
     try:
         return len(built.encode_ordinary(text))
     except Exception:  # noqa: BLE001 - counting must never fail a request
@@ -254,7 +255,7 @@ def count(name: str, text: str, *, max_piece_chars: int = MAX_PIECE_CHARS) -> in
     Longer texts are counted in pieces cut at pre-token boundaries. Only where a run has none for
     ``max_piece_chars`` characters is it cut hard, which can add a token per cut.
     """
-    built = encoding(name)
+    built = _built.get(name) or encoding(name)
     if len(text) <= max_piece_chars:
         return _count_piece(built, text)
     total = 0

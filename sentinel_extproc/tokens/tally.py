@@ -43,7 +43,7 @@ class Tally:
     def text(self, text: str) -> None:
         """Count a text that stands by itself."""
         self.characters += len(text)
-        self._tokens += self.measure(text)
+        self._tokens += self._count(self.rules.encoding, text)
 
     def name(self, name: str, behind: str = "") -> None:
         """Count a name that every result of a call repeats without spelling it out again.
