@@ -12,15 +12,16 @@ class Budget:
 
     Attributes:
         held: bytes.
+        most: bytes.
     """
 
-    __slots__ = ("_most", "held")
+    __slots__ = ("held", "most")
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self.held = 0
 
     @property
     def exceeded(self) -> bool:
         """Whether more is held than may be."""
-        return self.held > self._most
+        return self.held > self.most

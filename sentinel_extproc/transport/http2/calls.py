@@ -10,7 +10,8 @@ from collections import deque
 
 from sentinel_extproc.transport.http2.head import Fields, Status
 
-_PREFIX = 5
+PREFIX_BYTES = 5
+"""Before each message."""
 
 
 class CallFault(Exception):
@@ -46,28 +47,23 @@ class Assembler:
         Raises:
             CallFault: a message that is compressed, which we never offered, or too large.
         """
-        if not self._held and len(payload) >= _PREFIX and not payload[0]:
-            # The usual case: a frame is a message.
-            size = int.from_bytes(payload[1:_PREFIX])
-            if len(payload) == size + _PREFIX and size <= self._max_bytes:
-                return [payload[_PREFIX:]]
         held = self._held
         held += payload
         messages = []
         at = 0
-        while len(held) - at >= _PREFIX:
+        while len(held) - at >= PREFIX_BYTES:
             if held[at]:
                 raise CallFault(Status.UNIMPLEMENTED, "compressed messages are not supported")
-            size = int.from_bytes(held[at + 1 : at + _PREFIX])
+            size = int.from_bytes(held[at + 1 : at + PREFIX_BYTES])
             if size > self._max_bytes:
                 raise CallFault(
                     Status.RESOURCE_EXHAUSTED,
                     f"a message of {size} bytes; at most {self._max_bytes} are taken",
                 )
-            end = at + _PREFIX + size
+            end = at + PREFIX_BYTES + size
             if end > len(held):
                 break
-            messages.append(bytes(held[at + _PREFIX : end]))
+            messages.append(bytes(held[at + PREFIX_BYTES : end]))
             at = end
         del held[:at]
         return messages
@@ -77,12 +73,14 @@ class Call:
     """What the connection knows of one call.
 
     Attributes:
+        assembler: of a message that has begun; None when none has.
         head: the fields that it began with.
+        whole: the window while nothing waits.
         window: bytes that the peer may still send.
-        credit: of those that came, how many are dealt with but not yet given back to it.
+        credit: of those that came, how many are dealt with but not yet given back to it. What else
+            the window is short of waits in messages that nobody took yet, or behind them.
+        deferred: of what waits, how many bytes are of a message that has yet to end.
         unread: messages that nobody took yet.
-        queued: of those that came, how many wait in messages that nobody took yet, or behind them.
-        deferred: of these, how many are of a message that has yet to end.
         may_send: bytes that the peer still takes.
         waiting: frames' payloads that wait for it to take more, in order.
         ending: the block that ends the answer once nothing waits any more.
@@ -97,10 +95,10 @@ class Call:
         "half_closed",
         "head",
         "may_send",
-        "queued",
         "stream",
         "unread",
         "waiting",
+        "whole",
         "window",
     )
 
@@ -110,20 +108,18 @@ class Call:
         *,
         window: int,
         may_send: int,
-        max_message: int,
         half_closed: bool,
         head: Fields = (),
     ) -> None:
         self.stream = stream
-        self.window = window
+        self.whole = self.window = window
         self.may_send = may_send
-        self.assembler = Assembler(max_message)
+        self.assembler: Assembler | None = None
         self.half_closed = half_closed
         self.head = head
         self.answered = False
         self.credit = 0
         self.unread = 0
-        self.queued = 0
         self.deferred = 0
         self.waiting: deque[memoryview] = deque()
         self.ending: bytes | None = None

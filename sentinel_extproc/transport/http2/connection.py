@@ -17,7 +17,7 @@ import sys
 
 from sentinel_extproc.transport.http2 import frames as h2
 from sentinel_extproc.transport.http2.budget import OVERHEAD_BYTES, Budget
-from sentinel_extproc.transport.http2.calls import Call, CallFault
+from sentinel_extproc.transport.http2.calls import PREFIX_BYTES, Assembler, Call, CallFault
 from sentinel_extproc.transport.http2.events import (
     Alive,
     CallEnded,
@@ -29,7 +29,16 @@ from sentinel_extproc.transport.http2.events import (
     PeerKnows,
     PeerLeaves,
 )
-from sentinel_extproc.transport.http2.frames import ConnectionFault, ErrorCode
+from sentinel_extproc.transport.http2.frames import (
+    DATA,
+    END_STREAM,
+    FRAME_HEAD_BYTES,
+    HEADERS,
+    PADDED,
+    ConnectionFault,
+    ErrorCode,
+    read_head,
+)
 from sentinel_extproc.transport.http2.head import (
     MAX_HEAD_BYTES,
     NOT_GRPC,
@@ -53,6 +62,12 @@ _MAX_GIVEN_UP = 1000
 
 _MAX_FRAME = 64 << 10
 """Largest frame that we take: a body of 64 KiB in one piece."""
+
+_TOO_LARGE = _MAX_FRAME + 1 << 8
+"""As ``read_head`` has it."""
+
+_LONGER = h2.PADDED | h2.HAS_PRIORITY
+"""Flags of HEADERS with more in them than a header block."""
 
 
 class Connection(Sending):
@@ -85,6 +100,7 @@ class Connection(Sending):
         self._heads = HeadReader()
         self._block: tuple[int, int, bytearray] | None = None
         self._greeted = False
+        self._preface = b""
         self._rest = b""
         self._out += (
             h2.settings(
@@ -107,50 +123,56 @@ class Connection(Sending):
         events: list[Event] = []
         self._chatter = 0
         try:
-            self._receive(data, events)
+            if self._rest:
+                data = self._rest + data  # less than a frame: this is no way to make us copy much
+            if not self._greeted:
+                data = self._greet(data)
+            at = 0
+            size = len(data)
+            last = size - FRAME_HEAD_BYTES
+            while at <= last:
+                sized, flags, stream = read_head(data, at)
+                if sized >= _TOO_LARGE:
+                    raise ConnectionFault(  # noqa: TRY301
+                        ErrorCode.FRAME_SIZE_ERROR, "too large a frame"
+                    )
+                begin = at + FRAME_HEAD_BYTES
+                end = begin + (sized >> 8)
+                if end > size:
+                    break
+                at = end
+                kind = sized & 0xFF
+                stream &= 0x7FFF_FFFF
+                if self._block is not None and (kind, stream) != (h2.CONTINUATION, self._block[0]):
+                    raise ConnectionFault(  # noqa: TRY301
+                        ErrorCode.PROTOCOL_ERROR, "a header block interrupted"
+                    )
+                if kind == DATA:
+                    self._data(flags, stream, data, begin, end, events)
+                elif kind == HEADERS:
+                    self._begin_block(flags, stream, data[begin:end], events)
+                else:
+                    self._other(kind, flags, stream, data[begin:end], events)
         except ConnectionFault as fault:
             self._out.append(h2.goaway(self._last, fault.code, fault.reason))
             raise
+        self._rest = data[at:]
         return events
 
-    def _receive(self, data: bytes, events: list[Event]) -> None:
-        if self._rest:
-            data = self._rest + data  # less than a frame, so this is no way to make us copy much
-        at = 0
-        if not self._greeted:
-            if not h2.PREFACE.startswith(data[: len(h2.PREFACE)]):
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not HTTP/2")
-            if len(data) < len(h2.PREFACE):
-                self._rest = data
-                return
-            self._greeted = True
-            at = len(h2.PREFACE)
-        size = len(data)
-        while size - at >= h2.FRAME_HEAD_BYTES:
-            length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
-            if length > _MAX_FRAME:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "too large a frame")
-            end = at + h2.FRAME_HEAD_BYTES + length
-            if end > size:
-                break
-            kind, flags = data[at + 3], data[at + 4]
-            stream = int.from_bytes(data[at + 5 : at + 9]) & 0x7FFF_FFFF
-            payload = data[at + 9 : end]
-            at = end
-            if self._block is not None and (kind, stream) != (h2.CONTINUATION, self._block[0]):
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block interrupted")
-            if kind == h2.DATA:
-                self._data(flags, stream, payload, events)
-            else:
-                self._other(kind, flags, stream, payload, events)
-        self._rest = data[at:]
+    def _greet(self, data: bytes) -> bytes:
+        """What comes behind the preface; nothing while there is more of it to come."""
+        data = self._preface = self._preface + data
+        if not h2.PREFACE.startswith(data[: len(h2.PREFACE)]):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not HTTP/2")
+        if len(data) < len(h2.PREFACE):
+            return b""
+        self._greeted, self._preface = True, b""
+        return data[len(h2.PREFACE) :]
 
     def _other(
         self, kind: int, flags: int, stream: int, payload: bytes, events: list[Event]
     ) -> None:
         match kind:
-            case h2.HEADERS:
-                self._begin_block(flags, stream, h2.unpadded(flags, payload), events)
             case h2.CONTINUATION:
                 self._continue_block(flags, payload, events)
             case h2.RST_STREAM:
@@ -189,51 +211,77 @@ class Connection(Sending):
                 raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many calls given up")
         self._lose(call, events)
 
-    def _data(self, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
-        size = len(payload)
-        self._window -= size
+    def _data(  # in one piece: most of what comes is a whole message in a frame of its own
+        self, flags: int, stream: int, data: bytes, begin: int, end: int, events: list[Event]
+    ) -> None:
+        size = end - begin
+        window = self._window = self._window - size
         call = self._calls.get(stream)
-        if call is not None:
-            call.window -= size
-        if self._window < 0 or (call is not None and call.window < 0):
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more than the window")
         if call is None or call.ending is not None:
-            self._check_known(stream)
-            self._give_back(size)  # of a call that ended here while this was on its way
+            self._late(call, stream, size)
             return
+        room = call.window - size
+        if window < 0 or room < 0:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more than the window")
         if call.half_closed:
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, "DATA after the end")
-        if flags & h2.PADDED:
-            payload = h2.unpadded(flags & h2.PADDED, payload)
-        try:
-            messages = self._assemble(call, payload)
-        except CallFault as fault:
-            self._give_back(size)
-            self.end(stream, fault.status, fault.reason)
-            events.append(CallLost(stream))
-            return
-        if messages:
-            call.unread += len(messages)
-            self._budget.held += len(messages) * OVERHEAD_BYTES
-            self._queue(call, size)
-            events.extend(MessageReceived(stream, message, 0) for message in messages[:-1])
-            events.append(MessageReceived(stream, messages[-1], size))
-        elif call.queued:
-            # One unfinished message may grow past the window, but no more behind one that waits.
-            self._queue(call, size)
-            call.deferred += size
-        else:
-            self._credit_call(call, size)
-        if flags & h2.END_STREAM:
+        budget = self._budget
+        message = size - PREFIX_BYTES
+        if (
+            # The byte that says "not compressed" and the length, at once.
+            int.from_bytes(data[begin : begin + PREFIX_BYTES]) == message
+            and message <= self._max_message
+            and call.assembler is None
+            and not flags & PADDED
+            and budget.held <= budget.most
+        ):
+            call.window = room
+            call.unread += 1
+            budget.held += size + OVERHEAD_BYTES
+            events.append(MessageReceived(stream, data[begin + PREFIX_BYTES : end], size))
+        elif size or flags != END_STREAM or budget.exceeded:
+            try:
+                self._assemble(call, flags, data[begin:end], events)
+            except CallFault as fault:
+                self._give_back(size)
+                self.end(stream, fault.status, fault.reason)
+                events.append(CallLost(stream))
+                return
+        if flags & END_STREAM:
             call.half_closed = True
             events.append(CallEnded(stream))
 
-    def _queue(self, call: Call, size: int) -> None:
-        call.queued += size
-        self._budget.held += size
+    def _late(self, call: Call | None, stream: int, size: int) -> None:
+        """Take DATA of a call that ended here while it was on its way."""
+        if self._window < 0 or (call is not None and call.window < size):
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more than the window")
+        self._check_known(stream)
+        if call is not None:
+            call.window -= size
+            call.whole -= size
+        self._give_back(size)
 
-    def _assemble(self, call: Call, payload: bytes) -> list[bytes]:
+    def _assemble(self, call: Call, flags: int, payload: bytes, events: list[Event]) -> None:
+        """Take a payload that isn't one whole message."""
+        size = len(payload)
+        messages = self._completed(call, h2.unpadded(flags & PADDED, payload))
+        call.window -= size  # now that it is sure to wait, or to be given back
+        if messages:
+            call.unread += len(messages)
+            self._budget.held += len(messages) * OVERHEAD_BYTES + size
+            events.extend(MessageReceived(call.stream, message, 0) for message in messages[:-1])
+            events.append(MessageReceived(call.stream, messages[-1], size))
+        elif self._queued(call) > size:
+            # One unfinished message may grow past the window, but no more behind one that waits.
+            self._budget.held += size
+            call.deferred += size
+        else:
+            self._credit_call(call, size)
+
+    def _completed(self, call: Call, payload: bytes) -> list[bytes]:
         assembler = call.assembler
+        if assembler is None:
+            assembler = call.assembler = Assembler(self._max_message)
         before = assembler.held
         try:
             messages = assembler.feed(payload)
@@ -241,9 +289,13 @@ class Connection(Sending):
             self._budget.held += assembler.held - before
         if self._budget.exceeded:
             raise CallFault(Status.RESOURCE_EXHAUSTED, "too much in messages that wait")
+        if not assembler.held:
+            call.assembler = None
         return messages
 
     def _begin_block(self, flags: int, stream: int, fragment: bytes, events: list[Event]) -> None:
+        if flags & _LONGER:
+            fragment = h2.unpadded(flags, fragment)
         if not stream % 2:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream that isn't a client's")
         if flags & h2.END_HEADERS:
@@ -288,7 +340,6 @@ class Connection(Sending):
             stream,
             window=self._stream_window,
             may_send=self._peer_window,
-            max_message=self._max_message,
             half_closed=half_closed,
             head=fields,
         )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 
-class CallOpened(NamedTuple):
+class CallOpened(msgspec.Struct, frozen=True, gc=False):
     """A gRPC call of the method ``path``."""
 
     stream: int
     path: bytes
 
 
-class MessageReceived(NamedTuple):
+class MessageReceived(msgspec.Struct, frozen=True, gc=False):
     """A message; pass ``credit`` (bytes, 0 too) to ``taken`` once it is dealt with."""
 
     stream: int
@@ -20,31 +20,31 @@ class MessageReceived(NamedTuple):
     credit: int
 
 
-class CallEnded(NamedTuple):
+class CallEnded(msgspec.Struct, frozen=True, gc=False):
     """The peer will send no more messages."""
 
     stream: int
 
 
-class CallLost(NamedTuple):
+class CallLost(msgspec.Struct, frozen=True, gc=False):
     """The call is gone, nothing can be sent on it any more."""
 
     stream: int
 
 
-class Alive(NamedTuple):
+class Alive(msgspec.Struct, frozen=True, gc=False):
     """The peer answered ``ask_alive``."""
 
 
-class CaughtUp(NamedTuple):
+class CaughtUp(msgspec.Struct, frozen=True, gc=False):
     """What the peer had sent before it heard ``ask_queue`` has been received."""
 
 
-class PeerLeaves(NamedTuple):
+class PeerLeaves(msgspec.Struct, frozen=True, gc=False):
     """The peer will open no more calls here."""
 
 
-class PeerKnows(NamedTuple):
+class PeerKnows(msgspec.Struct, frozen=True, gc=False):
     """The peer has heard that we leave: no more calls will come."""
 
 

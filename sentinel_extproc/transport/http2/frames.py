@@ -65,6 +65,10 @@ class ConnectionFault(Exception):
         self.reason = reason
 
 
+read_head = struct.Struct(">IBI").unpack_from
+"""Of the nine bytes before a payload: its length and, as the last byte of that number, the frame's
+kind; the flags; the stream with a reserved bit before it."""
+
 _SETTING = struct.Struct(">HI")
 _WORD = struct.Struct(">I")
 _PAIR = struct.Struct(">II")
@@ -72,7 +76,7 @@ _PAIR = struct.Struct(">II")
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     """One whole frame."""
-    return head(kind, flags, stream, len(payload)) + payload
+    return (len(payload) << 48 | kind << 40 | flags << 32 | stream).to_bytes(9) + payload
 
 
 def head(kind: int, flags: int, stream: int, size: int) -> bytes:

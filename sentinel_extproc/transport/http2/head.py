@@ -8,6 +8,7 @@ sends from its second call on, means the same when it comes again, so it is reme
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from urllib.parse import quote
 
 from hpack import Decoder, HPACKError
@@ -108,6 +109,7 @@ def _integer(block: bytes, at: int, prefix: int) -> tuple[int, int]:
             return value, at
 
 
+@lru_cache(maxsize=8)  # a client's calls begin alike
 def method_of(fields: Fields) -> bytes | None:
     """The path of a gRPC call; None when it isn't one."""
     path = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -54,6 +54,8 @@ class ServedCall:
     """One call, as its method sees it: ``driver.Stream``."""
 
     __slots__ = (
+        "_connection",
+        "_connections",
         "_ended",
         "_head",
         "_messages",
@@ -68,9 +70,11 @@ class ServedCall:
         self, protocol: Http2Protocol, stream: int, head: Fields = (), *, came_s: float = 0.0
     ) -> None:
         self._protocol = protocol
+        self._connection = protocol.connection
+        self._connections = protocol.connections
         self._stream = stream
         self._head = head
-        self._messages: deque[tuple[bytes, int, float]] = deque()
+        self._messages: deque[tuple[on.MessageReceived, float]] = deque()
         self._ended = False
         self.came_s = came_s
         """When the call, and later the message that was read last, came, on the loop's clock."""
@@ -85,22 +89,21 @@ class ServedCall:
     @property
     def behind(self) -> int:
         """Messages, of all calls of the server, that came and that nobody has read yet; about."""
-        return self._protocol.connections.queued
+        return self._connections.queued
 
     async def read(self) -> bytes | None:
         """The next message; None when the peer has ended its side."""
-        while not self._messages:
+        messages = self._messages
+        while not messages:
             if self._ended:
                 return None
             self._waiter = self._protocol.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        data, credit, self.came_s = self._messages.popleft()
-        self._protocol.connections.queued -= 1
-        self._protocol.taken(self._stream, credit)
-        return data
+            await self._waiter
+        message, self.came_s = messages.popleft()
+        self._connections.queued -= 1
+        if self._connection.taken(self._stream, message.credit):
+            self._protocol.flush()
+        return message.data
 
     async def write(self, data: bytes) -> None:
         """Send one message; returns once the peer takes more."""
@@ -111,16 +114,19 @@ class ServedCall:
         """Have ``read`` say that the peer has ended its side, though it hasn't."""
         self.feed_end()
 
-    def feed(self, data: bytes, credit: int, came_s: float) -> None:
+    def feed(self, message: on.MessageReceived, came_s: float) -> None:
         """A message came."""
-        self._messages.append((data, credit, came_s))
-        self._protocol.connections.queued += 1
-        self._wake()
+        self._messages.append((message, came_s))
+        self._connections.queued += 1
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def feed_end(self) -> None:
         """No more will come."""
         self._ended = True
-        self._wake()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def cancel(self) -> None:
         """The call is gone."""
@@ -133,12 +139,9 @@ class ServedCall:
 
     def forget(self) -> None:
         """Nobody will read what came."""
-        self._protocol.connections.queued -= len(self._messages)
-        self._messages.clear()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._messages:
+            self._connections.queued -= len(self._messages)
+            self._messages.clear()
 
 
 Method = Callable[[ServedCall], Awaitable[None]]
@@ -179,7 +182,7 @@ class Http2Protocol(asyncio.Protocol):
         self._methods = methods
         self._bounds = bounds
         self.connections = connections
-        self._connection = Connection(
+        self.connection = Connection(
             max_streams=bounds.max_streams,
             max_message_bytes=bounds.max_message_bytes,
             budget=connections.budget,
@@ -213,18 +216,18 @@ class Http2Protocol(asyncio.Protocol):
         self._transport = made
         self._again(_GREETING_S, partial(self._dead, "no greeting"))
         if self.connections.leaving:
-            self._connection.shut_down()
-        self._send()
+            self.connection.shut_down()
+        self.flush()
         if self.connections.gone:
             self._close()
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
         try:
-            events = self._connection.receive(data)
+            events = self.connection.receive(data)
         except ConnectionFault as fault:
             log.warning("http2_fault", extra={"code": fault.code.name, "reason": fault.reason})
-            self._send()
+            self.flush()
             self._close()
             return
         if not self._greeted:
@@ -232,17 +235,14 @@ class Http2Protocol(asyncio.Protocol):
             self._ask_later()
         if not self._later:
             self._received_s = self.loop.time()
-        if len(events) >= _MANY:
-            self._ask_queue()
-        if self._later or len(events) > _SLICE:
-            self._in_slices(events)
+        if len(events) >= _MANY or self._later:
+            self._many(events)
         else:
-            for event in events:
-                self._on(event)
+            self._handle(events)
         if self._room is not None:
             self._wake_writers()
-        if self._connection.has_output:
-            self._send()
+        if self.connection.has_output:
+            self.flush()
 
     def pause_writing(self) -> None:
         """The peer reads too slowly: neither write nor read until it has caught up."""
@@ -269,26 +269,27 @@ class Http2Protocol(asyncio.Protocol):
         self._calls.clear()
         self.connections.queued -= len(self._later)
         self._later.clear()
-        self._connection.drop()
+        self.connection.drop()
         self._wake_writers()
 
     # Calls call these
 
     def send(self, stream: int, data: bytes) -> bool:
         """Send a message; False when ``drained`` should be awaited before the next."""
-        now = self._connection.send_message(stream, data)
-        self._send()
+        connection = self.connection
+        now = connection.send_message(stream, data)
+        if self._transport is not None and (said := connection.take()):
+            self._transport.write(said)
         return now and not self._full
 
-    def taken(self, stream: int, credit: int) -> None:
-        """A message was taken off the queue."""
-        self._connection.taken(stream, credit)
-        if self._connection.has_output:
-            self._send()
+    def flush(self) -> None:
+        """Write what the connection has to say."""
+        if self._transport is not None and (said := self.connection.take()):
+            self._transport.write(said)
 
     async def drained(self, stream: int) -> None:
         """Wait until there is room for another message, or the connection is gone."""
-        while self._transport is not None and (self._full or self._connection.waits(stream)):
+        while self._transport is not None and (self._full or self.connection.waits(stream)):
             if self._room is None:
                 self._room = self.loop.create_future()
             await asyncio.shield(self._room)
@@ -300,18 +301,23 @@ class Http2Protocol(asyncio.Protocol):
         is held to it all the same, and closed once its last call has ended."""
         if self._parting is None and self._transport is not None:
             self._parting = self.loop.call_later(self._bounds.ping_timeout_s, self._part)
-        self._connection.shut_down()
-        self._send()
+        self.connection.shut_down()
+        self.flush()
 
     def close(self) -> None:
         """End every call that still runs with an error, and the connection."""
         for stream in list(self._calls):
-            self._connection.end(stream, Status.UNAVAILABLE, "the sidecar stops")
-        self._send()
+            self.connection.end(stream, Status.UNAVAILABLE, "the sidecar stops")
+        self.flush()
         self._close()
 
-    def _in_slices(self, events: list[on.Event]) -> None:
+    def _many(self, events: list[on.Event]) -> None:
         """Handle them some in each turn, so that answers leave in between."""
+        if len(events) >= _MANY:
+            self._ask_queue()
+        if len(events) <= _SLICE and not self._later:
+            self._handle(events)
+            return
         if not self._later:
             self.loop.call_soon(self._next_slice)
         self._later.extend(events)
@@ -321,13 +327,13 @@ class Http2Protocol(asyncio.Protocol):
     def _next_slice(self) -> None:
         for _ in range(min(_SLICE, len(self._later))):
             self.connections.queued -= 1
-            self._on(self._later.popleft())
+            self._handle((self._later.popleft(),))
         if self._later:
             self._ask_queue()
             self.loop.call_soon(self._next_slice)
         else:
             self._read_if_may()
-        self._send()
+        self.flush()
 
     def _read_if_may(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -345,17 +351,21 @@ class Http2Protocol(asyncio.Protocol):
             now - self._asked[-1] >= _ASK_EVERY_S and len(self._asked) < _MOST_ASKED
         ):
             self._asked.append(now)
-            self._connection.ask_queue()
+            self.connection.ask_queue()
 
     def _came_s(self) -> float:
         """When what is being handled came, as far as is known."""
         return self._asked[0] if self._asked else self._received_s
 
+    def _handle(self, events: Iterable[on.Event]) -> None:
+        for event in events:
+            if type(event) is not on.MessageReceived:
+                self._on(event)
+            elif (call := self._calls.get(event.stream)) is not None:
+                call.feed(event, self._asked[0] if self._asked else self._received_s)
+
     def _on(self, event: on.Event) -> None:
         match event:
-            case on.MessageReceived(stream, data, credit):
-                if (call := self._calls.get(stream)) is not None:
-                    call.feed(data, credit, self._came_s())
             case on.CallOpened(stream, path):
                 self._open(stream, path)
             case on.CallEnded(stream):
@@ -378,9 +388,9 @@ class Http2Protocol(asyncio.Protocol):
     def _open(self, stream: int, path: bytes) -> None:
         method = self._methods.get(path)
         if method is None:
-            self._connection.end(stream, Status.UNIMPLEMENTED, "no such method")
+            self.connection.end(stream, Status.UNIMPLEMENTED, "no such method")
             return
-        head = self._connection.head(stream)
+        head = self.connection.head(stream)
         call = self._calls[stream] = ServedCall(self, stream, head, came_s=self._came_s())
         call.task = self.loop.create_task(self._serve(stream, call, method))
 
@@ -400,27 +410,28 @@ class Http2Protocol(asyncio.Protocol):
         finally:
             self._calls.pop(stream, None)
             call.forget()
-            self._connection.end(stream, status, reason)
-            self._send()
-            self._close_if_left()
+            self.connection.end(stream, status, reason)
+            self.flush()
+            if self._leaving:
+                self._close_if_left()
 
     def _part(self) -> None:
-        self._connection.close_to_new()
-        self._send()
+        self.connection.close_to_new()
+        self.flush()
         self._leaving = True
         self.parted.set()
         self._close_if_left()
 
     def _close_if_left(self) -> None:
-        if self._leaving and not self._calls and not self._connection.calls:
+        if self._leaving and not self._calls and not self.connection.calls:
             self._close()
 
     def _ask_later(self) -> None:
         self._again(self._bounds.ping_s, self._ask)
 
     def _ask(self) -> None:
-        self._connection.ask_alive()
-        self._send()
+        self.connection.ask_alive()
+        self.flush()
         self._again(self._bounds.ping_timeout_s, partial(self._dead, "no answer to a ping"))
 
     def _again(self, delay_s: float, what: Callable[[], None]) -> None:
@@ -437,10 +448,6 @@ class Http2Protocol(asyncio.Protocol):
     def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()
-
-    def _send(self) -> None:
-        if self._transport is not None and self._connection.has_output:
-            self._transport.write(self._connection.take())
 
     def _wake_writers(self) -> None:
         room, self._room = self._room, None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from sentinel_extproc.transport.http2 import frames as h2
 from sentinel_extproc.transport.http2.budget import OVERHEAD_BYTES, Budget
-from sentinel_extproc.transport.http2.calls import Call
+from sentinel_extproc.transport.http2.calls import PREFIX_BYTES, Call
 from sentinel_extproc.transport.http2.frames import ErrorCode
 from sentinel_extproc.transport.http2.head import OK_TRAILERS, OPENING, Fields, Status, trailers
 
 SHUT_DOWN_PING = b"sentinel"
 ALIVE_PING = b"alive   "
 QUEUE_PING = b"queue   "
+
+_LAST = h2.END_HEADERS | h2.END_STREAM
 
 
 class Sending:
@@ -23,7 +25,8 @@ class Sending:
 
     def __init__(self, *, stream_window: int, connection_window: int, budget: Budget) -> None:
         self._stream_window = stream_window
-        self._connection_window = connection_window
+        self._stream_owes = stream_window >> 1
+        self._connection_owes = connection_window >> 1
         self._window = connection_window
         self._credit = 0
         self._may_send = h2.DEFAULT_WINDOW
@@ -50,9 +53,11 @@ class Sending:
 
     def take(self) -> bytes:
         """What to write to the socket now."""
-        out = b"".join(self._out)
-        self._out.clear()
-        return out
+        out = self._out
+        if not out:
+            return b""
+        self._out = []
+        return b"".join(out)
 
     def head(self, stream: int) -> Fields:
         """What a call began with; empty once it has ended."""
@@ -70,10 +75,11 @@ class Sending:
             return True  # lost meanwhile; the event that tells is on its way
         if not call.answered:
             call.answered = True
-            self._given_up = max(0, self._given_up - 1)
+            if self._given_up:
+                self._given_up -= 1
             self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, OPENING))
         size = len(data)
-        framed = size + 5
+        framed = size + PREFIX_BYTES
         if (
             not call.waiting
             and framed <= call.may_send
@@ -83,10 +89,9 @@ class Sending:
             call.may_send -= framed
             self._may_send -= framed
             # The frame's head, the byte that says "not compressed" and the length, at once.
-            prefix = (framed << 48 | stream).to_bytes(9) + size.to_bytes(5)
-            self._out.append(prefix + data)
+            self._out.append((framed << 88 | stream << 40 | size).to_bytes(14) + data)
             return True
-        call.waiting.append(memoryview(size.to_bytes(5) + data))
+        call.waiting.append(memoryview(size.to_bytes(PREFIX_BYTES) + data))
         self._flush(call)
         return not call.waiting
 
@@ -100,28 +105,34 @@ class Sending:
         call = self._calls.get(stream)
         if call is None or call.ending is not None:
             return
-        if not call.answered:
-            self._given_up = max(0, self._given_up - 1)
-        if status is Status.OK and call.answered:
+        if not call.answered and self._given_up:
+            self._given_up -= 1
+        if status is not Status.OK or not call.answered:
+            self._finish(call, trailers(status, reason, alone=not call.answered))
+        elif call.waiting:
             call.ending = OK_TRAILERS
+            self._flush(call)
         else:
-            call.waiting.clear()
-            call.ending = trailers(status, reason, alone=not call.answered)
-        self._flush(call)
+            self._finish(call, OK_TRAILERS)
 
-    def taken(self, stream: int, credit: int) -> None:
-        """A message was dealt with: the peer may send as much again."""
+    def taken(self, stream: int, credit: int) -> bool:
+        """A message was dealt with: the peer may send as much again.
+
+        Returns:
+            Whether there is something to ``take``.
+        """
         call = self._calls.get(stream)
         if call is not None:
             call.unread -= 1
-            self._budget.held -= OVERHEAD_BYTES
-            call.queued -= credit
-            self._budget.held -= credit
-            if call.queued == call.deferred:
+            if call.deferred and self._queued(call) - credit == call.deferred:
                 credit += call.deferred
-                self._budget.held -= call.deferred
-                call.queued = call.deferred = 0
-            self._credit_call(call, credit)
+                call.deferred = 0
+            self._budget.held -= credit + OVERHEAD_BYTES
+            call.credit += credit
+            self._credit += credit
+            if call.credit >= self._stream_owes or self._credit >= self._connection_owes:
+                self._update_windows(call)
+        return bool(self._out)
 
     def reset(self, stream: int, code: ErrorCode) -> None:
         """Drop a call."""
@@ -178,31 +189,44 @@ class Sending:
             self._out += (h2.head(h2.DATA, 0, call.stream, len(payload)), payload)
         self._blocked.pop(call.stream, None)
         if call.ending is not None:
-            last = h2.END_HEADERS | h2.END_STREAM
-            self._out.append(h2.frame(h2.HEADERS, last, call.stream, call.ending))
-            if not call.half_closed:
-                # Nobody reads what the peer might still send (RFC 9113, section 8.1).
-                self._out.append(h2.reset(call.stream, ErrorCode.NO_ERROR))
-            self._forget(call)
+            self._finish(call, call.ending)
+
+    def _finish(self, call: Call, ending: bytes) -> None:
+        self._out.append(h2.frame(h2.HEADERS, _LAST, call.stream, ending))
+        if not call.half_closed:
+            # Nobody reads what the peer might still send (RFC 9113, section 8.1).
+            self._out.append(h2.reset(call.stream, ErrorCode.NO_ERROR))
+        self._forget(call)
 
     def _forget(self, call: Call) -> None:
         del self._calls[call.stream]
         self._blocked.pop(call.stream, None)
-        waiting = call.queued + call.unread * OVERHEAD_BYTES
-        self._budget.held -= call.assembler.held + waiting
-        self._give_back(call.queued)
+        if call.assembler is not None:
+            self._budget.held -= call.assembler.held
+        if call.unread or call.deferred:
+            queued = self._queued(call)
+            self._budget.held -= queued + call.unread * OVERHEAD_BYTES
+            self._give_back(queued)
+
+    def _queued(self, call: Call) -> int:
+        """Bytes that wait in messages that nobody took yet, or behind them."""
+        return call.whole - call.window - call.credit
 
     def _credit_call(self, call: Call, size: int) -> None:
-        self._give_back(size)
         call.credit += size
-        if call.credit >= self._stream_window >> 1 and not call.half_closed:
+        self._credit += size
+        self._update_windows(call)
+
+    def _update_windows(self, call: Call) -> None:
+        if call.credit >= self._stream_owes and not call.half_closed:
             self._out.append(h2.window_update(call.stream, call.credit))
             call.window += call.credit
             call.credit = 0
+        self._give_back(0)
 
     def _give_back(self, size: int) -> None:
         self._credit += size
-        if self._credit >= self._connection_window >> 1:
+        if self._credit >= self._connection_owes:
             self._out.append(h2.window_update(0, self._credit))
             self._window += self._credit
             self._credit = 0
