@@ -8,16 +8,13 @@ exception, never a return.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from time import perf_counter_ns, time_ns
-from typing import Any, Protocol
 
 import uuid_utils
-from msgspec import Struct, field
 
 from sentinel_extproc.errors import CredentialRevoked, SentinelError, Unavailable
 from sentinel_extproc.exchange import commands as do
@@ -29,28 +26,28 @@ from sentinel_extproc.exchange.running import Running
 from sentinel_extproc.exchange.shadow import ShadowExchange
 from sentinel_extproc.exchange.states import DECIDED, State
 from sentinel_extproc.identity.principal import Authenticator, EntitlementSource
-from sentinel_extproc.limits.model import NOTHING, GrowingLimiter, Quantities
+from sentinel_extproc.limits.model import NOTHING, GrowingLimiter
 from sentinel_extproc.overload.admission import Admission
 from sentinel_extproc.telemetry.facts import (
     Emit,
-    End,
-    ExchangeTimed,
     Fact,
     InternalFault,
-    RecordNotStored,
 )
-from sentinel_extproc.telemetry.timeline import Timeline
-from sentinel_extproc.telemetry.trace_context import PARENT, STATE, TraceContext, read_trace
+from sentinel_extproc.telemetry.trace_context import PARENT, STATE, read_trace
 from sentinel_extproc.tokens.model import RequestEstimator
 from sentinel_extproc.transport.access_logs import LogWaits
+from sentinel_extproc.transport.accounts import Accounts
 from sentinel_extproc.transport.background import Background
 from sentinel_extproc.transport.claims import Claims
 from sentinel_extproc.transport.codec import decode, encode
 from sentinel_extproc.transport.deadlines import Deadlines
 from sentinel_extproc.transport.questions import Question, Questions
-from sentinel_extproc.transport.telling import finished, noted, refused
+from sentinel_extproc.transport.served import Served, Stream
+from sentinel_extproc.transport.telling import noted, refused
 from sentinel_extproc.usage.deferred import DeferredUsage
-from sentinel_extproc.usage.record import Ledger, UsageRecord
+from sentinel_extproc.usage.record import Ledger
+
+__all__ = ["Driver", "Stream", "UndecidedEnd"]
 
 log = logging.getLogger("sentinel.driver")
 
@@ -61,60 +58,7 @@ _PHASES: dict[type[Question], str] = {
     do.Reserve: "reserve",
 }
 _QUESTIONS = (do.Authenticate, do.Read, do.Count, do.Reserve)
-
-
-class Stream(Protocol):
-    """One gRPC stream, in serialized messages.
-
-    Attributes:
-        came_s: when it, or the message that was read last, came, on the loop's clock.
-    """
-
-    came_s: float
-
-    @property
-    def behind(self) -> int:
-        """Messages, of all streams, that came and that nobody has read yet; about."""
-        ...
-
-    def header(self, name: str) -> bytes:
-        """A header line of the stream itself, not of the request; empty when there is none."""
-        ...
-
-    async def read(self) -> bytes | None:
-        """The next message; None when Envoy has ended its side."""
-        ...
-
-    async def write(self, data: bytes) -> None:
-        """Send one message."""
-        ...
-
-    def stop_reading(self) -> None:
-        """Have ``read`` say that Envoy has ended its side, though it hasn't."""
-        ...
-
-
-class _Served(Struct, eq=False):
-    """An exchange, its stream, and what is known of how long it takes.
-
-    Attributes:
-        task: what serves it.
-        now_s: its loop's clock.
-        behind: parts of its accounting that go on behind its stream.
-        settling: its settlement, once that has begun.
-        digesting: what counts its answer in a thread, while it does.
-    """
-
-    exchange: Exchange
-    stream: Stream
-    task: asyncio.Task[Any]
-    now_s: Callable[[], float]
-    timeline: Timeline = field(default_factory=Timeline)
-    end: End | None = None
-    trace: TraceContext | None = None
-    behind: int = 0
-    settling: asyncio.Task[None] | None = None
-    digesting: Future[object] | None = None
+_BEHIND = (do.Settle, do.Confirm, do.AwaitLog)
 
 
 class UndecidedEnd(Exception):
@@ -157,16 +101,24 @@ class Driver:
     ) -> None:
         self._new_exchange = new_exchange
         self._limiter = limiter
-        self._ledger = ledger
-        self._pool = pool
         self._emit = _guarded(emit)
         self._admission = Admission() if admission is None else admission
         self._traced = traced
         self._decision_timeout_s = decision_timeout_s
-        self._live: dict[Exchange, _Served] = {}
+        self._live: dict[Exchange, Served] = {}
         self._logs = LogWaits(bytes_per_token)
         self._background = Background()
         self._claims = Claims(deferred, emit=self._emit, background=self._background)
+        self._accounts = Accounts(
+            limiter=limiter,
+            ledger=ledger,
+            pool=pool,
+            emit=self._emit,
+            logs=self._logs,
+            claims=self._claims,
+            background=self._background,
+            traced=traced,
+        )
         self._deadlines = Deadlines()
         self._questions = Questions(
             authenticator=authenticator,
@@ -235,7 +187,7 @@ class Driver:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in one
         now_s = asyncio.get_running_loop().time
-        served = self._live[exchange] = _Served(exchange, stream, task, now_s)
+        served = self._live[exchange] = Served(exchange, stream, task, now_s)
         timeline, decided = served.timeline, False
         if self._traced:
             served.trace = read_trace(stream.header(PARENT), stream.header(STATE))
@@ -258,13 +210,14 @@ class Driver:
             if exchange.enforces and not decided:
                 raise UndecidedEnd
         finally:
-            self._live.pop(exchange, None)
+            del self._live[exchange]
+            served.streams = False
             self._admission.leave(exchange.exchange_id)
-            self._end(served)
-            self._over(served)
+            self._accounts.end(served)
+            self._accounts.over(served)
 
     async def _mend(
-        self, served: _Served, event: on.Event, fault: Exception, *, admitted: bool, held: bytes
+        self, served: Served, event: on.Event, fault: Exception, *, admitted: bool, held: bytes
     ) -> bool:
         """A bug came to light at ``event``: go on without it, where that lets nothing through.
 
@@ -277,19 +230,19 @@ class Driver:
         exchange = served.exchange
         self._emit(InternalFault(exchange.exchange_id, "exchange", fault, admitted))
         if not admitted:
-            self._give_up(exchange, NOTHING)
+            self._accounts.give_up(exchange, NOTHING)
         if isinstance(exchange, ShadowExchange):
-            self._end(served)
+            self._accounts.end(served)
             return await self._perform(served, exchange.give_up())
         if not admitted or isinstance(event, on.RequestHeaders | on.RequestBody):
             raise fault
         # The provider is answering: settle what is known and let the rest flow untouched.
-        self._end(served)
+        self._accounts.end(served)
         body = held + event.body if held and isinstance(event, on.ResponseBody) else None
         await served.stream.write(encode(do.Reply(phase_of(event), body=body)))
         return False
 
-    async def _perform(self, served: _Served, commands: Iterable[do.Command]) -> bool:
+    async def _perform(self, served: Served, commands: Iterable[do.Command]) -> bool:
         """Do what the machine says; True when our side is to end."""
         exchange, stream = served.exchange, served.stream
         todo = list(commands)
@@ -300,10 +253,10 @@ class Driver:
             elif isinstance(command, _QUESTIONS):
                 todo += await self._decide(served, command)
             elif isinstance(command, do.Record):
-                await self._record(served, command.record)
+                await self._accounts.record(served, command.record)
                 todo += exchange.handle(on.Recorded())
-            elif isinstance(command, do.Settle | do.Confirm | do.AwaitLog):
-                self._do_behind(served, command)
+            elif isinstance(command, _BEHIND):
+                self._accounts.do_behind(served, command)
             elif isinstance(command, do.Close):
                 return True
             else:
@@ -311,20 +264,20 @@ class Driver:
         return False
 
     async def _perform_rare(
-        self, served: _Served, command: do.Respond | do.Note | do.Digest | do.Grow | do.Claim
+        self, served: Served, command: do.Respond | do.Note | do.Digest | do.Grow | do.Claim
     ) -> do.Commands:
         exchange = served.exchange
         match command:
             case do.Respond() as respond:
-                self._tell(served, refused(exchange, respond))
+                self._accounts.tell(served, refused(exchange, respond))
                 await served.stream.write(encode(respond))
                 served.timeline.replied_ns = perf_counter_ns()
                 return ()
             case do.Note() as note:
-                self._tell(served, noted(exchange, note))
+                self._accounts.tell(served, noted(exchange, note))
                 return ()
             case do.Digest(work):
-                await self._digest(served, work)
+                await self._accounts.digest(served, work)
                 return exchange.handle(on.Digested())
             case do.Grow(reservation, counted):
                 growth = await self._limiter.grow(reservation, counted)
@@ -333,20 +286,7 @@ class Driver:
                 claimed = await self._claims.claim(exchange.exchange_id, owner, deferrals)
                 return exchange.handle(on.Claimed(claimed))
 
-    async def _record(self, served: _Served, record: UsageRecord) -> None:
-        """Keep it before the client sees the end."""
-        exchange = served.exchange
-        self._logs.finished(record, unseen=exchange.unseen)
-        # Told first: the client may leave while we wait, and the record is kept then.
-        self._tell(served, finished(exchange, record))
-        began_ns = perf_counter_ns()
-        await self._store(record)
-        served.timeline.phase("record", began_ns)
-        if served.settling is not None and not served.settling.done():
-            # The limiter takes its time only for a place that this client may come for next.
-            await asyncio.wait((served.settling,))
-
-    async def _decide(self, served: _Served, question: Question) -> do.Commands:
+    async def _decide(self, served: Served, question: Question) -> do.Commands:
         exchange, stream, timeline = served.exchange, served.stream, served.timeline
         name, began_ns = _PHASES[type(question)], perf_counter_ns()
         try:
@@ -374,105 +314,6 @@ class Driver:
             return exchange.refuse(Unavailable("The gateway could not decide in time."))
         timeline.phase(name, began_ns)
         return exchange.handle(answer)
-
-    async def _digest(self, served: _Served, work: Callable[[], object]) -> None:
-        served.digesting = running = self._pool.submit(work)
-        # If the stream ends meanwhile, it goes on all the same: nobody may look until it is done.
-        await asyncio.shield(asyncio.wrap_future(running))
-        served.digesting = None
-
-    def _end(self, served: _Served) -> None:
-        """Account for an exchange whose stream is over; does nothing after a normal end."""
-        exchange = served.exchange
-        if exchange.state in (State.CUT, State.DONE, State.LOGGING):
-            return
-        running, served.digesting = served.digesting, None
-        if running is None and exchange.state is not State.RECORDING and exchange.digest:
-            with contextlib.suppress(RuntimeError):  # no more threads: we are ending ourselves
-                running = self._pool.submit(exchange.digest)
-        if running is None:
-            self._account(served)
-        else:
-            served.behind += 1
-            self._background.start(self._account_after(running, served))
-
-    async def _account_after(self, running: Future[object], served: _Served) -> None:
-        await asyncio.wait([asyncio.wrap_future(running)])
-        self._account(served)
-        served.behind -= 1
-        self._over(served)
-
-    def _do_behind(self, served: _Served, command: do.Settle | do.Confirm | do.AwaitLog) -> None:
-        """What nobody waits for."""
-        match command:
-            case do.Settle(reservation, actual):
-                served.settling = self._background.start(self._limiter.settle(reservation, actual))
-            case do.Confirm(claimed):
-                self._claims.confirm(served.exchange.exchange_id, claimed)
-            case do.AwaitLog():
-                served.behind += 1
-                self._background.start(self._account_by_log(served))
-
-    async def _account_by_log(self, served: _Served) -> None:
-        body_bytes = await self._logs.wait(served.exchange.exchange_id)
-        self._account(served, on.Logged(body_bytes))
-        served.behind -= 1
-        self._over(served)
-
-    def _account(self, served: _Served, event: on.Event | None = None) -> None:
-        exchange = served.exchange
-        if event is None:
-            # What is being recorded is recorded even if nobody waits for it any more.
-            recording = exchange.state is State.RECORDING
-            event = on.Recorded() if recording else on.Disconnected()
-        try:
-            todo = list(exchange.handle(event))
-            for command in todo:  # while it grows
-                match command:
-                    case do.Record(record):
-                        self._tell(served, finished(exchange, record))
-                        self._background.start(self._store(record))
-                        todo += exchange.handle(on.Recorded())
-                    case do.Settle() | do.Confirm() | do.AwaitLog() as behind:
-                        self._do_behind(served, behind)
-        except Exception as fault:  # noqa: BLE001 - runs in a finally clause
-            self._emit(InternalFault(exchange.exchange_id, "end of exchange", fault, True))
-            self._give_up(exchange, None)
-
-    def _tell(self, served: _Served, fact: End) -> None:
-        served.end = fact
-        self._emit(fact)
-
-    def _over(self, served: _Served) -> None:
-        """Tell what took how long, once its stream is over and its end is told."""
-        exchange, trace = served.exchange, served.trace
-        if exchange in self._live or served.behind:
-            return
-        if trace is None and self._traced:
-            # Some gateways tell it on the request alone: then our span is beside theirs.
-            trace = read_trace(*exchange.trace_headers)
-        self._emit(ExchangeTimed(exchange.exchange_id, served.timeline, served.end, trace))
-
-    def _give_up(self, exchange: Exchange, actual: Quantities | None) -> None:
-        """A bug keeps it from its end: settle what it holds, as ``actual`` or else as reserved,
-        and leave it unknown. What is settled already stays as it is."""
-        reservation = exchange.reservation
-        if reservation is not None:
-            actual = reservation.held if actual is None else actual
-            self._background.start(self._limiter.settle(reservation, actual))
-            self._background.start(self._abandon_record(exchange.exchange_id))
-
-    async def _abandon_record(self, exchange_id: str) -> None:
-        try:
-            await self._ledger.abandon(exchange_id)
-        except Exception as fault:  # noqa: BLE001 - its intent stays, so it is known of
-            self._emit(InternalFault(exchange_id, "unknown record", fault, True))
-
-    async def _store(self, record: UsageRecord) -> None:
-        try:
-            await self._ledger.append(record)
-        except Exception as fault:  # noqa: BLE001 - the client's bytes must not wait for a disk
-            self._emit(RecordNotStored(record, str(fault)))
 
 
 def _guarded(emit: Emit) -> Emit:
