@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import (
     CredentialRevoked,
@@ -33,12 +34,14 @@ from .headers import DEGRADED
 from .limit import Kind, Limit, OnExhausted, OnOutage
 from .model import (
     NOTHING,
+    SETTLED,
     Growth,
     LimitState,
     Quantities,
     Quota,
     Reservation,
     ReserveRequest,
+    Settled,
     Subject,
 )
 from .policy import Policy
@@ -221,11 +224,13 @@ class StoreLimiter:
             self._emit(HoldExhausted(limit.name, cut))
         return hold.growth
 
-    async def settle(self, reservation: Reservation, actual: Quantities) -> None:
+    def settle(
+        self, reservation: Reservation, actual: Quantities
+    ) -> Coroutine[Any, Any, None] | Settled:
         """See ``Limiter.settle``; ``flush`` waits for it to be applied."""
         hold = reservation.handle
         if not isinstance(hold, _Hold) or hold.settled:
-            return
+            return SETTLED
         hold.settled = True
         self._renewer.forget(hold.claim)
         try:
@@ -235,8 +240,11 @@ class StoreLimiter:
         except SentinelError as error:
             log.warning("settled as held: %s", error)
             self._settler.submit(hold.claim)
+        except Exception:
+            log.exception("not settled: its hold will lapse by itself")
         if hold.claim.of_kind(Kind.CONCURRENCY):
-            await self._settler.tried(hold.claim, within_s=_PLACE_WAITS_S)
+            return self._settler.tried(hold.claim, within_s=_PLACE_WAITS_S)
+        return SETTLED
 
     def _tell_debt(self, held: Claim, settled: Claim) -> None:
         for before, after in zip(held.lines, settled.lines, strict=True):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine, Generator
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from sentinel_extproc.frozen import value
 
@@ -163,6 +164,16 @@ class Growth(StrEnum):
     """
 
 
+class Settled:
+    """Nothing to wait for: whoever awaits it goes on, and it needs no task."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from ()
+
+
+SETTLED = Settled()
+
+
 class Limiter(Protocol):
     """Reserves before the provider is called, settles after."""
 
@@ -177,9 +188,14 @@ class Limiter(Protocol):
         """
         ...
 
-    async def settle(self, reservation: Reservation, actual: Quantities) -> None:
-        """Charge or hand back the difference to ``actual``. Idempotent; never raises. Returns at
-        once, or after a short wait if it frees a place that the same client may come for."""
+    def settle(
+        self, reservation: Reservation, actual: Quantities
+    ) -> Coroutine[Any, Any, None] | Settled:
+        """Charge or hand back the difference to ``actual``. Idempotent; never raises.
+
+        Returns:
+            What to await, for a short while, if it frees a place that the same client may come for.
+        """
         ...
 
 

@@ -75,6 +75,7 @@ class Accounts:
             await asyncio.wait((served.settling,))
 
     async def digest(self, served: Served, work: Callable[[], object]) -> None:
+        """Count what has come of a large answer, in a thread."""
         served.digesting = running = self._pool.submit(work)
         # If the stream ends meanwhile, it goes on all the same: nobody may look until it is done.
         await asyncio.shield(asyncio.wrap_future(running))
@@ -95,12 +96,6 @@ class Accounts:
             served.behind += 1
             self._background.start(self._account_after(running, served))
 
-    async def _account_after(self, running: Future[object], served: Served) -> None:
-        await asyncio.wait([asyncio.wrap_future(running)])
-        self._account(served)
-        served.behind -= 1
-        self.over(served)
-
     def do_behind(self, served: Served, command: do.Settle | do.Confirm | do.AwaitLog) -> None:
         """What nobody waits for."""
         match command:
@@ -111,6 +106,36 @@ class Accounts:
             case do.AwaitLog():
                 served.behind += 1
                 self._background.start(self._account_by_log(served))
+
+    def tell(self, served: Served, fact: End) -> None:
+        """Tell how it ended."""
+        served.end = fact
+        self._emit(fact)
+
+    def over(self, served: Served) -> None:
+        """Tell what took how long, once its stream is over and its end is told."""
+        exchange, trace = served.exchange, served.trace
+        if served.streams or served.behind:
+            return
+        if trace is None and self._traced:
+            # Some gateways tell it on the request alone: then our span is beside theirs.
+            trace = read_trace(*exchange.trace_headers)
+        self._emit(ExchangeTimed(exchange.exchange_id, served.timeline, served.end, trace))
+
+    def give_up(self, exchange: Exchange, actual: Quantities | None) -> None:
+        """A bug keeps it from its end: settle what it holds, as ``actual`` or else as reserved,
+        and leave it unknown. What is settled already stays as it is."""
+        reservation = exchange.reservation
+        if reservation is not None:
+            actual = reservation.held if actual is None else actual
+            self._background.start(self._limiter.settle(reservation, actual))
+            self._background.start(self._abandon_record(exchange.exchange_id))
+
+    async def _account_after(self, running: Future[object], served: Served) -> None:
+        await asyncio.wait([asyncio.wrap_future(running)])
+        self._account(served)
+        served.behind -= 1
+        self.over(served)
 
     async def _account_by_log(self, served: Served) -> None:
         body_bytes = await self._logs.wait(served.exchange.exchange_id)
@@ -137,29 +162,6 @@ class Accounts:
         except Exception as fault:  # noqa: BLE001 - runs in a finally clause
             self._emit(InternalFault(exchange.exchange_id, "end of exchange", fault, True))
             self.give_up(exchange, None)
-
-    def tell(self, served: Served, fact: End) -> None:
-        served.end = fact
-        self._emit(fact)
-
-    def over(self, served: Served) -> None:
-        """Tell what took how long, once its stream is over and its end is told."""
-        exchange, trace = served.exchange, served.trace
-        if served.streams or served.behind:
-            return
-        if trace is None and self._traced:
-            # Some gateways tell it on the request alone: then our span is beside theirs.
-            trace = read_trace(*exchange.trace_headers)
-        self._emit(ExchangeTimed(exchange.exchange_id, served.timeline, served.end, trace))
-
-    def give_up(self, exchange: Exchange, actual: Quantities | None) -> None:
-        """A bug keeps it from its end: settle what it holds, as ``actual`` or else as reserved,
-        and leave it unknown. What is settled already stays as it is."""
-        reservation = exchange.reservation
-        if reservation is not None:
-            actual = reservation.held if actual is None else actual
-            self._background.start(self._limiter.settle(reservation, actual))
-            self._background.start(self._abandon_record(exchange.exchange_id))
 
     async def _abandon_record(self, exchange_id: str) -> None:
         try:

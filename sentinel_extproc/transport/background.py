@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from sentinel_extproc.limits.model import Settled
+
 
 class Background:
     """A set of tasks that nobody awaits but everybody may wait for.
@@ -19,8 +21,14 @@ class Background:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run ``work``, which handles its own errors; its task, for who waits all the same."""
+    def start(self, work: Coroutine[Any, Any, None] | Settled) -> asyncio.Task[None] | None:
+        """Run ``work``, which handles its own errors.
+
+        Returns:
+            Its task, for who waits all the same; None if there is nothing left of it to do.
+        """
+        if isinstance(work, Settled):
+            return None
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

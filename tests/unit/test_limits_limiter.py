@@ -21,6 +21,7 @@ from sentinel_extproc.limits.limit import Kind, Limit, OnExhausted, Period
 from sentinel_extproc.limits.limiter import StoreLimiter
 from sentinel_extproc.limits.model import (
     NOTHING,
+    SETTLED,
     Epoch,
     Growth,
     Quantities,
@@ -310,6 +311,21 @@ async def test_without_a_limit_on_what_runs_at_once_an_end_waits_for_nothing(ben
     limiter = bench.limiter(limit())
     await limiter.settle(await limiter.reserve(ask(1)), Quantities(1, 1, 1))
     assert limiter.pending_settlements == 1
+
+
+async def test_a_settlement_is_taken_over_at_once_and_a_bug_in_it_is_nobodys(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter = bench.limiter(limit())
+    assert limiter.settle(await limiter.reserve(ask(1)), NOTHING) is SETTLED
+    assert limiter.pending_settlements == 1
+
+    def bug(*_: object) -> Claim:
+        raise ZeroDivisionError
+
+    reservation = await limiter.reserve(ask(2))
+    monkeypatch.setattr("sentinel_extproc.limits.limiter.retaken", bug)
+    assert limiter.settle(reservation, NOTHING) is SETTLED
 
 
 async def test_a_reserve_cancelled_while_the_store_takes_it_is_handed_back(bench: Bench) -> None:
