@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import methodcaller
 
 from sentinel_extproc.endpoints.contract import Head
 from sentinel_extproc.exchange.events import Headers
@@ -52,6 +53,8 @@ _NOT_FOR_CLIENTS = ("x-ratelimit-", "anthropic-ratelimit-", OWN_PREFIX)
 SUBPROTOCOLS = "sec-websocket-protocol"
 _KEY_PROTOCOL = b"openai-insecure-api-key."
 _PRIVATE_PROTOCOLS = (_KEY_PROTOCOL, b"openai-organization.", b"openai-project.")
+
+_LATIN_1 = methodcaller("encode", "latin-1", "replace")
 
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
@@ -173,15 +176,17 @@ def _spelt_like_ours(name: str) -> bool:
 
 
 def to_client(
-    headers: Headers, limits: Iterable[tuple[str, str]], exchange_id: str
+    headers: Headers, limits: tuple[tuple[str, str], ...], exchange_id: str
 ) -> tuple[tuple[tuple[str, bytes], ...], tuple[str, ...]]:
     """What to set and what to remove on an answer: our limits instead of the provider's."""
     given = first_values(headers)
     set_headers = [("x-sentinel-exchange-id", exchange_id.encode())]
-    set_headers += [(name, value.encode("latin-1", "replace")) for name, value in limits]
+    if limits:
+        names, values = zip(*limits, strict=True)
+        set_headers += zip(names, map(_LATIN_1, values), strict=True)
     removed = given.keys() & _PROVIDER_ONLY
-    names = " ".join(given)
-    if "ratelimit-" in names or OWN_PREFIX in names:
+    all_names = " ".join(given)
+    if "ratelimit-" in all_names or OWN_PREFIX in all_names:
         removed |= {name for name in given if name.startswith(_NOT_FOR_CLIENTS)}
     removed -= dict(set_headers).keys()
     own = GATEWAYS_OWN.get(given.get(":status", b""))

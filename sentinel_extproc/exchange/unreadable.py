@@ -48,9 +48,8 @@ def refuse_unreadable(headers: Headers, *, upgrades: bool = False) -> None:
                 "Compressed request bodies are not supported; send it without Content-Encoding.",
                 code="unsupported_content_encoding",
             )
-    types = all_values(headers, "content-type")
-    if types != [_USUAL_TYPE]:
-        _refuse_types(types)
+    if given.get("content-type") != _USUAL_TYPE or len(given) != len(headers):
+        _refuse_types(all_values(headers, "content-type"))
     protocol = given.get("upgrade") or given.get(":protocol")
     if protocol and not (upgrades and protocol.strip().lower() == b"websocket"):
         raise InvalidRequest(

@@ -106,6 +106,14 @@ class RefreshingCache(Generic[K, V]):
         known = self._entries.get(key)
         return known.value if known is not None else None
 
+    def fresh(self, key: K) -> V | None:
+        """The value under ``key`` if that is all there is to ``get``: it is known, and fresh."""
+        known = self._entries.get(key)
+        if known is None or known.freshness(self._clock()) is not Freshness.FRESH:
+            return None
+        self.counters.fresh += 1
+        return known.value
+
     async def get(self, key: K, load: Load[V]) -> V:
         """The value under ``key``, from here or from ``load``.
 

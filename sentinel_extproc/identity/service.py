@@ -147,6 +147,9 @@ class CachedAuthenticator:
             self._counters.denied_from_cache += 1
             raise Unauthenticated(denial.message, headers=CHALLENGE_INVALID)
 
+        if (fresh := self._known.fresh(key)) is not None:
+            return fresh
+
         async def load(known: bool) -> Loaded[Principal] | SentinelError:
             return await self._load(names, token, known=known)
 

@@ -10,6 +10,7 @@ from operator import attrgetter
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
+from msgspec import structs
 
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
@@ -31,6 +32,8 @@ USAGE_NAMESPACE = "sentinel.usage"
 """Where Envoy's own reading of an answer's usage is told to go, when it meters natively."""
 
 _COMPLETE = 1
+
+_parse = pb.ProcessingRequest.FromString
 
 _LINE = attrgetter("key", "raw_value")
 
@@ -54,7 +57,7 @@ def decode(data: bytes) -> on.Event:
         CodecError: undecodable, or without a known message in it.
     """
     try:
-        message = pb.ProcessingRequest.FromString(data)
+        message = _parse(data)
     except DecodeError as fault:
         raise CodecError("not a ProcessingRequest") from fault
     read = _EVENTS.get(message.WhichOneof("request"))
@@ -67,8 +70,11 @@ def encode(command: do.Reply | do.Respond) -> bytes:
     """Encode one ``ProcessingResponse``."""
     if isinstance(command, do.Respond):
         return _immediate(command).SerializeToString()
+    if command.metadata is not None:
+        facts = wire.sized(_METADATA, wire.metadata(METADATA_NAMESPACE, command.metadata))
+        return encode(structs.replace(command, metadata=None)) + facts
     once = command.set_headers and command.phase is not do.Phase.REQUEST_HEADERS
-    if once or command.body is not None or command.metadata is not None:
+    if once or command.body is not None:
         return _reply(command)
     # What is said to one request is often said to the next: "go on", or the provider's key.
     known = _SAID.get(command)
@@ -207,8 +213,6 @@ def _reply(command: do.Reply) -> bytes:
     if command.reroute:
         common.append(wire.CLEAR_ROUTE_CACHE)
     parts = wire.wrapped(tag, wire.wrapped(_RESPONSE, common) if has_response else common)
-    if command.metadata is not None:
-        parts.append(wire.sized(_METADATA, wire.metadata(METADATA_NAMESPACE, command.metadata)))
     if command.mode is not None:
         parts.append(_MODES[command.mode])
     return b"".join(parts)

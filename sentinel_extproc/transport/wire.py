@@ -70,14 +70,14 @@ def body_mutation(body: bytes) -> list[bytes]:
 
 def metadata(namespace: str, facts: Mapping[str, str | int | float]) -> bytes:
     """A ``Struct`` that has ``facts`` under ``namespace``."""
-    entries = []
-    for name, value in facts.items():
-        if isinstance(value, str):
-            text = value.encode("utf-8", "replace")
-            entries.append(_before_text(name, len(text)) + text)
-        else:
-            entries.append(_before_number(name) + _DOUBLE.pack(value))
-    inner = b"".join(entries)
+    inner = b"".join(
+        [
+            _before_text(name, len(text := value.encode("utf-8", "replace"))) + text
+            if isinstance(value, str)
+            else _before_number(name) + _DOUBLE.pack(value)
+            for name, value in facts.items()
+        ]
+    )
     return _before_facts(namespace, len(inner)) + inner
 
 

@@ -59,10 +59,10 @@ def finish(
     if reading.complete and outcome is Outcome.DISCONNECTED:
         outcome = Outcome.COMPLETED
     progress.refine()
-    final = bill(progress.plan, progress.predicted, reading, outcome, progress.confidence)
-    if (taught := lesson(progress.plan, final)) is not None:
-        user = progress.principal.external_id
-        progress.expected_output.learn(user, kind_of(progress.plan), taught)
+    plan, predicted, principal = progress.plan, progress.predicted, progress.principal
+    final = bill(plan, predicted, reading, outcome, progress.confidence)
+    if (taught := lesson(plan, final)) is not None:
+        progress.expected_output.learn(principal.external_id, kind_of(plan), taught)
     last: list[do.Command] = []
     if reply is not None:
         last.append(structs.replace(reply, metadata=progress.facts | access_log(final)))
@@ -72,14 +72,14 @@ def finish(
     progress.after = after
     record = usage_record(
         final,
-        progress.plan,
-        progress.principal,
+        plan,
+        principal,
         exchange_id=progress.exchange_id,
         occurred_at_ms=progress.started_at_ms,
         request_id=progress.request_id,
         price=progress.price,
     )
-    settle = do.Settle(progress.reserved, final.quantities(progress.predicted))
+    settle = do.Settle(progress.reserved, final.quantities(predicted))
     # Last, so that a fault above isn't taken for a record that is on its way.
     progress.state = State.RECORDING
     return (settle, do.Record(record))

@@ -25,14 +25,14 @@ def headers(progress: Progress, event: on.RequestHeaders) -> Commands:
         raise ProtocolViolation("Envoy only observes here; server.mode: shadow is for that")
     progress.request = event
     progress.request_id = request_id(event.headers)
-    progress.chosen = progress.choose(event)
-    progress.match = progress.chosen.match
-    progress.error_body = progress.match.endpoint.error_body
-    progress.facts["endpoint"] = progress.match.endpoint.name
-    if progress.chosen.name:
-        progress.facts["provider"] = progress.chosen.name
+    progress.chosen = chosen = progress.choose(event)
+    progress.match = match = chosen.match
+    progress.error_body = match.endpoint.error_body
+    progress.facts["endpoint"] = match.endpoint.name
+    if chosen.name:
+        progress.facts["provider"] = chosen.name
     opening = read_opening(
-        progress.match, event, credential=progress.credential, max_body_bytes=progress.max_body
+        match, event, credential=progress.credential, max_body_bytes=progress.max_body
     )
     progress.head = opening.head
     if opening.plan is not None:
@@ -76,14 +76,15 @@ def trailers_without_body(progress: Progress, event: on.Trailers) -> Commands:
 
 
 def _count_or_reserve(progress: Progress) -> Commands:
-    progress.facts["model"] = progress.plan.model
-    progress.chosen.check_model(progress.plan.model)
-    if progress.plan.count is None:
-        if not progress.plan.input_tokens:
+    plan = progress.plan
+    progress.facts["model"] = plan.model
+    progress.chosen.check_model(plan.model)
+    if plan.count is None:
+        if not plan.input_tokens:
             progress.confidence = Confidence.EXACT
         return _reserve(progress, 0, characters=0)
     progress.state = State.COUNTING
-    return (do.Count(progress.plan.count),)
+    return (do.Count(plan.count),)
 
 
 def counted(progress: Progress, event: on.Counted) -> Commands:
@@ -93,13 +94,12 @@ def counted(progress: Progress, event: on.Counted) -> Commands:
 
 
 def _reserve(progress: Progress, input_tokens: int, *, characters: int) -> Commands:
-    output = output_to_reserve(
-        progress.plan, progress.expected_output, progress.principal.external_id
-    )
+    plan = progress.plan
+    output = output_to_reserve(plan, progress.expected_output, progress.principal.external_id)
     progress.basis = output.basis
     progress.predicted = Quantities(
         requests=1,
-        input_tokens=input_tokens + progress.plan.input_tokens,
+        input_tokens=input_tokens + plan.input_tokens,
         output_tokens=output.tokens,
         characters=characters,
     )
@@ -108,12 +108,14 @@ def _reserve(progress: Progress, input_tokens: int, *, characters: int) -> Comma
 
 def _claim(progress: Progress) -> Commands:
     progress.state = State.RESERVING
-    who = (progress.principal, progress.quotas)
-    request = claim(progress.exchange_id, progress.match, progress.plan, *who, progress.predicted)
+    plan, principal = progress.plan, progress.principal
+    request = claim(
+        progress.exchange_id, progress.match, plan, principal, progress.quotas, progress.predicted
+    )
     begun = intent(
         request,
-        progress.plan,
-        progress.principal,
+        plan,
+        principal,
         occurred_at_ms=progress.started_at_ms,
         request_id=progress.request_id,
     )
