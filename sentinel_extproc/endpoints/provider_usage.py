@@ -20,6 +20,10 @@ ReadUsage = Callable[[Any], TokenUsage | None]
 
 _MOST = 2**53 - 1
 _MAX_MEMBERS = 8
+_GIVEN_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_MADE_DETAILS = ("completion_tokens_details", "output_tokens_details", "output_token_details")
+_CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
+_SAYS_PARTS = frozenset({*_GIVEN_DETAILS, *_MADE_DETAILS, *_CACHED})
 _GIVEN_PARTS = {"audio_tokens": "audio_input_tokens", "image_tokens": "image_input_tokens"}
 _MADE_PARTS = {
     "reasoning_tokens": "reasoning_tokens",
@@ -76,26 +80,21 @@ def read_usage(value: Any) -> TokenUsage | None:
     """Read a ``usage`` object: chat's ``prompt_tokens`` or the newer APIs' ``input_tokens``."""
     if not isinstance(value, dict):
         return None
-    given = _whole(value.get("prompt_tokens"), value.get("input_tokens"))
-    made = _whole(value.get("completion_tokens"), value.get("output_tokens"))
+    get = value.get
+    given = _whole(get("prompt_tokens"), get("input_tokens"))
+    made = _whole(get("completion_tokens"), get("output_tokens"))
     if given is None and made is None:
         return None
-    given_details = _details(
-        value, "prompt_tokens_details", "input_tokens_details", "input_token_details"
-    )
-    made_details = _details(
-        value, "completion_tokens_details", "output_tokens_details", "output_token_details"
-    )
-    parts = _parts(given_details, _GIVEN_PARTS) | _parts(made_details, _MADE_PARTS)
-    total = _whole(value.get("total_tokens"))
+    total = _whole(get("total_tokens"))
     if made is not None and total is not None:
         # Some leave what was thought out of the output, though not out of the sum that they bill.
         made = max(made, total - (given or 0))
-    cached = _whole(
-        given_details.get("cached_tokens"),
-        value.get("prompt_cache_hit_tokens"),
-        value.get("cached_tokens"),
-    )
+    if _SAYS_PARTS.isdisjoint(value):
+        return TokenUsage(input_tokens=given or 0, output_tokens=made or 0)
+    given_details = _details(value, *_GIVEN_DETAILS)
+    made_details = _details(value, *_MADE_DETAILS)
+    cached = _whole(given_details.get("cached_tokens"), *map(get, _CACHED))
+    parts = _parts(given_details, _GIVEN_PARTS) | _parts(made_details, _MADE_PARTS)
     return TokenUsage(
         input_tokens=given or 0,
         output_tokens=made or 0,
@@ -154,7 +153,7 @@ def added(one: TokenUsage, other: TokenUsage) -> TokenUsage:
 
 def _whole(*values: Any) -> int | None:
     for value in values:
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
+        if type(value) is int and 0 <= value <= _MOST:
             return value
     return None
 
