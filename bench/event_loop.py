@@ -20,10 +20,11 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import uvloop
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 

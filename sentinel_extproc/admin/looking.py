@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Any, Protocol
+
+from msgspec import structs
 
 from sentinel_extproc.admin.control import Token, read_invalidate, read_user
 from sentinel_extproc.endpoints.table import match
@@ -162,7 +163,7 @@ class SidecarLookUps:
             entitled = await self._entitled(principal.external_id)
         except SentinelError as error:
             return {"plan": principal.plan, "quotas": None, "quotas_fault": error.message}
-        quotas = [asdict(quota) for quota in entitled.quotas]
+        quotas = [structs.asdict(quota) for quota in entitled.quotas]
         return {"plan": entitled.plan or principal.plan, "quotas": quotas}
 
     async def _entitled(self, user: str) -> Entitlement:

@@ -41,17 +41,17 @@ class Texts:
 
     def add(self, key: str, text: str) -> None:
         """Take the next piece of the text named ``key``."""
-        size = len(text)
-        self.volume += size
-        self._taken += size
+        self.volume += len(text)
+        self._taken += len(text)
         counter = self._counters.get(key)
-        if self._taken > MAX_CHARS or (counter is None and len(self._counters) >= MAX_TEXTS):
-            self._uncounted += size
+        full = counter is None and len(self._counters) >= MAX_TEXTS
+        if full or self._taken > MAX_CHARS:
+            self._uncounted += len(text)
             return
         if counter is None:
             counter = self._counters[key] = self._make(self._model)
         self._pieces.append((counter, text))
-        self.waiting += size
+        self.waiting += len(text)
 
     def total(self) -> int:
         """Tokens of all texts."""

@@ -6,7 +6,8 @@ Written by the steps (``exchange.steps``) alone. Others read its properties.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec import structs
 
 from sentinel_extproc.endpoints.contract import CounterFactory, Head, Plan
 from sentinel_extproc.endpoints.guarded import GuardedUpload
@@ -209,4 +210,4 @@ class Progress:
         """Take in what the body has told since it was admitted."""
         if self.upload is not None:
             self.plan = self.upload.refined(self.match.endpoint, self.plan)
-            self.predicted = replace(self.predicted, input_tokens=self.plan.input_tokens)
+            self.predicted = structs.replace(self.predicted, input_tokens=self.plan.input_tokens)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 
-from sentinel_extproc.frozen import value
+from msgspec import Struct
 
 from .claims import build_claim, right_sized
 from .limit import Limit
 from .model import Quantities, ReserveRequest
 from .store import Claim, Decision, Seed, Verdict
 
+_DENIED = Decision.DENIED
 _ATTEMPTS_TO_RIGHT_SIZE = 2
 
 
-@value(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True, gc=False):
     """What was asked for last, and the answer.
 
     Attributes:
@@ -47,13 +48,14 @@ async def ask(
     claim = build_claim(request, limits, quotas, held)
     if not claim.lines and not claim.epochs:
         return None
-    sized = right_sized(claim, None, held, model)
+    sizable = bool(quotas) or _right_sizes(limits)
+    sized = right_sized(claim, None, held, model) if sizable else held
     if sized is not held:
         held = sized
         claim = build_claim(request, limits, quotas, held)
     verdict = await reserve(claim)
     for _ in range(_ATTEMPTS_TO_RIGHT_SIZE):
-        if verdict.decision is not Decision.DENIED or verdict.unsure:
+        if verdict.decision is not _DENIED or verdict.unsure or not sizable:
             break
         smaller = right_sized(claim, verdict, held, model)
         if smaller == held:
@@ -62,3 +64,9 @@ async def ask(
         claim = build_claim(request, limits, quotas, held)
         verdict = await reserve(claim)
     return Asked(claim, held, verdict)
+
+
+@lru_cache(maxsize=1024)
+def _right_sizes(limits: tuple[Limit, ...]) -> bool:
+    """Whether any of them does. A policy has few sets of limits."""
+    return any(limit.right_size for limit in limits)

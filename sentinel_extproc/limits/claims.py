@@ -6,7 +6,9 @@ import hashlib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from functools import lru_cache
+
+from msgspec.structs import replace
 
 from ..errors import InvalidRequest, LimitExceeded, PromptTooLarge, TooManyAtOnce
 from .headers import limit_headers
@@ -20,6 +22,8 @@ LEAST_OUTPUT = 16
 
 _DONT_RETRY_AFTER_S = 60.0
 """From here on the ``openai`` client is told not to retry by itself."""
+
+_INF, _CONCURRENCY = math.inf, Kind.CONCURRENCY
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.-]")
 _PERIODS = {
@@ -59,17 +63,25 @@ def build_claim(
         PromptTooLarge: the prompt alone exceeds some limit's capacity.
         InvalidRequest: a cost formula has no value for this request.
     """
-    model = request.subject.model
-    lines = [Line(one, _key(one, model), _clamped(one, asked, model)) for one in limits]
-    lines += [
-        Line(one, f"quota:{one.name}", _clamped(one, asked, model), seed) for one, seed in quotas
-    ]
-    return Claim(
-        id=request.exchange_id,
-        owner=owner_tag(request.subject.external_id),
-        lines=tuple(lines),
-        epochs=request.epochs,
-    )
+    subject = request.subject
+    model = subject.model
+    lines = []
+    for limit in limits:
+        key = _key(limit)
+        if limit.per_model:
+            # Hashed: a model's name is the client's text.
+            key += ":" + hashlib.blake2b(model.encode(), digest_size=8).hexdigest()
+        try:
+            wanted = amount(limit, asked, model)
+        except ValueError as error:
+            raise _uncosted(limit, error) from error
+        if wanted > (limit.capacity if limit.burst is None else limit.burst):
+            wanted = _clamped(limit, wanted, asked, model)
+        lines.append(Line(limit, key, wanted))
+    for limit, seed in quotas:
+        wanted = _clamped(limit, _amount(limit, asked, model), asked, model)
+        lines.append(Line(limit, f"quota:{limit.name}", wanted, seed))
+    return Claim(request.exchange_id, owner_tag(subject.external_id), tuple(lines), request.epochs)
 
 
 _NEVER = Line(
@@ -96,13 +108,14 @@ def seeded(quota: Quota) -> Seed:
 
 def retaken(claim: Claim, quantities: Quantities, model: str) -> Claim:
     """The same claim about other quantities, unclamped: what is to be held, or was used."""
-    lines = tuple(
-        [
-            Line(line.limit, line.key, _amount(line.limit, quantities, model), line.seed)
-            for line in claim.lines
-        ]
-    )
-    return Claim(claim.id, claim.owner, lines, claim.epochs, claim.at_ms)
+    lines = []
+    for line in claim.lines:
+        limit = line.limit
+        try:
+            lines.append(Line(limit, line.key, amount(limit, quantities, model), line.seed))
+        except ValueError as error:
+            raise _uncosted(limit, error) from error
+    return Claim(claim.id, claim.owner, tuple(lines), claim.epochs, claim.at_ms)
 
 
 def right_sized(claim: Claim, verdict: Verdict | None, asked: Quantities, model: str) -> Quantities:
@@ -111,19 +124,22 @@ def right_sized(claim: Claim, verdict: Verdict | None, asked: Quantities, model:
     Without a verdict, what their capacities can hold; with one, what they have left. ``asked``
     itself when nothing is to be changed or when even ``LEAST_OUTPUT`` doesn't fit.
     """
-    bounds = [
-        (line.limit, line.limit.room if verdict is None else verdict.lines[index].remaining)
-        for index, line in enumerate(claim.lines)
-        if line.limit.right_size
-        and not line.limit.shadow
-        and (verdict is None or not verdict.lines[index].fits)
-    ]
+    bounds = []
+    for index, line in enumerate(claim.lines):
+        limit = line.limit
+        if limit.right_size and not limit.shadow:
+            if verdict is None:
+                bounds.append((limit, limit.room))
+            elif not verdict.lines[index].fits:
+                bounds.append((limit, verdict.lines[index].remaining))
+    if not bounds:
+        return asked
 
     def fits(output: int) -> bool:
         smaller = replace(asked, output_tokens=output)
         return all(_amount(limit, smaller, model) <= bound for limit, bound in bounds)
 
-    if not bounds or fits(asked.output_tokens) or not fits(LEAST_OUTPUT):
+    if fits(asked.output_tokens) or not fits(LEAST_OUTPUT):
         return asked
     return replace(asked, output_tokens=_most(fits, asked.output_tokens, least=LEAST_OUTPUT))
 
@@ -145,19 +161,22 @@ def covered(claim: Claim, held: Quantities, model: str) -> Quantities:
 
 def limit_states(claim: Claim, verdict: Verdict) -> tuple[LimitState, ...]:
     """Where each limit stands; empty when the verdict says nothing of lines."""
-    return tuple(
-        LimitState(
-            name=line.limit.name,
-            unit=line.limit.unit,
-            limit=line.limit.room,
-            remaining=answer.remaining,
-            reset_s=math.inf if answer.reset_ms < 0 else answer.reset_ms / 1000,
-            shadow=line.limit.shadow,
-            exceeded=not answer.fits,
-            at_once=line.limit.kind is Kind.CONCURRENCY,
+    states = []
+    for line, answer in zip(claim.lines, verdict.lines, strict=False):
+        limit, reset_ms = line.limit, answer.reset_ms
+        states.append(
+            LimitState(
+                limit.name,
+                limit.unit,
+                limit.capacity if limit.burst is None else limit.burst,
+                answer.remaining,
+                _INF if reset_ms < 0 else reset_ms / 1000,
+                shadow=limit.shadow,
+                exceeded=not answer.fits,
+                at_once=limit.kind is _CONCURRENCY,
+            )
         )
-        for line, answer in zip(claim.lines, verdict.lines, strict=False)
-    )
+    return tuple(states)
 
 
 def refusal(claim: Claim, verdict: Verdict) -> LimitExceeded:
@@ -204,23 +223,24 @@ def _why(line: Line, state: LimitState, wait_s: float) -> str:
     )
 
 
-def _key(limit: Limit, model: str) -> str:
-    key = f"{limit.kind.value}:{limit.name}"
-    if limit.per_model:
-        # Hashed: a model's name is the client's text.
-        key += ":" + hashlib.blake2b(model.encode(), digest_size=8).hexdigest()
-    return key
+@lru_cache(maxsize=4096)
+def _key(limit: Limit) -> str:
+    return f"{limit.kind.value}:{limit.name}"
 
 
 def _amount(limit: Limit, quantities: Quantities, model: str) -> int:
     try:
         return amount(limit, quantities, model)
     except ValueError as error:
-        raise InvalidRequest(f"Limit '{limit.name}' can't compute a cost: {error}") from error
+        raise _uncosted(limit, error) from error
 
 
-def _clamped(limit: Limit, asked: Quantities, model: str) -> int:
-    wanted = _amount(limit, asked, model)
+def _uncosted(limit: Limit, error: ValueError) -> InvalidRequest:
+    return InvalidRequest(f"Limit '{limit.name}' can't compute a cost: {error}")
+
+
+def _clamped(limit: Limit, wanted: int, asked: Quantities, model: str) -> int:
+    """``wanted``, or what the limit can ever hold of it."""
     if wanted <= limit.room or limit.room == 0 or limit.unit is Unit.REQUESTS or limit.shadow:
         return wanted
     prompt = _amount(limit, replace(asked, output_tokens=0), model)

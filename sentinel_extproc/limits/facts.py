@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sentinel_extproc.frozen import value
+from msgspec import Struct
 
 
-@value(frozen=True, slots=True)
-class LimitsDecided:
+class LimitsDecided(Struct, frozen=True, gc=False):
     """A claim was decided.
 
     Attributes:
@@ -24,23 +23,20 @@ class LimitsDecided:
     shadowed: tuple[str, ...] = ()
 
 
-@value(frozen=True, slots=True)
-class HoldExhausted:
+class HoldExhausted(Struct, frozen=True, gc=False):
     """A running answer outgrew its hold; ``cut`` says whether it must end."""
 
     limit: str
     cut: bool
 
 
-@value(frozen=True, slots=True)
-class StoreLost:
+class StoreLost(Struct, frozen=True, gc=False):
     """The store is away; from now on limits decide by themselves."""
 
     reason: str
 
 
-@value(frozen=True, slots=True)
-class StoreRegained:
+class StoreRegained(Struct, frozen=True, gc=False):
     """The store is back.
 
     Attributes:
@@ -52,15 +48,13 @@ class StoreRegained:
     replayed: int
 
 
-@value(frozen=True, slots=True)
-class SettlementDropped:
+class SettlementDropped(Struct, frozen=True, gc=False):
     """A settlement could not be applied in time; its hold lapses by itself."""
 
     reason: str
 
 
-@value(frozen=True, slots=True)
-class SettlementApplied:
+class SettlementApplied(Struct, frozen=True, gc=False):
     """The store has taken a settlement.
 
     Attributes:
@@ -71,8 +65,7 @@ class SettlementApplied:
     after_s: float
 
 
-@value(frozen=True, slots=True)
-class SettledBeyond:
+class SettledBeyond(Struct, frozen=True, gc=False):
     """An exchange used more than was held for it, which the limit is charged all the same.
 
     Attributes:

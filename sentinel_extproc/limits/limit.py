@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from .model import Quantities, Unit
 
@@ -14,6 +15,9 @@ MOST = 2**50
 
 MICRO = 1_000_000
 """Cost limits count millionths of the formula's unit of money."""
+
+_TOTAL, _REQUESTS = Unit.TOTAL, Unit.REQUESTS
+"""What most limits count, by names that are quick: every line of every claim is asked for it."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _LEAST_PERIOD_MS = 100
@@ -58,8 +62,7 @@ CostFormula = Callable[[Quantities, str], int]
 """(quantities, model) → whole millionths of money, never negative."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
+class Limit(Struct, frozen=True, kw_only=True, cache_hash=True):
     """A capacity per period, or at once.
 
     Attributes:
@@ -141,17 +144,17 @@ def amount(limit: Limit, quantities: Quantities, model: str) -> int:
     Raises:
         ValueError: a cost formula that yields no number for these quantities.
     """
-    match limit.unit:
-        case Unit.REQUESTS:
-            value = quantities.requests
-            if limit.kind is Kind.CONCURRENCY:
-                value = min(value, 1)  # an exchange is under way once, whatever it is billed
-        case Unit.INPUT:
-            value = quantities.input_tokens
-        case Unit.OUTPUT:
-            value = quantities.output_tokens
-        case Unit.TOTAL:
-            value = quantities.input_tokens + quantities.output_tokens
-        case Unit.COST:
-            value = limit.cost(quantities, model) if limit.cost is not None else 0
-    return min(max(value, 0), MOST)
+    unit = limit.unit
+    if unit is _TOTAL:
+        value = quantities.input_tokens + quantities.output_tokens
+    elif unit is _REQUESTS:
+        value = quantities.requests
+        if value > 1 and limit.kind is Kind.CONCURRENCY:
+            value = 1  # an exchange is under way once, whatever it is billed
+    elif unit is Unit.INPUT:
+        value = quantities.input_tokens
+    elif unit is Unit.OUTPUT:
+        value = quantities.output_tokens
+    else:
+        value = limit.cost(quantities, model) if limit.cost is not None else 0
+    return value if 0 <= value <= MOST else min(max(value, 0), MOST)

@@ -6,8 +6,10 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import (
     CredentialRevoked,
@@ -47,7 +49,7 @@ from .model import (
 from .policy import Policy
 from .renewer import Renewer
 from .settler import Settler
-from .store import Claim, Decision, Store, StoreError, StoreUntriedError, Verdict
+from .store import Claim, Decision, Seed, Store, StoreError, StoreUntriedError, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,11 @@ _OUTCOMES: dict[type[SentinelError], str] = {
     Unavailable: "unavailable",
 }
 
+_ADMITTED = Decision.ADMITTED
+
+_MOST_QUOTAS = 4_096
+"""Of all users, that are kept as limits; they are few different ones."""
+
 _PLACE_WAITS_S = 0.1
 """Longest that an end waits until its place is free. Whoever asks one after the other should never
 be told that too much is under way; a store that is slow should hold up nobody's last word."""
@@ -67,18 +74,29 @@ _GROW_AHEAD = 4
 _GROW_AT_LEAST = 256
 
 
-@dataclass(slots=True)
-class _Hold:
+class _Hold(Struct):
     """What the limiter must know of an open reservation.
 
-    ``claim`` says what is held, ``covers`` in quantities.
+    ``claim`` says what is held. ``covers`` says it in quantities, when ``measured``; before, it is
+    what was asked for: only an answer that is counted as it grows needs to know.
     """
 
     claim: Claim
     covers: Quantities
     model: str
+    measured: bool = False
     growth: Growth = Growth.GROWN
     settled: bool = False
+
+    def measure(self) -> None:
+        """Find out what ``claim`` covers of what was asked for."""
+        self.measured = True
+        try:
+            self.covers = covered(self.claim, self.covers, self.model)
+        except SentinelError as error:
+            # A cost formula that has no value for less output than was asked for.
+            log.debug("what a hold covers is not known: %s", error)
+            self.covers = NOTHING
 
     def is_settled(self) -> bool:
         """Asked again after waiting: others run meanwhile."""
@@ -117,6 +135,7 @@ class StoreLimiter:
         self._quota_on_outage = quota_on_outage
         self._quota_on_exhausted = quota_on_exhausted
         self._quota_right_size = quota_right_size
+        self._quota_limits: dict[tuple[object, ...], Limit] = {}
         self._emit = emit
         self._settler = Settler(store, emit=emit)
         self._renewer = Renewer(
@@ -154,43 +173,41 @@ class StoreLimiter:
 
     async def reserve(self, request: ReserveRequest) -> Reservation:
         """See ``Limiter.reserve``."""
+        subject = request.subject
+        limits = self.policy.limits_for(subject)
+        quotas: tuple[tuple[Limit, Seed], ...] = ()
+        if request.quotas:
+            quotas = tuple([(self._limit(quota), seeded(quota)) for quota in request.quotas])
         try:
-            reservation = await self._reserve(request)
+            asked = await ask(self._ask, request, limits, quotas)
+            if asked is None:
+                self._emit(LimitsDecided("admitted"))
+                return Reservation(request, request.predicted)
+            claim, held, verdict = asked.claim, asked.held, asked.verdict
+            if verdict.decision is not _ADMITTED:
+                _raise_refusal(claim, verdict)
         except SentinelError as error:
             limit = error.details.get("limit_name")
             outcome = _OUTCOMES.get(type(error), "unavailable")
             rung = error.extra_headers.get(DEGRADED)
             self._emit(LimitsDecided(outcome, None if limit is None else str(limit), rung))
             raise
-        shadowed = tuple(state.name for state in reservation.states if state.exceeded)
-        self._emit(LimitsDecided("admitted", None, reservation.degraded, shadowed))
-        return reservation
-
-    async def _reserve(self, request: ReserveRequest) -> Reservation:
-        model = request.subject.model
-        limits = self.policy.limits_for(request.subject)
-        quotas = tuple((self._limit(quota), seeded(quota)) for quota in request.quotas)
-        asked = await ask(self._ask, request, limits, quotas)
-        if asked is None:
-            return Reservation(request=request, held=request.predicted)
-        claim, held, verdict = asked.claim, asked.held, asked.verdict
-        self._raise_unless_admitted(claim, verdict)
-        covers = covered(claim, held, model)
         taken = Claim(claim.id, claim.owner, claim.lines, claim.epochs, verdict.at_ms)
-        hold = _Hold(taken, covers, model)
-        self._renewer.watch(hold.claim)
-        return Reservation(
-            request=request,
-            held=held,
-            states=limit_states(claim, verdict),
-            degraded=verdict.degraded,
-            handle=hold,
-        )
+        self._renewer.watch(taken)
+        states = limit_states(claim, verdict)
+        shadowed = tuple([state.name for state in states if state.exceeded])
+        self._emit(LimitsDecided("admitted", None, verdict.degraded, shadowed))
+        hold = _Hold(taken, held, subject.model)
+        return Reservation(request, held, states, verdict.degraded, hold)
 
     async def grow(self, reservation: Reservation, counted: Quantities) -> Growth:
         """See ``GrowingLimiter.grow``; takes some more than counted, to be asked less often."""
         hold = reservation.handle
-        if not isinstance(hold, _Hold) or hold.is_settled() or _covers(hold.covers, counted):
+        if not isinstance(hold, _Hold) or hold.is_settled():
+            return Growth.GROWN
+        if not hold.measured:
+            hold.measure()
+        if _covers(hold.covers, counted):
             return Growth.GROWN
         if hold.growth is not Growth.GROWN:
             return hold.growth
@@ -235,7 +252,10 @@ class StoreLimiter:
         self._renewer.forget(hold.claim)
         try:
             settled = retaken(hold.claim, actual, hold.model)
-            self._tell_debt(hold.claim, settled)
+            for before, after in zip(hold.claim.lines, settled.lines, strict=True):
+                if after.amount > before.amount and not before.limit.shadow:
+                    beyond = after.amount - before.amount
+                    self._emit(SettledBeyond(before.limit.name, beyond))
             self._settler.submit(settled)
         except SentinelError as error:
             log.warning("settled as held: %s", error)
@@ -245,11 +265,6 @@ class StoreLimiter:
         if hold.claim.of_kind(Kind.CONCURRENCY):
             return self._settler.tried(hold.claim, within_s=_PLACE_WAITS_S)
         return SETTLED
-
-    def _tell_debt(self, held: Claim, settled: Claim) -> None:
-        for before, after in zip(held.lines, settled.lines, strict=True):
-            if after.amount > before.amount and not before.limit.shadow:
-                self._emit(SettledBeyond(before.limit.name, after.amount - before.amount))
 
     async def peek(
         self, subject: Subject, quotas: tuple[Quota, ...] = ()
@@ -280,6 +295,15 @@ class StoreLimiter:
         await self._store.close()
 
     def _limit(self, quota: Quota) -> Limit:
+        key = (quota.name, quota.unit, quota.limit, quota.period)
+        limit = self._quota_limits.get(key)
+        if limit is None:
+            if len(self._quota_limits) >= _MOST_QUOTAS:
+                self._quota_limits.clear()
+            limit = self._quota_limits[key] = self._new_limit(quota)
+        return limit
+
+    def _new_limit(self, quota: Quota) -> Limit:
         return quota_limit(
             quota,
             on_outage=self._quota_on_outage,
@@ -299,23 +323,20 @@ class StoreLimiter:
             # Cancelled while the store may be taking it, or a fault of ours: nobody would settle.
             self._hand_back(claim)
             raise
-        if verdict.unsure and verdict.decision is not Decision.ADMITTED:
+        if verdict.unsure and verdict.decision is not _ADMITTED:
             self._hand_back(claim)
         return verdict
 
     def _hand_back(self, claim: Claim) -> None:
         self._settler.submit(retaken(claim, NOTHING, ""))
 
-    def _raise_unless_admitted(self, claim: Claim, verdict: Verdict) -> None:
-        match verdict.decision:
-            case Decision.DENIED:
-                raise refusal(claim, verdict)
-            case Decision.REVOKED:
-                raise CredentialRevoked("This credential was revoked.")
-            case Decision.OVER:
-                raise Unavailable("This exchange is over already.", code="exchange_over")
-            case Decision.ADMITTED:
-                return
+
+def _raise_refusal(claim: Claim, verdict: Verdict) -> NoReturn:
+    if verdict.decision is Decision.DENIED:
+        raise refusal(claim, verdict)
+    if verdict.decision is Decision.REVOKED:
+        raise CredentialRevoked("This credential was revoked.")
+    raise Unavailable("This exchange is over already.", code="exchange_over")
 
 
 def _covers(held: Quantities, counted: Quantities) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Generator
 from enum import StrEnum
 from typing import Any, Protocol
 
-from sentinel_extproc.frozen import value
+from msgspec import Struct
 
 
 class Unit(StrEnum):
@@ -19,8 +19,7 @@ class Unit(StrEnum):
     COST = "cost"
 
 
-@value(frozen=True, slots=True)
-class Quantities:
+class Quantities(Struct, frozen=True, gc=False):
     """How much of everything a request takes: predicted at reserve, actual at settle.
 
     Attributes:
@@ -39,8 +38,7 @@ NOTHING = Quantities(requests=0)
 """Settling to this hands the whole reservation back."""
 
 
-@value(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True, gc=False):
     """Whom and what policies match on."""
 
     external_id: str
@@ -59,8 +57,7 @@ class QuotaPeriod(StrEnum):
     NEVER = "NEVER"
 
 
-@value(frozen=True, slots=True)
-class Quota:
+class Quota(Struct, frozen=True, gc=False):
     """A quota that another authority keeps (Zion), as it last reported it.
 
     Attributes:
@@ -77,8 +74,7 @@ class Quota:
     seen_ms: int
 
 
-@value(frozen=True, slots=True)
-class Epoch:
+class Epoch(Struct, frozen=True, gc=False):
     """How far revocation had come when the caller's credential was last checked.
 
     Attributes:
@@ -90,8 +86,7 @@ class Epoch:
     seen: int
 
 
-@value(frozen=True, slots=True)
-class ReserveRequest:
+class ReserveRequest(Struct, frozen=True, gc=False):
     """One exchange's claim on all limits that apply to it.
 
     Attributes:
@@ -108,8 +103,7 @@ class ReserveRequest:
     epochs: tuple[Epoch, ...] = ()
 
 
-@value(frozen=True, slots=True)
-class LimitState:
+class LimitState(Struct, frozen=True, gc=False):
     """One limit as it stands after a verdict.
 
     Attributes:
@@ -132,8 +126,7 @@ class LimitState:
     at_once: bool = False
 
 
-@value(frozen=True, slots=True)
-class Reservation:
+class Reservation(Struct, frozen=True):
     """What was taken for one exchange, to be settled exactly once.
 
     Attributes:

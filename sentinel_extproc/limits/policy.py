@@ -10,6 +10,12 @@ from fnmatch import translate
 from .limit import Kind, Limit
 from .model import Subject, Unit
 
+_Test = tuple[Callable[[Subject], str], re.Pattern[str]]
+"""A field of a subject, and what it must look like."""
+
+_MOST_MERGED = 1_024
+"""Sets of rules that match together. A policy has a handful."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -49,7 +55,8 @@ class Policy:
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self.rules = rules
-        self._compiled = tuple((_matcher(rule.match), rule) for rule in rules)
+        self._compiled = tuple((_tests(rule.match), rule) for rule in rules)
+        self._merged: dict[tuple[int, ...], tuple[Limit, ...]] = {}
         for rule in rules:
             names = [limit.name for limit in rule.limits]
             if len(set(names)) < len(names):
@@ -57,13 +64,29 @@ class Policy:
 
     def limits_for(self, subject: Subject) -> tuple[Limit, ...]:
         """The limits that apply, in the order of the rules."""
-        chosen: dict[str, Limit] = {}
-        for matches, rule in self._compiled:
-            if matches(subject):
-                for limit in rule.limits:
-                    chosen.setdefault(limit.name, limit)
+        matching = []
+        for number, (tests, rule) in enumerate(self._compiled):
+            for read, pattern in tests:
+                if pattern.fullmatch(read(subject)) is None:
+                    break
+            else:
+                matching.append(number)
                 if rule.final:
                     break
+        # Kept by the rules, of which there are few, and not by what clients write.
+        found = tuple(matching)
+        limits = self._merged.get(found)
+        if limits is None:
+            if len(self._merged) >= _MOST_MERGED:
+                self._merged.clear()
+            limits = self._merged[found] = self._merge(found)
+        return limits
+
+    def _merge(self, matching: tuple[int, ...]) -> tuple[Limit, ...]:
+        chosen: dict[str, Limit] = {}
+        for number in matching:
+            for limit in self.rules[number].limits:
+                chosen.setdefault(limit.name, limit)
         return tuple(chosen.values())
 
 
@@ -79,8 +102,8 @@ def default_policy(*, requests: int = 100, period_s: float = 60.0) -> Policy:
     return Policy((Rule(limits=(limit,)),))
 
 
-def _matcher(match: Match) -> Callable[[Subject], bool]:
-    tests: list[tuple[Callable[[Subject], str], re.Pattern[str]]] = [
+def _tests(match: Match) -> tuple[_Test, ...]:
+    return tuple(
         (read, _pattern(globs))
         for read, globs in (
             (lambda subject: subject.path, match.path),
@@ -90,8 +113,7 @@ def _matcher(match: Match) -> Callable[[Subject], bool]:
             (lambda subject: subject.external_id, match.user),
         )
         if globs
-    ]
-    return lambda subject: all(pattern.fullmatch(read(subject)) for read, pattern in tests)
+    )
 
 
 def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:

@@ -8,8 +8,9 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from .limit import Kind
 from .store import Claim, Decision, Store, StoreError, StoreUntriedError
@@ -26,18 +27,12 @@ _MISSED_PER_TICK = 512
 _Key = tuple[str, str]
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(Struct):
     """``asked_s`` is when the store last renewed it or was asked to, on the renewer's clock."""
 
     claim: Claim
     opened_s: float
     asked_s: float
-
-    @property
-    def leased(self) -> bool:
-        """Whether leases are part of it, which end long before the record does."""
-        return self.claim.of_kind(Kind.CALENDAR, Kind.CONCURRENCY)
 
 
 class Renewer:
@@ -170,15 +165,14 @@ class Renewer:
         return self._soon.get(key) or self._later.get(key) or self._away.get(key)
 
     def _take(self, key: _Key) -> _Held | None:
-        for queue in (self._soon, self._later, self._away):
-            if (held := queue.pop(key, None)) is not None:
-                return held
-        return None
+        return self._soon.pop(key, None) or self._later.pop(key, None) or self._away.pop(key, None)
 
     def _put(self, held: _Held) -> None:
         key = _key(held.claim)
         self._take(key)
-        (self._soon if held.leased else self._later)[key] = held
+        # Leases end long before the record does.
+        leased = held.claim.of_kind(Kind.CALENDAR, Kind.CONCURRENCY)
+        (self._soon if leased else self._later)[key] = held
 
     async def _run(self) -> None:
         while True:

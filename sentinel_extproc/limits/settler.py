@@ -8,22 +8,23 @@ import itertools
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
+from functools import partial
+
+from msgspec import Struct
 
 from .facts import EmitLimitFact, SettlementApplied, SettlementDropped, emit_nothing
-from .store import Claim, Store, StoreError, StoreUntriedError
+from .store import Claim, SettlesSoon, Store, StoreError, StoreUntriedError
 
 log = logging.getLogger(__name__)
 
 _BATCH = 32
-"""Of those that are new, and as many again of those that were tried."""
+"""Of those that are new, and as many again of those that were tried; and at once without a task."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 
 _Key = tuple[str, str]
 
 
-@dataclass(slots=True)
-class _Due:
+class _Due(Struct):
     """``tried_s`` is when the store may first have taken it: from then on repeating is bounded.
     ``tried`` is there if somebody waits for the first attempt."""
 
@@ -35,6 +36,9 @@ class _Due:
 
 class Settler:
     """A bounded queue of settlements in front of a store.
+
+    Nearly always the store takes one at once, and its answer ends it, without a task. What it
+    doesn't take is queued.
 
     What is new is tried without waiting for what the store refuses at the moment: while it is away,
     what was admitted without it is settled where it was counted, and somebody waits for that place.
@@ -55,20 +59,23 @@ class Settler:
         emit: EmitLimitFact = emit_nothing,
     ) -> None:
         self._store = store
+        self._settle_soon = store.settle_soon if isinstance(store, SettlesSoon) else None
         self._max_pending = max_pending
         self._give_up_s = give_up_s
         self._emit = emit
+        self._sent: dict[_Key, _Due] = {}
         self._due: dict[_Key, _Due] = {}
         self._new: deque[_Key] = deque(maxlen=max_pending)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def pending(self) -> int:
         """Settlements that are not applied yet."""
-        return len(self._due)
+        return len(self._due) + len(self._sent)
 
     def submit(self, claim: Claim) -> None:
         """Take a settlement over; returns at once. Needs a running event loop."""
@@ -76,17 +83,47 @@ class Settler:
             self._due.pop(next(iter(self._due)))
             self._drop("too many wait")
         key = (claim.owner, claim.id)
-        if key not in self._due:
-            self._due[key] = _Due(claim, time.monotonic())
-            self._new.append(key)
+        if key in self._due or key in self._sent:
+            return
+        due = _Due(claim, time.monotonic())
         self._idle.clear()
+        if (
+            self._settle_soon is not None
+            and len(self._sent) < _BATCH
+            and self._settle_soon(claim, partial(self._answered, key))
+        ):
+            self._sent[key] = due
+        else:
+            self._queue(key, due)
+
+    def _queue(self, key: _Key, due: _Due) -> None:
+        self._due[key] = due
+        self._new.append(key)
         self._wake.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="limits-settler")
 
+    def _answered(self, key: _Key, error: Exception | None) -> None:
+        """The store has said something to what it was sent without a task."""
+        due, now_s = self._sent.pop(key), time.monotonic()
+        if due.tried is not None and not due.tried.done():
+            due.tried.set_result(None)
+        if error is None:
+            self._emit(SettlementApplied(due.claim.id, now_s - due.since_s))
+        elif not isinstance(error, StoreError):
+            self._drop(repr(error))
+        elif not self._closed:
+            if not isinstance(error, StoreUntriedError):
+                due.tried_s = now_s
+            self._queue(key, due)
+            return
+        if not self._sent and not self._due:
+            self._idle.set()
+
     async def tried(self, claim: Claim, *, within_s: float) -> None:
         """Return when the store was asked to take a settlement, or after ``within_s``."""
-        due = self._due.get((claim.owner, claim.id))
+        key = (claim.owner, claim.id)
+        due = self._sent.get(key) or self._due.get(key)
         if due is None:
             return
         if due.tried is None:
@@ -102,6 +139,7 @@ class Settler:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self.flush()
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -126,7 +164,8 @@ class Settler:
                 elif again:
                     again_s = time.monotonic() + pause_s
                     pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-            self._idle.set()
+            if not self._sent:
+                self._idle.set()
 
     def _next(self, *, again: bool) -> list[tuple[_Key, _Due]]:
         """Those that are new and, if they are to be tried again, those that waited longest."""

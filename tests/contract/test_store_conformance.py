@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sentinel_extproc.demo.redis import RunningRedis, redis_binaries, start_redis
 from sentinel_extproc.limits.limit import Kind, Limit, Period

@@ -7,7 +7,7 @@ store to it step by step.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import settings
@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from msgspec.structs import replace
 
 from sentinel_extproc.limits.limit import Kind, Limit, Period
 from sentinel_extproc.limits.model import Unit

@@ -7,7 +7,6 @@ over to Redis, also for definitions that change, clocks that step back, and seve
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -21,6 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from sentinel_extproc.limits.limit import Kind, Limit, Period
 from sentinel_extproc.limits.model import Unit

@@ -19,7 +19,7 @@ from redis.exceptions import DataError, NoScriptError, ReadOnlyError, ResponseEr
 
 from sentinel_extproc.demo.redis import RunningRedis, start_redis
 from sentinel_extproc.limits.store.connect import build_client
-from sentinel_extproc.limits.store.lane import Lane
+from sentinel_extproc.limits.store.lane import Lane, packed
 
 
 @pytest.fixture
@@ -244,3 +244,61 @@ async def test_after_the_end_it_says_so(lane: Lane) -> None:
         await waiting
     with pytest.raises(RedisConnectionError):
         await lane.call("PING")
+
+
+async def test_a_reply_that_nobody_asked_for_ends_the_connection() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            if b"HELLO" in data:
+                writer.write(b"-NOPROTO unsupported protocol version\r\n")
+            elif b"PING" in data:
+                writer.write(b"+PONG\r\n+PONG\r\n")
+            else:
+                writer.write(b"+OK\r\n" * data.count(b"CLIENT"))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with lane_to(f"redis://127.0.0.1:{port}?protocol=2") as lane:
+            assert await lane.call("PING") == b"PONG"
+            first = lane._task
+            assert first is not None
+            await asyncio.wait([first], timeout=10)
+            assert await lane.call("PING") == b"PONG"
+            assert lane._task is not first
+
+
+async def test_what_redis_says_unasked_is_nobody_s_reply(lane: Lane, client: Redis) -> None:
+    await lane.call("CLIENT", "TRACKING", "ON", "BCAST")
+    for number in range(20):
+        await client.set("watched", str(number))
+        assert await lane.call("ECHO", str(number)) == str(number).encode()
+
+
+async def test_a_pool_that_is_closed_under_it_is_not_held_up(lane: Lane, client: Redis) -> None:
+    await lane.call("PING")
+    waiting = asyncio.ensure_future(lane.call("BLPOP", "nothing", 0))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(0.5):  # a second is when redis-py gives up
+        await client.connection_pool.disconnect()
+        with pytest.raises(RedisConnectionError):
+            await waiting
+    assert await lane.call("PING") == b"PONG"
+
+
+async def test_replies_that_are_late_are_told_at_their_time_and_dropped_when_they_come(
+    client: Redis,
+) -> None:
+    lane = Lane(client.connection_pool, within_s=0.05)
+    await lane.call("PING")
+    began = asyncio.get_running_loop().time()
+    late = [lane.send(packed(("BLPOP", f"nothing-{number}", "0.2"))) for number in range(3)]
+    soon = lane.send(packed(("ECHO", "behind them")), 0.001)
+    with pytest.raises(TimeoutError):
+        await late[0]
+    assert 0.04 < asyncio.get_running_loop().time() - began < 0.19
+    for reply in (*late, soon):
+        with pytest.raises(TimeoutError):
+            await reply
+    assert await lane.call("ECHO", "next") == b"next"
+    await lane.aclose()

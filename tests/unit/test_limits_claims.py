@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from sentinel_extproc.errors import InvalidRequest, PromptTooLarge
 from sentinel_extproc.limits.claims import (

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from sentinel_extproc.limits.headers import duration, limit_headers
 from sentinel_extproc.limits.model import LimitState, Unit

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 
 from sentinel_extproc.errors import LimitExceeded, Unavailable
 from sentinel_extproc.limits.facts import LimitFact, StoreLost, StoreRegained

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 
 from sentinel_extproc.limits.limit import Kind, Limit, Period
 from sentinel_extproc.limits.model import Unit

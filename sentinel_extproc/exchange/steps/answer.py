@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from msgspec import structs
 
 from sentinel_extproc.errors import LimitExceeded, Unavailable
@@ -88,10 +86,9 @@ def headers(progress: Progress, event: on.ResponseHeaders) -> Commands:
 
 def body(progress: Progress, event: on.ResponseBody) -> Commands:
     """Watch a piece of the answer pass."""
-    answer = progress.answer
-    piece = answer.feed(event.body, end=event.end_of_stream)
+    piece = progress.answer.feed(event.body, end=event.end_of_stream)
     progress.waiting = do.Reply(do.Phase.RESPONSE_BODY, body=piece)
-    progress.whole = answer.ended
+    progress.whole = event.end_of_stream or progress.answer.over
     return _digest(progress) or _passed(progress)
 
 
@@ -127,7 +124,7 @@ def _passed(progress: Progress) -> Commands:
         return (reply,)
     progress.state = State.GROWING
     usage = used(progress.plan, progress.predicted, progress.answer.reading())
-    counted = replace(
+    counted = structs.replace(
         progress.predicted, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens
     )
     return (do.Grow(progress.reserved, counted),)

@@ -7,10 +7,12 @@ lines: a limit and an integer amount.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Protocol
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
-from sentinel_extproc.frozen import value
+from msgspec import Struct
 
 from ..limit import Kind, Limit
 from ..model import Epoch
@@ -43,8 +45,7 @@ class Decision(IntEnum):
     """The claim's id is settled already: nothing was taken."""
 
 
-@value(frozen=True, slots=True)
-class Seed:
+class Seed(Struct, frozen=True, gc=False):
     """Use of a calendar limit that another authority reports.
 
     Attributes:
@@ -56,8 +57,7 @@ class Seed:
     seen_ms: int
 
 
-@value(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True, gc=False):
     """One limit of a claim.
 
     Attributes:
@@ -71,8 +71,7 @@ class Line:
     seed: Seed | None = None
 
 
-@value(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True, gc=False):
     """What one exchange asks of all its limits, which all belong to one owner.
 
     Attributes:
@@ -95,8 +94,7 @@ class Claim:
         return False
 
 
-@value(frozen=True, slots=True)
-class LineVerdict:
+class LineVerdict(Struct, frozen=True, gc=False):
     """One limit after a decision.
 
     Attributes:
@@ -112,8 +110,7 @@ class LineVerdict:
     wait_ms: int
 
 
-@value(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True, gc=False):
     """A store's answer.
 
     Attributes:
@@ -174,6 +171,17 @@ class Store(Protocol):
         ...
 
 
+@runtime_checkable
+class SettlesSoon(Protocol):
+    """A store that can also settle without a task of the caller's waiting for it."""
+
+    def settle_soon(self, claim: Claim, done: Callable[[Exception | None], None]) -> bool:
+        """Begin to settle. Later ``done`` is told once: None, or what ``Store.settle`` would have
+        raised. False: that can't be done now, so that nothing was; ``Store.settle`` can."""
+        ...
+
+
+@lru_cache(maxsize=4096)
 def owner_tag(external_id: str) -> str:
     """The hash tag under which everything of one user is kept: 24 hexadecimal digits."""
     return hashlib.blake2b(external_id.encode(), digest_size=12).hexdigest()

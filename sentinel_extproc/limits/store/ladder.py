@@ -14,8 +14,11 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from ..facts import EmitLimitFact, StoreLost, StoreRegained, emit_nothing
 from ..limit import Kind, OnOutage
@@ -24,6 +27,7 @@ from . import (
     Decision,
     Line,
     LineVerdict,
+    SettlesSoon,
     Store,
     StoreError,
     StoreUntriedError,
@@ -39,7 +43,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _Key = tuple[str, str]
 
-_ATTEMPTS = 2
+_CALENDAR = Kind.CALENDAR
 _OWNERS_PER_PROBE = 4
 _REPLAY_AT_ONCE = 16
 _REPLAY_ROUNDS = 10
@@ -91,6 +95,7 @@ class Ladder:
         emit: EmitLimitFact = emit_nothing,
     ) -> None:
         self._primary = primary
+        self._settle_soon = primary.settle_soon if isinstance(primary, SettlesSoon) else None
         self._replicas = replicas
         self._local = local if local is not None else MemoryStore(wall_clock_ms)
         self._outage = outage if outage is not None else Outage()
@@ -121,12 +126,20 @@ class Ladder:
         tried = False
         if not self._outage.down:
             try:
-                verdict = await self._reserve(claim)
+                try:
+                    verdict = await self._primary.reserve(claim)
+                except StoreError as error:
+                    verdict = await self._again(error, lambda: self._primary.reserve(claim))
+                    if verdict.decision is Decision.DENIED:
+                        # On another connection the first attempt may arrive later, when there is
+                        # room again.
+                        verdict = replace(verdict, unsure=True)
             except StoreUntriedError:
                 pass
             except StoreError:
                 tried = True
             else:
+                self._outage.succeeded(time.monotonic())
                 self._remember(claim, verdict)
                 return verdict
         return replace(await self._decide_here(claim, tried=tried), unsure=tried)
@@ -141,7 +154,12 @@ class Ladder:
             return _whole(claim, admitted.places, verdict)
         if self._outage.down:
             raise StoreUntriedError("the store is away")
-        return await self._ask(lambda: self._primary.extend(claim))
+        try:
+            verdict = await self._primary.extend(claim)
+        except StoreError as error:
+            verdict = await self._again(error, lambda: self._primary.extend(claim))
+        self._outage.succeeded(time.monotonic())
+        return verdict
 
     async def settle(self, claim: Claim) -> None:
         """See ``Store.settle``. What was admitted here is settled here at once, there when it can
@@ -152,8 +170,25 @@ class Ladder:
             await self._local.settle(_part(admitted, claim))
         if self._outage.down:
             raise StoreUntriedError("the store is away")
-        await self._ask(lambda: self._primary.settle(claim))
+        try:
+            await self._primary.settle(claim)
+        except StoreError as error:
+            await self._again(error, lambda: self._primary.settle(claim))
+        self._outage.succeeded(time.monotonic())
         self._open.pop((claim.owner, claim.id), None)
+
+    def settle_soon(self, claim: Claim, done: Callable[[Exception | None], None]) -> bool:
+        """See ``SettlesSoon.settle_soon``: while there is only the primary to settle it in."""
+        if self._settle_soon is None or self._outage.down or self._open:
+            return False
+        return self._settle_soon(claim, partial(self._settled, done))
+
+    def _settled(self, done: Callable[[Exception | None], None], error: Exception | None) -> None:
+        if error is None:
+            self._outage.succeeded(time.monotonic())
+        elif isinstance(error, StoreError) and not isinstance(error, StoreUntriedError):
+            self._failed(error)
+        done(error)
 
     async def ping(self) -> None:
         """See ``Store.ping``: about the primary."""
@@ -169,44 +204,26 @@ class Ladder:
                 await self._watcher
         await self._primary.close()
 
-    async def _reserve(self, claim: Claim) -> Verdict:
-        asked = 0
-
-        async def ask() -> Verdict:
-            nonlocal asked
-            asked += 1
-            return await self._primary.reserve(claim)
-
-        verdict = await self._ask(ask)
-        # On another connection the first attempt may arrive later, when there is room again.
-        unsure = asked > 1 and verdict.decision is Decision.DENIED
-        return replace(verdict, unsure=True) if unsure else verdict
-
-    async def _ask(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask the primary, and once more: every command is safe to repeat.
+    async def _again(self, error: StoreError, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask the primary once more after ``error``: every command is safe to repeat.
 
         Raises:
             StoreUntriedError: no attempt can have changed anything.
             StoreError: one may have.
         """
-        lost = False
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                answer = await call()
-            except StoreUntriedError as error:
-                if lost:
-                    # Untried is only the repetition; the first attempt may have been applied.
-                    raise StoreError(f"an answer was lost; then {error}") from error
-                raise
-            except StoreError as error:
-                lost = True
-                self._failed(error)
-                if attempt == _ATTEMPTS or self._outage.down:
-                    raise
-            else:
-                self._outage.succeeded(time.monotonic())
-                return answer
-        raise AssertionError
+        if isinstance(error, StoreUntriedError):
+            raise error
+        self._failed(error)
+        if self._outage.down:
+            raise error
+        try:
+            return await call()
+        except StoreUntriedError as untried:
+            # Untried is only the repetition; the first attempt may have been applied.
+            raise StoreError(f"an answer was lost; then {untried}") from untried
+        except StoreError as fault:
+            self._failed(fault)
+            raise
 
     def _failed(self, error: StoreError) -> None:
         if self._outage.failed(time.monotonic()):
@@ -346,15 +363,16 @@ class Ladder:
 
     def _remember(self, claim: Claim, verdict: Verdict) -> None:
         for line, answer in zip(claim.lines, verdict.lines, strict=False):
-            if line.limit.kind is Kind.CALENDAR:
-                # Unused quotas have no reset; they are remembered as long as a lease could run.
-                until_ms = (
-                    -1 if answer.reset_ms < 0 else verdict.at_ms + (answer.reset_ms or 60_000)
-                )
-                self._left[claim.owner, line.key] = (answer.remaining, until_ms)
-                self._left.move_to_end((claim.owner, line.key))
-        while len(self._left) > self._max_known:
-            self._left.popitem(last=False)
+            if line.limit.kind is not _CALENDAR:
+                continue
+            # Unused quotas have no reset; they are remembered as long as a lease could run.
+            reset_ms = answer.reset_ms
+            until_ms = -1 if reset_ms < 0 else verdict.at_ms + (reset_ms or 60_000)
+            left, key = self._left, (claim.owner, line.key)
+            left[key] = (answer.remaining, until_ms)
+            left.move_to_end(key)
+            if len(left) > self._max_known:
+                left.popitem(last=False)
 
     def _forget_share(self, claim: Claim, places: tuple[int, ...]) -> None:
         for place in places:

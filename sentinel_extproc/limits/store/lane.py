@@ -1,28 +1,29 @@
 """One connection to Redis on which the commands of many exchanges travel together.
 
 redis-py gives each command a connection to itself: taking it, waiting and giving it back costs more
-than all the rest of a reserve. Here commands are written as they come, those of one moment in one
-piece, and replies are handed out in the order of the commands, in which Redis answers. Who
-gives up leaves a place in that order, so that a late reply is dropped and never mistaken for
-another's.
+than all the rest of a reserve. Here commands are written as they come (uvloop writes those of one
+moment in one piece), and replies are handed out in the order of the commands, in which Redis
+answers. Who gives up leaves a place in that order, so that a late reply is dropped and never
+mistaken for another's.
 
-The connection itself is redis-py's: addresses, Sentinel, TLS and authentication are its business.
+The connection is redis-py's until it is made: addresses, Sentinel, TLS and authentication are its
+business. From then on ``Line`` takes what the socket gives, without a task and a stream between.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
 from collections.abc import Callable
+from math import inf
 
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, ReadOnlyError, RedisError
+from redis.exceptions import DataError, RedisError
+
+from .line import Line, Sent
 
 Argument = bytes | str | int
-_Sent = deque[tuple[asyncio.Future[object], float]]
 
 _STALLED_S = 1.0
 """A reply that is out for longer means that nobody is there: the connection is dropped."""
@@ -37,70 +38,89 @@ class Lane:
 
     Args:
         pool: one server, or the master of a Sentinel service.
+        within_s: how long ``send`` waits for a reply.
         connect_s: longest that connecting may take, asking sentinels and greeting included.
-        clock: seconds, monotonic.
+        clock: seconds, monotonic; the loop's when None.
     """
 
     def __init__(
         self,
         pool: ConnectionPool,
         *,
+        within_s: float = 1.0,
         connect_s: float = _CONNECT_S,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._pool = pool
+        self._within_s = within_s
         self._connect_s = connect_s
         self._clock = clock
-        self._unsent: list[tuple[bytes, asyncio.Future[object]]] = []
-        self._sent: _Sent = deque()
-        self._wake = asyncio.Event()
+        self._unsent: list[tuple[bytes, Sent]] = []
+        self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def call(
-        self, *command: Argument, soon_s: float = 0.0, within_s: float | None = None
-    ) -> object:
-        """One command's reply. Giving up is safe at any time.
+    async def call(self, *command: Argument, soon_s: float = 0.0) -> object:
+        """One command's reply, however long it takes: the caller bounds it. Giving up is safe at
+        any time.
 
         Args:
             soon_s: it may wait that long for others to travel with.
-            within_s: how long to wait for the reply; None: for ever, so that the caller bounds it.
-                A tenth of what ``asyncio.timeout`` costs.
 
         Raises:
             RedisError, OSError: Redis' own errors, or a connection that can't be made or was lost;
                 then the command may have been carried out.
-            TimeoutError: no reply came within ``within_s``; it may have been carried out.
             DataError: an argument can't be sent; nothing was.
         """
+        return await self.send(packed(command), soon_s, bounded=False)
+
+    def send(
+        self, command: bytes, soon_s: float = 0.0, *, bounded: bool = True
+    ) -> asyncio.Future[object]:
+        """The reply to a packed command, as of ``call``; a ``TimeoutError`` when there is none
+        within ``within_s``. A tenth of what ``asyncio.timeout`` costs.
+
+        Raises:
+            RedisConnectionError: the lane is closed; nothing was sent.
+        """
+        loop = asyncio.get_running_loop()
+        now_s = loop.time() if self._clock is None else self._clock()
+        reply: asyncio.Future[object] = loop.create_future()
+        until_s = now_s + self._within_s if bounded else inf
+        if bounded and self._expiry is None:
+            self._expiry = loop.call_later(self._within_s, self._expire)
+        line = self._line
+        if line is not None and line.sent and now_s - line.sent[0][1] > _STALLED_S:
+            self._drop()
+            line = None
+        if line is not None and line.writable and not soon_s and not self._unsent:
+            # Nearly every command.
+            line.sent.append((reply, now_s, until_s))
+            line.write(command)
+        else:
+            self._queue(command, (reply, now_s, until_s), soon_s)
+        return reply
+
+    def _queue(self, command: bytes, sent: Sent, soon_s: float) -> None:
         if self._closed:
             raise RedisConnectionError("the connection is closed")
-        # Before it is among the others, which must not fail for it.
-        packed = _packed(command)
+        self._unsent.append((command, sent))
         loop = asyncio.get_running_loop()
-        if self._sent and self._now() - self._sent[0][1] > _STALLED_S:
-            self._drop()
-        reply: asyncio.Future[object] = loop.create_future()
-        self._unsent.append((packed, reply))
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._run())
-        if soon_s:
-            if self._later is None:
-                self._later = loop.call_later(soon_s, self._wake.set)
-        else:
-            self._wake.set()
-        if within_s is None:
-            return await reply
-        expiry = loop.call_later(within_s, _expire, reply)
-        try:
-            return await reply
-        finally:
-            expiry.cancel()
+        if not soon_s:
+            self._flush()
+        elif self._later is None:
+            self._later = loop.call_later(soon_s, self._flush)
 
     async def aclose(self) -> None:
         """End the connection; commands under way fail."""
         self._closed = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
         task = self._drop()
         if task is not None:
             await asyncio.wait([task])
@@ -118,20 +138,14 @@ class Lane:
         """Serve one connection until it is lost."""
         fault: Exception = RedisConnectionError("the connection was given up")
         connection: AbstractConnection | None = None
-        reading: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(self._connect_s):
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
             if self._task is not asyncio.current_task():
                 return  # dropped meanwhile, and redis-py swallowed it
-            reading = asyncio.get_running_loop().create_task(self._read(connection, self._sent))
-            while True:
-                await self._wake.wait()
-                if reading.done():
-                    break  # writing would connect again, with nobody who reads
-                self._wake.clear()
-                await self._write(connection)
-            await reading
+            self._line = line = Line(connection, on_writable=self._flush)
+            self._flush()
+            fault = await line.lost
         except (RedisError, OSError) as error:
             fault = error
         finally:
@@ -140,77 +154,61 @@ class Lane:
             if self._task is asyncio.current_task():
                 self._task = None
                 self._fail(fault)
-            if reading is not None:
-                reading.cancel()
-                with contextlib.suppress(asyncio.CancelledError, RedisError, OSError):
-                    await reading
             if connection is not None:
                 await connection.disconnect(nowait=True)
                 await self._pool.release(connection)
 
-    async def _write(self, connection: AbstractConnection) -> None:
-        unsent, self._unsent = self._unsent, []
+    def _flush(self) -> None:
+        """Write what waits, if there is a connection that takes it."""
+        line = self._line
+        if line is None or not line.writable:
+            return  # this comes again when it does
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        now = self._now()
-        pieces: list[bytes] = []
-        for packed, reply in unsent:
-            if reply.done():
-                continue  # given up before it was sent: nothing happened
-            pieces.append(packed)
-            self._sent.append((reply, now))
-        if pieces:
-            await connection.send_packed_command(pieces, check_health=False)
-
-    async def _read(self, connection: AbstractConnection, sent: _Sent) -> None:
-        try:
-            while True:
-                try:
-                    answer: object = await connection.read_response(disable_decoding=True)
-                except RedisError as error:
-                    if not connection.is_connected or isinstance(error, RedisConnectionError):
-                        raise
-                    answer = error
-                if not sent:
-                    raise RedisConnectionError("a reply that nobody asked for")
-                reply, _ = sent.popleft()
-                if reply.done():
-                    pass  # given up
-                elif isinstance(answer, Exception):
-                    reply.set_exception(answer)
-                else:
-                    reply.set_result(answer)
-                if isinstance(answer, ReadOnlyError):
-                    # A master that was demoted: its address may lead to the new one by now.
-                    raise answer
-        finally:
-            self._wake.set()  # the writer is to notice
+        unsent, self._unsent = self._unsent, []
+        now_s = asyncio.get_running_loop().time() if self._clock is None else self._clock()
+        for command, (reply, _, until_s) in unsent:
+            if not reply.done():  # else it was given up before it was sent: nothing happened
+                line.sent.append((reply, now_s, until_s))
+                line.write(command)
 
     def _fail(self, fault: Exception) -> None:
-        lost = [reply for reply, _ in self._sent] + [reply for _, reply in self._unsent]
-        # New ones: a reader that is not gone yet goes on with the old.
-        self._sent, self._unsent = deque(), []
+        line, self._line = self._line, None
+        lost = self._waiting(line)
+        self._unsent = []
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        for reply in lost:
+        for reply, _, _ in lost:
             if not reply.done():
                 reply.set_exception(fault)
 
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time() if self._clock is None else self._clock()
+    def _waiting(self, line: Line | None) -> list[Sent]:
+        sent = [] if line is None else list(line.sent)
+        return sent + [waiting for _, waiting in self._unsent]
+
+    def _expire(self) -> None:
+        """One timer for all, since all have the same time: it looks at those that still wait."""
+        loop = asyncio.get_running_loop()
+        now_s, next_s = loop.time() if self._clock is None else self._clock(), inf
+        for reply, _, until_s in self._waiting(self._line):
+            if not reply.done():
+                if until_s > now_s:
+                    next_s = min(next_s, until_s)
+                else:
+                    reply.set_exception(TimeoutError())
+        self._expiry = None if next_s == inf else loop.call_later(next_s - now_s, self._expire)
 
 
-def _packed(command: tuple[Argument, ...]) -> bytes:
-    """As Redis reads it. redis-py packs for asyncio in Python, argument by argument."""
+def packed(command: tuple[Argument, ...]) -> bytes:
+    """As Redis reads it. redis-py packs for asyncio in Python, argument by argument.
+
+    Raises:
+        DataError: an argument can't be sent.
+    """
     try:
-        packed: bytes = pack_command(command)  # type: ignore[arg-type]  # its stub has one
+        data: bytes = pack_command(command)  # type: ignore[arg-type]  # its stub has one
     except (TypeError, ValueError) as error:
         raise DataError(f"a command that can't be sent: {type(error).__name__}") from error
-    return packed
-
-
-def _expire(reply: asyncio.Future[object]) -> None:
-    if not reply.done():
-        reply.set_exception(TimeoutError())
+    return data

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from ..kinds.concurrency import KEEP_MS
-from ..kinds.ring import SLOTS
-from ..limit import Kind, Limit, Period
+from ..limit import Kind
 from ..model import Epoch
-from . import (
-    Claim,
-    Decision,
-    Line,
-    LineVerdict,
-    StoreError,
-    StoreUntriedError,
-    Verdict,
-    owner_tag,
-    scripts,
-)
-from .lane import Argument, Lane
+from . import Claim, StoreError, StoreUntriedError, Verdict, owner_tag, scripts
+from .lane import Argument, Lane, packed
+from .packing import pack_lines, verdict_of
 from .slots import tag_of_every_slot, tag_of_slot
+from .turns import Turns
 
 Client = Redis | RedisCluster
 
@@ -44,16 +34,11 @@ _EVERYBODY = "all"
 _FAULTS = (TimeoutError, RedisError, RedisClusterException, OSError)
 """A cluster's own error is not a RedisError."""
 
-_LINE = struct.Struct("<8d")
-_PERIODS = {Period.DAY: 1, Period.WEEK: 2, Period.MONTH: 3, Period.LIFETIME: 4}
-"""As the scripts number them; ``lines.lua`` says what a line is."""
-
-_SPARE_MS = 1_002
-"""How much longer states are kept: rounding, and a second more."""
-
 _SETTLE_WAITS_S = 0.002
 """A settlement may wait that long, so that it travels with the next reserve: under load that spares
 every second write to the socket. Not where somebody may be waiting for the place of what ended."""
+
+_AT_ONCE = 1 << scripts.NUMBERS[Kind.CONCURRENCY]
 
 _PATIENCE_S = 1.0
 """Off the path of requests: connecting to a distant Redis over TLS takes longer than a budget."""
@@ -98,14 +83,17 @@ class RedisStore:
         self._states = f"{prefix}:{_STATES}"
         self._shared = f"{prefix}:{_SHARED}"
         self._timeout_s = timeout_s
-        self._turns = asyncio.Semaphore(concurrency)
-        self._queue_timeout_s = queue_timeout_s
+        self._turns = Turns(concurrency, within_s=queue_timeout_s)
         self._record_ttl = str(round(record_ttl_s * 1000))
         self._settled_ttl = str(round(settled_ttl_s * 1000))
         self._clock = clock
         self._cluster = isinstance(client, RedisCluster)
         # A cluster's commands go to many nodes, and redis-py knows which.
-        self._lane = None if isinstance(client, RedisCluster) else Lane(client.connection_pool)
+        self._lane = (
+            None
+            if isinstance(client, RedisCluster)
+            else Lane(client.connection_pool, within_s=timeout_s)
+        )
         self._reserve = scripts.ByKinds("reserve")
         self._extend = scripts.ByKinds("extend")
         self._settle = scripts.ByKinds("settle")
@@ -117,42 +105,69 @@ class RedisStore:
 
     async def reserve(self, claim: Claim) -> Verdict:
         """See ``Store.reserve``."""
-        return _verdict(await self._run(self._reserve.of(claim.lines), *self.reserve_call(claim)))
+        return verdict_of(await self._run(*self.reserve_call(claim)))
 
-    def reserve_call(self, claim: Claim) -> tuple[list[str], list[str | bytes]]:
-        """The keys and arguments of the reserve script."""
+    def reserve_call(self, claim: Claim) -> tuple[scripts.Script, list[str], list[str | bytes]]:
+        """The reserve script, its keys and its arguments."""
         owner = claim.owner
-        keys = [
-            self._record_key(claim),
-            *(self._epoch_key(owner, epoch.name) for epoch in claim.epochs),
-            *self._line_keys(claim),
-        ]
-        arguments: list[str | bytes] = [
-            self._now(),
-            self._record_ttl,
-            str(len(claim.epochs)),
-            *(str(epoch.seen) for epoch in claim.epochs),
-            *_lines(claim.lines),
-        ]
-        return keys, arguments
+        keys = [f"{self._states}:{{{owner}}}:r:{claim.id}"]
+        arguments: list[str | bytes] = [self._now(), self._record_ttl, str(len(claim.epochs))]
+        for epoch in claim.epochs:
+            keys.append(self._epoch_key(owner, epoch.name))
+            arguments.append(str(epoch.seen))
+        kinds = pack_lines(claim.lines, f"{self._states}:{{{claim.owner}}}:l:", keys, arguments)
+        return self._reserve.of(kinds), keys, arguments
 
     async def extend(self, claim: Claim) -> Verdict:
         """See ``Store.extend``."""
-        keys = [self._record_key(claim), *self._line_keys(claim)]
-        arguments: list[str | bytes] = [self._now(), self._record_ttl, *_lines(claim.lines)]
-        return _verdict(await self._run(self._extend.of(claim.lines), keys, arguments))
+        keys = [f"{self._states}:{{{claim.owner}}}:r:{claim.id}"]
+        arguments: list[str | bytes] = [self._now(), self._record_ttl]
+        kinds = pack_lines(claim.lines, f"{self._states}:{{{claim.owner}}}:l:", keys, arguments)
+        return verdict_of(await self._run(self._extend.of(kinds), keys, arguments))
 
     async def settle(self, claim: Claim) -> None:
         """See ``Store.settle``."""
-        keys = [self._record_key(claim), *self._line_keys(claim)]
-        arguments: list[str | bytes] = [
-            self._now(),
-            self._settled_ttl,
-            str(claim.at_ms),
-            *_lines(claim.lines),
-        ]
-        soon_s = 0.0 if claim.of_kind(Kind.CONCURRENCY) else _SETTLE_WAITS_S
-        await self._run(self._settle.of(claim.lines), keys, arguments, soon_s=soon_s)
+        script, keys, arguments, soon_s = self._settle_call(claim)
+        await self._run(script, keys, arguments, soon_s)
+
+    def settle_soon(self, claim: Claim, done: Callable[[Exception | None], None]) -> bool:
+        """See ``SettlesSoon.settle_soon``."""
+        if self._lane is None or not self._turns.take():
+            return False
+        try:
+            script, keys, arguments, soon_s = self._settle_call(claim)
+            command = packed(("EVALSHA", script.sha, len(keys), *keys, *arguments))
+            reply = self._lane.send(command, soon_s)
+        except BaseException as fault:
+            self._turns.give_back()
+            if isinstance(fault, RedisError):
+                return False  # ``settle`` will say why
+            raise
+        reply.add_done_callback(partial(self._settled, done))
+        return True
+
+    def _settled(
+        self, done: Callable[[Exception | None], None], reply: asyncio.Future[object]
+    ) -> None:
+        self._turns.give_back()
+        fault = reply.exception()
+        if fault is None:
+            done(None)
+        elif isinstance(fault, NoScriptError):
+            done(StoreUntriedError("Redis does not know the script"))  # ``settle`` sends it
+        elif isinstance(fault, _FAULTS):
+            done(_as_ours(fault))
+        else:
+            raise fault
+
+    def _settle_call(
+        self, claim: Claim
+    ) -> tuple[scripts.Script, list[str], list[str | bytes], float]:
+        """The same of the settle script, and how long it may wait for company."""
+        keys = [f"{self._states}:{{{claim.owner}}}:r:{claim.id}"]
+        arguments: list[str | bytes] = [self._now(), self._settled_ttl, str(claim.at_ms)]
+        kinds = pack_lines(claim.lines, f"{self._states}:{{{claim.owner}}}:l:", keys, arguments)
+        return self._settle.of(kinds), keys, arguments, 0.0 if kinds & _AT_ONCE else _SETTLE_WAITS_S
 
     async def epochs(self, external_id: str, names: Sequence[str]) -> tuple[Epoch, ...]:
         """The revocation epochs as they stand, for a credential that is checked now.
@@ -270,13 +285,6 @@ class RedisStore:
             for sentinel in pool.sentinel_manager.sentinels:
                 await sentinel.aclose()
 
-    def _record_key(self, claim: Claim) -> str:
-        return f"{self._states}:{{{claim.owner}}}:r:{claim.id}"
-
-    def _line_keys(self, claim: Claim) -> list[str]:
-        head = f"{self._states}:{{{claim.owner}}}:l:"
-        return [head + line.key for line in claim.lines]
-
     def _epoch_key(self, owner: str, name: str) -> str:
         if name != _EVERYBODY:
             return f"{self._shared}:{{{owner}}}:e:{name}"
@@ -293,22 +301,33 @@ class RedisStore:
         script: scripts.Script,
         keys: list[str],
         arguments: Sequence[str | bytes],
-        *,
         soon_s: float = 0.0,
     ) -> object:
         rest = (len(keys), *keys, *arguments)
+        lane = self._lane
         try:
-            return await self._send(("EVALSHA", script.sha, *rest), soon_s)
+            if lane is None or not self._turns.take():
+                return await self._send(("EVALSHA", script.sha, *rest), soon_s)
+            try:
+                # Nearly every command: in this frame, what ``_send`` does.
+                return await lane.send(packed(("EVALSHA", script.sha, *rest)), soon_s)
+            finally:
+                self._turns.give_back()
         except NoScriptError:
             # A fresh or flushed Redis: EVAL runs the script and keeps it.
             return await self._send(("EVAL", script.source, *rest), soon_s)
+        except _FAULTS as fault:
+            raise _as_ours(fault) from fault
 
     async def _send(self, command: tuple[Argument, ...], soon_s: float = 0.0) -> object:
         """A command of some exchange: in its turn, within the budget, its errors as ours."""
-        await self._take_turn()
+        try:
+            await self._turns.wait()
+        except TimeoutError as error:
+            raise StoreUntriedError("too many commands wait for Redis") from error
         try:
             if self._lane is not None:
-                return await self._lane.call(*command, soon_s=soon_s, within_s=self._timeout_s)
+                return await self._lane.send(packed(command), soon_s)
             async with asyncio.timeout(self._timeout_s):
                 return await cast("Awaitable[object]", self.client.execute_command(*command))
         except NoScriptError:
@@ -316,7 +335,7 @@ class RedisStore:
         except _FAULTS as fault:
             raise _as_ours(fault) from fault
         finally:
-            self._turns.release()
+            self._turns.give_back()
 
     @asynccontextmanager
     async def _bounded(self, seconds: float) -> AsyncIterator[None]:
@@ -327,65 +346,8 @@ class RedisStore:
         except _FAULTS as fault:
             raise _as_ours(fault) from fault
 
-    async def _take_turn(self) -> None:
-        if not self._turns.locked():
-            await self._turns.acquire()
-            return
-        try:
-            async with asyncio.timeout(self._queue_timeout_s):
-                await self._turns.acquire()
-        except TimeoutError as error:
-            raise StoreUntriedError("too many commands wait for Redis") from error
-
 
 def _as_ours(fault: Exception) -> StoreError:
     if isinstance(fault, TimeoutError):
         return StoreError("Redis did not answer in time")
     return StoreError(f"Redis: {type(fault).__name__}: {fault}")
-
-
-def _lines(lines: tuple[Line, ...]) -> list[bytes]:
-    packed = []
-    for line in lines:
-        limit, seed = line.limit, line.seed
-        calendar = limit.kind is Kind.CALENDAR
-        packed.append(
-            _LINE.pack(
-                scripts.NUMBERS[limit.kind],
-                line.amount,
-                limit.room,
-                _PERIODS[limit.period] if calendar else limit.period_ms,
-                limit.capacity,
-                limit.shadow,
-                0 if seed is None else seed.used,
-                0 if seed is None else seed.seen_ms,
-            )
-            + _ttl_ms(limit)
-        )
-    return packed
-
-
-def _ttl_ms(limit: Limit) -> bytes:
-    """For how long a state without debt differs from a new one, at most: a bucket refills, a ring's
-    slots leave the window. A calendar's window ends when it ends. Of concurrency it is how long it
-    is remembered how long exchanges take. As text: Redis reads that faster.
-    """
-    match limit.kind:
-        case Kind.CONCURRENCY:
-            return b"%d" % KEEP_MS
-        case Kind.BUCKET:
-            return b"%d" % (limit.room * limit.period_ms // limit.capacity + _SPARE_MS)
-        case Kind.RING:
-            return b"%d" % (limit.period_ms + limit.period_ms // SLOTS + _SPARE_MS)
-    return b""
-
-
-def _verdict(reply: object) -> Verdict:
-    if not isinstance(reply, bytes) or len(reply) < 16 or len(reply) % 32 != 16:
-        raise StoreError("Redis answered with something else than a verdict")
-    numbers = [int(value) for value in struct.unpack(f"<{len(reply) // 8}d", reply)]
-    lines = tuple(
-        LineVerdict(fits == 1, remaining, reset_ms, wait_ms)
-        for fits, remaining, reset_ms, wait_ms in zip(*[iter(numbers[2:])] * 4, strict=True)
-    )
-    return Verdict(Decision(numbers[0]), numbers[1], lines)

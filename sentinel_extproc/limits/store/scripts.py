@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
 from ..limit import Kind
-from . import Line
 
 Kinds = frozenset[Kind]
 
 NUMBERS = {Kind.BUCKET: 1, Kind.RING: 2, Kind.CALENDAR: 3, Kind.CONCURRENCY: 4}
-"""How a line names its kind."""
+"""How a line names its kind. A set of kinds is a number, too: the bits ``1 << n`` of these."""
 
 _MARK = "--@ "
 _LIBRARIES = {
@@ -102,12 +101,12 @@ class ByKinds:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._loaded: dict[Kinds, Script] = {}
+        self._loaded: dict[int, Script] = {}
 
-    def of(self, lines: Iterable[Line]) -> Script:
-        """The one for these lines."""
-        kinds = frozenset(line.limit.kind for line in lines)
+    def of(self, kinds: int) -> Script:
+        """The one for lines of these kinds."""
         script = self._loaded.get(kinds)
         if script is None:
-            script = self._loaded[kinds] = load(self._name, kinds)
+            these = frozenset(kind for kind, number in NUMBERS.items() if kinds >> number & 1)
+            script = self._loaded[kinds] = load(self._name, these)
         return script

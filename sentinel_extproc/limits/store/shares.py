@@ -6,7 +6,7 @@ top of what was admitted before; of a calendar quota, 1/(2n) of what was last kn
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from ..limit import Kind, Limit
 
