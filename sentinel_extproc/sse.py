@@ -11,7 +11,8 @@ and pass every other byte through untouched: the ``raw`` of all events, in order
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 MAX_EVENT_BYTES = 1 << 20
 """Default bound of one event. OpenAI's largest events (whole responses in ``response.completed``)
@@ -23,8 +24,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True, gc=False):
     """One event of the stream, or a stretch of it that is none.
 
     Attributes:
@@ -69,6 +69,9 @@ class Scanner:
     def feed(self, chunk: bytes) -> list[Event]:
         """Take the next bytes; give the events they complete."""
         buffer = self._buffer
+        if not buffer and chunk.endswith(b"\n\n") and b"\r" not in chunk and b"\n\n\n" not in chunk:
+            # Whole events, as providers send them: there is nothing to be kept, or read two ways.
+            return [self._event(text + b"\n\n") for text in chunk.split(b"\n\n")[:-1]]
         buffer += chunk  # grows in place: a long event in small chunks must not be copied each time
         events: list[Event] = []
         start = 0

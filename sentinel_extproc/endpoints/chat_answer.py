@@ -61,7 +61,7 @@ class StreamMeter:
             for event in events:
                 self._read(event)
             return None
-        shown = b"".join(self._shown_safely(event) for event in events)
+        shown = b"".join([self._shown(event) for event in events])
         if self._scanner.pending and _DONE.match(self._scanner.held):
             # The end, without its blank line: nothing comes after it that could complete it.
             shown += b"".join(event.raw for event in self._scanner.close())
@@ -98,35 +98,33 @@ class StreamMeter:
             failed=self._failed,
         )
 
-    def _shown_safely(self, event: Event) -> bytes:
+    def _shown(self, event: Event) -> bytes:
         try:
-            return self._shown(event)
+            chunk = self._read(event)
+            if chunk is None or "usage" not in chunk:
+                return event.raw
+            usage = chunk["usage"]
+            if usage is None:
+                stripped, found = _NULL_USAGE.subn(b"", event.raw)
+                # More than one match can't be told apart cheaply: write the chunk anew instead.
+                return stripped if found == 1 else _without_usage(chunk)
+            if not isinstance(usage, dict):
+                return event.raw
+            return _without_usage(chunk) if chunk.get("choices") else b""
         except Exception:  # noqa: BLE001 - one event's oddity must not cost the bytes of others
             return event.raw
 
-    def _shown(self, event: Event) -> bytes:
-        chunk = self._read(event)
-        if chunk is None or "usage" not in chunk or event.data is None:
-            return event.raw
-        if isinstance(chunk["usage"], dict):
-            if not chunk.get("choices"):
-                return b""
-            return _without_usage(chunk)
-        if chunk["usage"] is None:
-            stripped, found = _NULL_USAGE.subn(b"", event.raw)
-            # More than one match can't be told apart cheaply: write the chunk anew instead.
-            return stripped if found == 1 else _without_usage(chunk)
-        return event.raw
-
     def _read(self, event: Event) -> dict[str, Any] | None:
-        if event.oversized:
-            self._unread_bytes += len(event.raw)
-            self._tail.add(event.raw)
-        if event.data == b"[DONE]":
-            self.finished = True
-        if event.data is None or event.data == b"[DONE]":
+        data = event.data
+        if data is None:
+            if event.oversized:
+                self._unread_bytes += len(event.raw)
+                self._tail.add(event.raw)
             return None
-        chunk = decode(event.data)
+        if data == b"[DONE]":
+            self.finished = True
+            return None
+        chunk = decode(data)
         if not isinstance(chunk, dict):
             return None
         if self._served is None:
@@ -136,7 +134,8 @@ class StreamMeter:
         for key, text in _generated(chunk, "delta"):
             self._texts.add(key, text)
             self._texts_since_usage = True
-        if (usage := read_usage(chunk.get("usage"))) is not None:
+        usage = chunk.get("usage")
+        if usage is not None and (usage := read_usage(usage)) is not None:
             # Some send sums in every chunk, or only the prompt's in the first: of an answer that is
             # cut, what came after the last sums is counted.
             self._reported = usage
@@ -163,20 +162,28 @@ def _generated(answer: dict[str, Any], part: str) -> Iterator[tuple[str, str]]:
         if not isinstance(choice, dict):
             continue
         index = choice.get("index", place)
-        if text := text_of(choice.get("text")):
+        if "text" in choice and (text := text_of(choice["text"])):
             yield f"{index}", text
         body = choice.get(part)
         if not isinstance(body, dict):
             continue
-        for name in ("content", "refusal", "reasoning_content"):
-            if text := text_of(body.get(name)):
-                yield f"{index}.{name}", text
-        if isinstance(legacy := body.get("function_call"), dict):
-            yield from _call(f"{index}.f", legacy)
-        calls = body.get("tool_calls")
-        for position, call in enumerate(calls if isinstance(calls, list) else ()):
-            if isinstance(call, dict) and isinstance(function := call.get("function"), dict):
-                yield from _call(f"{index}.{call.get('index', position)}", function)
+        if len(body) > 1 or "content" not in body:
+            yield from _said(f"{index}", body)
+        elif text := text_of(body["content"]):
+            yield f"{index}.content", text
+
+
+def _said(index: str, body: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The texts of one message, or of one piece of it."""
+    for name in ("content", "refusal", "reasoning_content"):
+        if text := text_of(body.get(name)):
+            yield f"{index}.{name}", text
+    if isinstance(legacy := body.get("function_call"), dict):
+        yield from _call(f"{index}.f", legacy)
+    calls = body.get("tool_calls")
+    for position, call in enumerate(calls if isinstance(calls, list) else ()):
+        if isinstance(call, dict) and isinstance(function := call.get("function"), dict):
+            yield from _call(f"{index}.{call.get('index', position)}", function)
 
 
 def _call(key: str, function: dict[str, Any]) -> Iterator[tuple[str, str]]:

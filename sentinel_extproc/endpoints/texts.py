@@ -41,17 +41,17 @@ class Texts:
 
     def add(self, key: str, text: str) -> None:
         """Take the next piece of the text named ``key``."""
-        self.volume += len(text)
-        self._taken += len(text)
+        size = len(text)
+        self.volume += size
+        self._taken += size
         counter = self._counters.get(key)
-        full = counter is None and len(self._counters) >= MAX_TEXTS
-        if full or self._taken > MAX_CHARS:
-            self._uncounted += len(text)
+        if self._taken > MAX_CHARS or (counter is None and len(self._counters) >= MAX_TEXTS):
+            self._uncounted += size
             return
         if counter is None:
             counter = self._counters[key] = self._make(self._model)
         self._pieces.append((counter, text))
-        self.waiting += len(text)
+        self.waiting += size
 
     def total(self) -> int:
         """Tokens of all texts."""

@@ -27,6 +27,7 @@ class Answer:
     Attributes:
         streamed: whether it is one of events, be it one that we can't read.
         event_stream: whether events can be added to it.
+        ended: whether all of it was seen, or it is over for the client.
     """
 
     # How it stands before it begins.
@@ -35,7 +36,7 @@ class Answer:
     _meter = GuardedMeter(OpaqueMeter())  # is shown nothing
     _look_at = GROW_EVERY_CHARS
     _claimed: tuple[Deferred, ...] = ()
-    _ended = False
+    ended = False
     _last: Reading | None = None
     _shown = b""
     _left: int | None = None
@@ -88,17 +89,17 @@ class Answer:
         if self._left is not None:
             self._left -= len(chunk)
         body = self._meter.feed(chunk, end=end or self._left == 0)
-        self._ended = end or self.over
+        self.ended = end or self.over
         self._shown = chunk if body is None else body
         return body
 
     def end(self) -> None:
         """Nothing more comes; for bodies whose last piece doesn't say so."""
-        self._ended = True
+        self.ended = True
 
     def tell(self, reading: Reading) -> None:
         """What is known from elsewhere of an answer that never passed here."""
-        self._last, self._ended = reading, True
+        self._last, self.ended = reading, True
 
     def due(self) -> bool:
         """Whether enough was generated since the last time to look at the reservation."""
@@ -111,7 +112,7 @@ class Answer:
         """What is known so far, with what was claimed of its deferrals as its usage."""
         # An answer is read twice at its end, once for its deferrals; that may mean megabytes.
         reading = self._last or self._meter.reading()
-        if self._ended:
+        if self.ended:
             self._last = reading
         if not self._claimed:
             return reading

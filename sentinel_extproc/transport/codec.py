@@ -203,8 +203,11 @@ def _headers(headers: pb.HeaderMap) -> on.Headers:
 
 def _reply(command: do.Reply) -> bytes:
     tag, has_response = _PHASES[command.phase]
+    changed = command.set_headers or command.remove_headers
+    if command.body and has_response and not (changed or command.reroute or command.mode):
+        return wire.before_body(tag, len(command.body)) + command.body
     common = []
-    if command.set_headers or command.remove_headers:
+    if changed:
         mutation = wire.header_mutation(command.set_headers, command.remove_headers)
         place = wire.HEADER_MUTATION if has_response else wire.TRAILER_MUTATION
         common.append(wire.sized(place, mutation))

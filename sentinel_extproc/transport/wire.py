@@ -63,6 +63,16 @@ def _before_value(name: str, size: int) -> bytes:
     return _opening(_FIRST, len(header) + size + len(_OVERWRITE_OR_ADD)) + header
 
 
+@lru_cache(1024)
+def before_body(tag: int, size: int) -> bytes:
+    """What stands in front of a body of ``size`` bytes, at least one, in a reply that says nothing
+    else: of kind ``tag``, a ``CommonResponse`` with a ``BodyMutation``."""
+    mutation = _opening(_FIRST, size)
+    common = _opening(BODY_MUTATION, len(mutation) + size) + mutation
+    response = _opening(_FIRST, len(common) + size) + common
+    return _opening(tag, len(response) + size) + response
+
+
 def body_mutation(body: bytes) -> list[bytes]:
     """A ``BodyMutation``. An empty body is told as "clear", since empty means "unchanged"."""
     return wrapped(_FIRST, [body]) if body else [_CLEAR_BODY]

@@ -86,9 +86,10 @@ def headers(progress: Progress, event: on.ResponseHeaders) -> Commands:
 
 def body(progress: Progress, event: on.ResponseBody) -> Commands:
     """Watch a piece of the answer pass."""
-    piece = progress.answer.feed(event.body, end=event.end_of_stream)
+    answer = progress.answer
+    piece = answer.feed(event.body, end=event.end_of_stream)
     progress.waiting = do.Reply(do.Phase.RESPONSE_BODY, body=piece)
-    progress.whole = event.end_of_stream or progress.answer.over
+    progress.whole = answer.ended
     return _digest(progress) or _passed(progress)
 
 
