@@ -202,15 +202,24 @@ def _headers(headers: pb.HeaderMap) -> on.Headers:
 
 
 def _reply(command: do.Reply) -> bytes:
+    headers, body = b"", command.body
+    if command.set_headers or command.remove_headers:
+        headers = wire.header_mutation(command.set_headers, command.remove_headers)
+    # Nearly every reply that changes something changes one thing.
+    if command.mode is None and not command.reroute:
+        if headers and body is None:
+            return wire.before(_HEADERS_IN[command.phase], len(headers)) + headers
+        if body and not headers and command.phase in _BODY_IN:
+            return wire.before(_BODY_IN[command.phase], len(body)) + body
+    return _mixed_reply(command, headers)
+
+
+def _mixed_reply(command: do.Reply, headers: bytes) -> bytes:
     tag, has_response = _PHASES[command.phase]
-    changed = command.set_headers or command.remove_headers
-    if command.body and has_response and not (changed or command.reroute or command.mode):
-        return wire.before_body(tag, len(command.body)) + command.body
     common = []
-    if changed:
-        mutation = wire.header_mutation(command.set_headers, command.remove_headers)
+    if headers:
         place = wire.HEADER_MUTATION if has_response else wire.TRAILER_MUTATION
-        common.append(wire.sized(place, mutation))
+        common.append(wire.sized(place, headers))
     if command.body is not None:
         common += wire.wrapped(wire.BODY_MUTATION, wire.body_mutation(command.body))
     if command.reroute:
@@ -260,6 +269,18 @@ _PHASES = {
 """Of each kind of reply, its field's tag, and whether it has a ``CommonResponse`` in it."""
 
 _RESPONSE = 1 * 8 + 2
+
+_HEADERS_IN = {
+    phase: (tag, _RESPONSE, wire.HEADER_MUTATION) if has_response else (tag, wire.TRAILER_MUTATION)
+    for phase, (tag, has_response) in _PHASES.items()
+}
+_BODY_IN = {
+    phase: (tag, _RESPONSE, wire.BODY_MUTATION, wire.BODY)
+    for phase, (tag, has_response) in _PHASES.items()
+    if has_response
+}
+"""Of each kind of reply, the fields that a change lies in."""
+
 _METADATA = 8 * 8 + 2
 _MODE_OVERRIDE = 9 * 8 + 2
 

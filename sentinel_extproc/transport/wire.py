@@ -20,6 +20,7 @@ _FIRST, _SECOND, _THIRD, _FIFTH = 0x0A, 0x12, 0x1A, 0x2A
 HEADER_MUTATION = _SECOND
 TRAILER_MUTATION = _FIRST
 BODY_MUTATION = _THIRD
+BODY = _FIRST
 CLEAR_ROUTE_CACHE = b"\x28\x01"
 _CLEAR_BODY = b"\x10\x01"
 _OVERWRITE_OR_ADD = b"\x18\x02"
@@ -36,6 +37,15 @@ def _opening(tag: int, size: int) -> bytes:
     return bytes(out)
 
 
+@lru_cache(1024)
+def before(tags: tuple[int, ...], size: int) -> bytes:
+    """What stands in front of ``size`` bytes that lie within these fields, outermost first."""
+    front = b""
+    for tag in reversed(tags):
+        front = _opening(tag, len(front) + size) + front
+    return front
+
+
 def sized(tag: int, payload: bytes) -> bytes:
     """A field whose length follows its tag."""
     return _opening(tag, len(payload)) + payload
@@ -49,7 +59,7 @@ def wrapped(tag: int, parts: list[bytes]) -> list[bytes]:
 def header_mutation(set_headers: Iterable[tuple[str, bytes]], remove: Iterable[str] = ()) -> bytes:
     """A ``HeaderMutation`` that replaces headers or adds them, and removes others."""
     return b"".join(
-        [_before_value(name, len(value)) + value + _OVERWRITE_OR_ADD for name, value in set_headers]
+        [_before_value(name, len(value)) + value for name, value in set_headers]
         + [sized(_SECOND, name.encode("latin-1")) for name in remove]
     )
 
@@ -59,23 +69,14 @@ def _before_value(name: str, size: int) -> bytes:
     """What stands in front of a header's value: a ``HeaderValueOption`` up to there."""
     key = sized(_FIRST, name.encode("latin-1"))
     value = _opening(_THIRD, size)
-    header = _opening(_FIRST, len(key) + len(value) + size) + key + value
-    return _opening(_FIRST, len(header) + size + len(_OVERWRITE_OR_ADD)) + header
-
-
-@lru_cache(1024)
-def before_body(tag: int, size: int) -> bytes:
-    """What stands in front of a body of ``size`` bytes, at least one, in a reply that says nothing
-    else: of kind ``tag``, a ``CommonResponse`` with a ``BodyMutation``."""
-    mutation = _opening(_FIRST, size)
-    common = _opening(BODY_MUTATION, len(mutation) + size) + mutation
-    response = _opening(_FIRST, len(common) + size) + common
-    return _opening(tag, len(response) + size) + response
+    # What to do with it comes first, though it has a higher number, so that the value ends it.
+    line = _OVERWRITE_OR_ADD + _opening(_FIRST, len(key) + len(value) + size) + key + value
+    return _opening(_FIRST, len(line) + size) + line
 
 
 def body_mutation(body: bytes) -> list[bytes]:
     """A ``BodyMutation``. An empty body is told as "clear", since empty means "unchanged"."""
-    return wrapped(_FIRST, [body]) if body else [_CLEAR_BODY]
+    return wrapped(BODY, [body]) if body else [_CLEAR_BODY]
 
 
 def metadata(namespace: str, facts: Mapping[str, str | int | float]) -> bytes:
@@ -94,32 +95,24 @@ def metadata(namespace: str, facts: Mapping[str, str | int | float]) -> bytes:
 @lru_cache(1024)
 def _before_text(name: str, size: int) -> bytes:
     """What stands in front of a text: an entry of a map to values, up to there."""
-    value = _opening(_THIRD, size)
-    return _before_entry(name, value, len(value) + size)
+    return _before_entry(name, before((_SECOND, _THIRD), size), size)
 
 
 @lru_cache(256)
 def _before_number(name: str) -> bytes:
     """What stands in front of a number, as ``_before_text``."""
-    value = b"\x11"
-    return _before_entry(name, value, len(value) + _DOUBLE.size)
+    number = b"\x11"
+    front = _opening(_SECOND, len(number) + _DOUBLE.size) + number
+    return _before_entry(name, front, _DOUBLE.size)
 
 
 @lru_cache(1024)
 def _before_facts(namespace: str, size: int) -> bytes:
     """What stands in front of the facts: a ``Struct``'s one entry, which is a ``Struct``."""
-    value = _opening(_FIFTH, size)
-    return _before_entry(namespace, value, len(value) + size)
+    return _before_entry(namespace, before((_SECOND, _FIFTH), size), size)
 
 
-def _before_entry(name: str, opening: bytes, size: int) -> bytes:
-    """The beginning of an entry of a map to values.
-
-    Args:
-        opening: how its value begins.
-        size: of its value.
-    """
+def _before_entry(name: str, front: bytes, size: int) -> bytes:
+    """An entry of a map to values, and ``front``: its value, both up to the last ``size`` bytes."""
     key = sized(_FIRST, name.encode())
-    value = _opening(_SECOND, size) + opening
-    whole = len(key) + len(value) - len(opening) + size
-    return _opening(_FIRST, whole) + key + value
+    return _opening(_FIRST, len(key) + len(front) + size) + key + front

@@ -63,12 +63,10 @@ def finish(
     final = bill(plan, predicted, reading, outcome, progress.confidence)
     if (taught := lesson(plan, final)) is not None:
         progress.expected_output.learn(principal.external_id, kind_of(plan), taught)
-    last: list[do.Command] = []
+    last: Commands = ()
     if reply is not None:
-        last.append(structs.replace(reply, metadata=progress.facts | access_log(final)))
-    if close:
-        last.append(do.Close())
-    progress.last = tuple(last)
+        last = (structs.replace(reply, metadata=progress.facts | access_log(final)),)
+    progress.last = (*last, do.Close()) if close else last
     progress.after = after
     record = usage_record(
         final,
