@@ -230,16 +230,17 @@ class Connection(Sending):
         if (
             # The byte that says "not compressed" and the length, at once.
             int.from_bytes(data[begin : begin + PREFIX_BYTES]) == message
+            and not flags
             and message <= self._max_message
             and call.assembler is None
-            and not flags & PADDED
             and budget.held <= budget.most
         ):
             call.window = room
             call.unread += 1
             budget.held += size + OVERHEAD_BYTES
             events.append(MessageReceived(stream, data[begin + PREFIX_BYTES : end], size))
-        elif size or flags != END_STREAM or budget.exceeded:
+            return
+        if size or flags != END_STREAM or budget.held > budget.most:
             try:
                 self._assemble(call, flags, data[begin:end], events)
             except CallFault as fault:

@@ -12,6 +12,7 @@ from typing import cast
 
 from sentinel_extproc.transport.http2 import events as on
 from sentinel_extproc.transport.http2.connection import Connection
+from sentinel_extproc.transport.http2.events import MessageReceived
 from sentinel_extproc.transport.http2.frames import ConnectionFault
 from sentinel_extproc.transport.http2.head import Fields, Status
 from sentinel_extproc.transport.http2.live import Connections
@@ -74,7 +75,7 @@ class ServedCall:
         self._connections = protocol.connections
         self._stream = stream
         self._head = head
-        self._messages: deque[tuple[on.MessageReceived, float]] = deque()
+        self._messages: deque[tuple[MessageReceived, float]] = deque()
         self._ended = False
         self.came_s = came_s
         """When the call, and later the message that was read last, came, on the loop's clock."""
@@ -114,7 +115,7 @@ class ServedCall:
         """Have ``read`` say that the peer has ended its side, though it hasn't."""
         self.feed_end()
 
-    def feed(self, message: on.MessageReceived, came_s: float) -> None:
+    def feed(self, message: MessageReceived, came_s: float) -> None:
         """A message came."""
         self._messages.append((message, came_s))
         self._connections.queued += 1
@@ -233,11 +234,10 @@ class Http2Protocol(asyncio.Protocol):
         if not self._greeted:
             self._greeted = True
             self._ask_later()
-        if not self._later:
-            self._received_s = self.loop.time()
-        if len(events) >= _MANY or self._later:
+        if self._later or len(events) >= _MANY:
             self._many(events)
         else:
+            self._received_s = self.loop.time()
             self._handle(events)
         if self._room is not None:
             self._wake_writers()
@@ -313,12 +313,14 @@ class Http2Protocol(asyncio.Protocol):
 
     def _many(self, events: list[on.Event]) -> None:
         """Handle them some in each turn, so that answers leave in between."""
+        if not self._later:
+            self._received_s = self.loop.time()
         if len(events) >= _MANY:
             self._ask_queue()
-        if len(events) <= _SLICE and not self._later:
-            self._handle(events)
-            return
         if not self._later:
+            if len(events) <= _SLICE:
+                self._handle(events)
+                return
             self.loop.call_soon(self._next_slice)
         self._later.extend(events)
         self.connections.queued += len(events)
@@ -359,7 +361,7 @@ class Http2Protocol(asyncio.Protocol):
 
     def _handle(self, events: Iterable[on.Event]) -> None:
         for event in events:
-            if type(event) is not on.MessageReceived:
+            if type(event) is not MessageReceived:
                 self._on(event)
             elif (call := self._calls.get(event.stream)) is not None:
                 call.feed(event, self._asked[0] if self._asked else self._received_s)

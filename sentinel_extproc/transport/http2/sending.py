@@ -14,6 +14,10 @@ QUEUE_PING = b"queue   "
 
 _LAST = h2.END_HEADERS | h2.END_STREAM
 
+_BEFORE_OPENING = h2.head(h2.HEADERS, h2.END_HEADERS, 0, len(OPENING))[:-4]
+_BEFORE_OK = h2.head(h2.HEADERS, _LAST, 0, len(OK_TRAILERS))[:-4]
+"""What stands in a frame before its stream, of those that every call has."""
+
 
 class Sending:
     """The half of a ``Connection`` that its server calls; the other one reads what comes.
@@ -77,7 +81,7 @@ class Sending:
             call.answered = True
             if self._given_up:
                 self._given_up -= 1
-            self._out.append(h2.frame(h2.HEADERS, h2.END_HEADERS, stream, OPENING))
+            self._out.append(_BEFORE_OPENING + stream.to_bytes(4) + OPENING)
         size = len(data)
         framed = size + PREFIX_BYTES
         if (
@@ -122,17 +126,19 @@ class Sending:
             Whether there is something to ``take``.
         """
         call = self._calls.get(stream)
-        if call is not None:
-            call.unread -= 1
-            if call.deferred and self._queued(call) - credit == call.deferred:
-                credit += call.deferred
-                call.deferred = 0
-            self._budget.held -= credit + OVERHEAD_BYTES
-            call.credit += credit
-            self._credit += credit
-            if call.credit >= self._stream_owes or self._credit >= self._connection_owes:
-                self._update_windows(call)
-        return bool(self._out)
+        if call is None:
+            return False
+        call.unread -= 1
+        if call.deferred and self._queued(call) - credit == call.deferred:
+            credit += call.deferred
+            call.deferred = 0
+        self._budget.held -= credit + OVERHEAD_BYTES
+        call.credit += credit
+        self._credit += credit
+        if call.credit < self._stream_owes and self._credit < self._connection_owes:
+            return False
+        self._update_windows(call)
+        return True
 
     def reset(self, stream: int, code: ErrorCode) -> None:
         """Drop a call."""
@@ -192,7 +198,10 @@ class Sending:
             self._finish(call, call.ending)
 
     def _finish(self, call: Call, ending: bytes) -> None:
-        self._out.append(h2.frame(h2.HEADERS, _LAST, call.stream, ending))
+        if ending is OK_TRAILERS:
+            self._out.append(_BEFORE_OK + call.stream.to_bytes(4) + OK_TRAILERS)
+        else:
+            self._out.append(h2.frame(h2.HEADERS, _LAST, call.stream, ending))
         if not call.half_closed:
             # Nobody reads what the peer might still send (RFC 9113, section 8.1).
             self._out.append(h2.reset(call.stream, ErrorCode.NO_ERROR))
