@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hpack import Decoder, Encoder
+from hpack import Decoder, Encoder, HPACKError
 from hpack.struct import NeverIndexedHeaderTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel_extproc.transport.http2.frames import ConnectionFault
 from sentinel_extproc.transport.http2.head import (
+    MAX_HEAD_BYTES,
     OK_TRAILERS,
     HeadReader,
     Status,
@@ -66,6 +68,41 @@ def test_it_reads_what_the_library_reads_however_often_a_block_comes(
         assert list(reader.read(block)) == expected
         if keeps_table(block):
             assert list(reader.read(block)) == expected
+
+
+odd = st.sampled_from(
+    [
+        b"\x20",  # no table at all, and one as large as may be, or larger
+        b"\x3f\xe1\x1f",
+        b"\x3f\xe2\x1f",
+        b"\x80",
+        b"\xff\x80\x80\x80\x80\x00",  # as long as a number may be, or longer
+        b"\xff\x80\x80\x80\x80\x80\x00",
+        b"\xff\xff",
+        b"\x40\x01a",
+        b"\x00\x81\xff\x01b",
+        b"\x40\x01a\x7f\x81\x1e" + b"b" * 4000,
+        b"\xbe" * 50,
+    ]
+)
+
+
+@given(st.lists(st.tuples(fields, odd, st.integers(0, 40), st.booleans()), min_size=1, max_size=6))
+def test_it_refuses_what_the_library_refuses_and_keeps_the_same_table(
+    heads: list[tuple[list[tuple[str, str, bool]], bytes, int, bool]],
+) -> None:
+    encoder, reader = Encoder(), HeadReader()
+    reference = Decoder(max_header_list_size=MAX_HEAD_BYTES)
+    for head, piece, at, whole in heads:
+        block = encoder.encode([(n, v) for n, v, _ in head])
+        block = block if whole else block[:at] + piece + block[at:]
+        try:
+            expected = [(bytes(n), bytes(v)) for n, v in reference.decode(block, raw=True)]
+        except HPACKError:
+            with pytest.raises(ConnectionFault, match="undecodable"):
+                reader.read(block)
+            return
+        assert list(reader.read(block)) == expected
 
 
 @pytest.mark.parametrize(
