@@ -72,6 +72,10 @@ _ANYWHERE: dict[type[on.Event], Step] = {
     on.HandBack: end.hand_back,
 }
 
+for _state in State:
+    for _kind, _step in _ANYWHERE.items():
+        _STEPS.setdefault((_state, _kind), _step)
+
 
 class Exchange(Progress):
     """The state machine of one exchange."""
@@ -82,9 +86,11 @@ class Exchange(Progress):
         Raises:
             ProtocolViolation: it can't happen in this state.
         """
-        step = _STEPS.get((self.state, type(event))) or _ANYWHERE.get(type(event))
-        if step is None:
-            raise ProtocolViolation(f"{type(event).__name__} in state {self.state.name}")
+        try:
+            step = _STEPS[self.state, type(event)]
+        except KeyError:
+            violation = f"{type(event).__name__} in state {self.state.name}"
+            raise ProtocolViolation(violation) from None
         try:
             return step(self, event)
         except SentinelError as error:

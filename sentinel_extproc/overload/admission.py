@@ -100,19 +100,22 @@ class Admission:
         """
         if exchange_id in self._user_of:
             return
-        if self._by_user[user] >= self.most_per_user:
+        running = self._by_user.get(user, 0)
+        if running >= self.most_per_user:
             self.turned_away[PER_USER] += 1
             raise TooManyAtOnce(self.most_per_user)
         self._user_of[exchange_id] = user
-        self._by_user[user] += 1
+        self._by_user[user] = running + 1
 
     def leave(self, exchange_id: str) -> None:
         """The exchange is over, or never was counted."""
         user = self._user_of.pop(exchange_id, None)
         if user is None:
             return
-        self._by_user[user] -= 1
-        if not self._by_user[user]:
+        left = self._by_user[user] - 1
+        if left:
+            self._by_user[user] = left
+        else:
             del self._by_user[user]
 
 
