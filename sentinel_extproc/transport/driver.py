@@ -106,6 +106,7 @@ class Driver:
         self._traced = traced
         self._decision_timeout_s = decision_timeout_s
         self._live: dict[Exchange, Served] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._logs = LogWaits(bytes_per_token)
         self._background = Background()
         self._claims = Claims(deferred, emit=self._emit, background=self._background)
@@ -174,8 +175,8 @@ class Driver:
     def is_hopeless(self, stream: Stream) -> bool:
         """Whether the queue is so long that a stream that has just been opened should be ended
         with an error, unread: even to answer each would take too long."""
-        waited_s = asyncio.get_running_loop().time() - stream.came_s
-        return self._admission.is_hopeless(waited_s, stream.behind)
+        loop = self._loop or self._running_loop()
+        return self._admission.is_hopeless(loop.time() - stream.came_s, stream.behind)
 
     async def run(self, stream: Stream) -> None:
         """Serve one stream to its end.
@@ -184,10 +185,10 @@ class Driver:
             UndecidedEnd, CodecError, ProtocolViolation: the RPC must end with an error.
         """
         exchange = self._new_exchange(str(uuid_utils.uuid7()), time_ns() // 1_000_000)
-        task = asyncio.current_task()
+        loop = self._loop or self._running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - a coroutine runs in one
-        now_s = asyncio.get_running_loop().time
-        served = self._live[exchange] = Served(exchange, stream, task, now_s)
+        served = self._live[exchange] = Served(exchange, stream, task, loop.time)
         timeline, decided = served.timeline, False
         if self._traced:
             served.trace = read_trace(stream.header(PARENT), stream.header(STATE))
@@ -215,6 +216,11 @@ class Driver:
             self._admission.leave(exchange.exchange_id)
             self._accounts.end(served)
             self._accounts.over(served)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        # Kept, since to ask for it is a system call each time: Python 3.11 looks for forks.
+        self._loop = asyncio.get_running_loop()
+        return self._loop
 
     async def _mend(
         self, served: Served, event: on.Event, fault: Exception, *, admitted: bool, held: bytes
