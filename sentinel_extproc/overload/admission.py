@@ -48,7 +48,7 @@ class Admission:
         self.shedder = Shedder(Bounds()) if shedder is None else shedder
         self.turned_away: Counter[str] = Counter()
         self._user_of: dict[str, str] = {}
-        self._by_user: Counter[str] = Counter()
+        self._by_user: dict[str, int] = {}
 
     @property
     def busiest(self) -> int:
@@ -57,7 +57,7 @@ class Admission:
 
     def of(self, user: str) -> int:
         """Exchanges of one user, by external id."""
-        return self._by_user[user]
+        return self._by_user.get(user, 0)
 
     def enter(self, live: int, waited_s: float = 0.0, behind: int = 0) -> None:
         """Let an exchange in before anything is spent on it.

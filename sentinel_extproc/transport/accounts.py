@@ -98,14 +98,14 @@ class Accounts:
 
     def do_behind(self, served: Served, command: do.Settle | do.Confirm | do.AwaitLog) -> None:
         """What nobody waits for."""
-        match command:
-            case do.Settle(reservation, actual):
-                served.settling = self._background.start(self._limiter.settle(reservation, actual))
-            case do.Confirm(claimed):
-                self._claims.confirm(served.exchange.exchange_id, claimed)
-            case do.AwaitLog():
-                served.behind += 1
-                self._background.start(self._account_by_log(served))
+        if isinstance(command, do.Settle):
+            settling = self._limiter.settle(command.reservation, command.actual)
+            served.settling = self._background.start(settling)
+        elif isinstance(command, do.Confirm):
+            self._claims.confirm(served.exchange.exchange_id, command.claimed)
+        else:
+            served.behind += 1
+            self._background.start(self._account_by_log(served))
 
     def tell(self, served: Served, fact: End) -> None:
         """Tell how it ended."""
