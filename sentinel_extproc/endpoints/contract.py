@@ -26,11 +26,13 @@ class Head(Struct, frozen=True, gc=False):
         target: as in ``:path``, query included.
         content_type: as sent; empty when absent.
         content_length: bytes of the body; None when the client doesn't say.
+        method: as in ``:method``.
     """
 
     target: str = ""
     content_type: str = ""
     content_length: int | None = None
+    method: bytes = b""
 
 
 NO_HEAD = Head()

@@ -76,7 +76,8 @@ class Answer:
         self._left = int(length) if length.isdigit() else None
         content_type = given("content-type", b"").strip().lower()
         self.streamed = content_type.startswith(b"text/event-stream")
-        if given("content-encoding", b"").strip().lower() not in (b"", b"identity"):
+        encoding = given("content-encoding")
+        if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
             self._meter = GuardedMeter(OpaqueMeter())
             return
         self.event_stream = self.streamed or plan.endless

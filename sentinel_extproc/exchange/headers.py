@@ -84,6 +84,7 @@ def read_head(headers: Headers) -> Head:
         target=given(":path", b"").decode("latin-1"),
         content_type=given("content-type", b"").decode("latin-1"),
         content_length=int(length) if length.isdigit() and len(length) < 19 else None,
+        method=given(":method", b""),
     )
 
 

@@ -13,7 +13,6 @@ from sentinel_extproc.errors import PayloadTooLarge, Unauthenticated
 from sentinel_extproc.exchange.events import RequestHeaders
 from sentinel_extproc.exchange.expected_output import Basis, Expected, OutputExpectation
 from sentinel_extproc.exchange.headers import caller_token, read_head
-from sentinel_extproc.exchange.lines import first
 from sentinel_extproc.exchange.unreadable import refuse_second_request, refuse_unreadable
 from sentinel_extproc.identity.claims import claims_credential
 from sentinel_extproc.identity.principal import Principal
@@ -81,8 +80,7 @@ def read_opening(
     refuse_unreadable(headers, upgrades=endpoint.upgrades)
     head = read_head(headers)
     plan = endpoint.plan_head(head)
-    method = first(headers, ":method")
-    refuse_second_request(method, head, endpoint, plan, end_of_stream=end_of_stream)
+    refuse_second_request(head, endpoint, plan, end_of_stream=end_of_stream)
     if plan is None and end_of_stream:
         plan = endpoint.plan(None, head)
     length = head.content_length or 0

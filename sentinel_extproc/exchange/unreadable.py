@@ -24,6 +24,8 @@ _TWO_TYPES = re.compile(rb",\s*[\w.+-]+/[\w.+-]+")
 _USUAL_TYPE = b"application/json"
 """How nearly every body comes: one that none of the patterns here has anything against."""
 
+_USUAL_TEXT = _USUAL_TYPE.decode()
+
 _JSON = re.compile(rb"application/json\s*(?:;\s*charset=[\w-]+\s*)?;?\s*", re.IGNORECASE)
 
 
@@ -66,7 +68,7 @@ def _refuse_types(types: list[bytes]) -> None:
 
 
 def refuse_second_request(
-    method: bytes, head: Head, endpoint: Endpoint, plan: Plan | None, *, end_of_stream: bool
+    head: Head, endpoint: Endpoint, plan: Plan | None, *, end_of_stream: bool
 ) -> None:
     """Refuse a request that holds another one besides the one that was recognised.
 
@@ -79,10 +81,10 @@ def refuse_second_request(
     """
     # Some HTTP/2 clients end a request without a body by an empty frame, and say its length.
     empty = end_of_stream or head.content_length == 0
-    if plan is not None and method in _READS and not (empty or endpoint.upgrades):
+    if plan is not None and head.method in _READS and not (empty or endpoint.upgrades):
         raise InvalidRequest("This call has no body.", code="unexpected_body")
     if "?" in head.target:
-        refuse_query(head.target, reads_body=method not in _READS and not endpoint.upgrades)
+        refuse_query(head.target, reads_body=head.method not in _READS and not endpoint.upgrades)
 
 
 def content_type(headers: Headers, head: Head, endpoint: Endpoint) -> tuple[tuple[str, bytes], ...]:
@@ -91,9 +93,9 @@ def content_type(headers: Headers, head: Head, endpoint: Endpoint) -> tuple[tupl
     We read JSON whatever the client calls it, as OpenAI's API does. Another name for it, such as a
     form's, could make a provider find something else in it.
     """
-    given = first(headers, "content-type")
-    if given == _USUAL_TYPE:
+    if head.content_type == _USUAL_TEXT:
         return ()
+    given = first(headers, "content-type")
     if endpoint.any_body or is_form(head) or not given or _JSON.fullmatch(given):
         return ()
     return (("content-type", _USUAL_TYPE),)

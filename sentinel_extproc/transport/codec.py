@@ -58,11 +58,11 @@ def decode(data: bytes) -> on.Event:
     """
     try:
         message = _parse(data)
+        read = _EVENTS[message.WhichOneof("request")]
     except DecodeError as fault:
         raise CodecError("not a ProcessingRequest") from fault
-    read = _EVENTS.get(message.WhichOneof("request"))
-    if read is None:
-        raise CodecError("a ProcessingRequest without a message that we know")
+    except KeyError:
+        raise CodecError("a ProcessingRequest without a message that we know") from None
     return read(message)
 
 
@@ -70,9 +70,14 @@ def encode(command: do.Reply | do.Respond) -> bytes:
     """Encode one ``ProcessingResponse``."""
     if isinstance(command, do.Respond):
         return _immediate(command).SerializeToString()
+    return encode_reply(command)
+
+
+def encode_reply(command: do.Reply) -> bytes:
+    """As ``encode``, where it is known to be a ``Reply``."""
     if command.metadata is not None:
         facts = wire.sized(_METADATA, wire.metadata(METADATA_NAMESPACE, command.metadata))
-        return encode(structs.replace(command, metadata=None)) + facts
+        return encode_reply(structs.replace(command, metadata=None)) + facts
     once = command.set_headers and command.phase is not do.Phase.REQUEST_HEADERS
     if once or command.body is not None:
         return _reply(command)

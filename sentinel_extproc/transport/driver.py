@@ -39,7 +39,7 @@ from sentinel_extproc.transport.access_logs import LogWaits
 from sentinel_extproc.transport.accounts import Accounts
 from sentinel_extproc.transport.background import Background
 from sentinel_extproc.transport.claims import Claims
-from sentinel_extproc.transport.codec import decode, encode
+from sentinel_extproc.transport.codec import decode, encode, encode_reply
 from sentinel_extproc.transport.deadlines import Deadlines
 from sentinel_extproc.transport.questions import Question, Questions
 from sentinel_extproc.transport.served import Served, Stream
@@ -254,7 +254,7 @@ class Driver:
         todo = list(commands)
         for command in todo:  # while it grows; the commonest are looked for first
             if isinstance(command, do.Reply):
-                await stream.write(encode(command))
+                await stream.write(encode_reply(command))
                 served.timeline.replied_ns = perf_counter_ns()
             elif isinstance(command, _QUESTIONS):
                 todo += await self._decide(served, command)
