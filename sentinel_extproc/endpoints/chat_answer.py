@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
+from sentinel_extproc.endpoints.chat_chunk import Chunk, generated, usual_chunk
 from sentinel_extproc.endpoints.contract import CounterFactory, Reading
 from sentinel_extproc.endpoints.meters import Tail, Whole, text_of, tokens_by_size
 from sentinel_extproc.endpoints.provider_usage import decode, find_member, read_usage
@@ -21,6 +23,7 @@ MAX_REWRITTEN_BYTES = 64 << 10
 and so is every chunk of a chat but the oddest; over it an event passes unread."""
 
 _DONE = re.compile(rb"data: ?\[DONE\]")
+_USUAL_NULL_USAGE = (b',"usage":null', b', "usage": null')
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,')
 
 
@@ -61,7 +64,13 @@ class StreamMeter:
             for event in events:
                 self._read(event)
             return None
-        shown = b"".join([self._shown(event) for event in events])
+        pieces = []
+        for event in events:
+            try:
+                pieces.append(self._shown(event))
+            except Exception:  # noqa: BLE001 - one event's oddity must not cost the bytes of others
+                pieces.append(event.raw)
+        shown = b"".join(pieces)
         if self._scanner.pending and _DONE.match(self._scanner.held):
             # The end, without its blank line: nothing comes after it that could complete it.
             shown += b"".join(event.raw for event in self._scanner.close())
@@ -99,22 +108,17 @@ class StreamMeter:
         )
 
     def _shown(self, event: Event) -> bytes:
-        try:
-            chunk = self._read(event)
-            if chunk is None or "usage" not in chunk:
-                return event.raw
-            usage = chunk["usage"]
-            if usage is None:
-                stripped, found = _NULL_USAGE.subn(b"", event.raw)
-                # More than one match can't be told apart cheaply: write the chunk anew instead.
-                return stripped if found == 1 else _without_usage(chunk)
-            if not isinstance(usage, dict):
-                return event.raw
-            return _without_usage(chunk) if chunk.get("choices") else b""
-        except Exception:  # noqa: BLE001 - one event's oddity must not cost the bytes of others
+        chunk = self._read(event)
+        if chunk is None or event.data is None:
             return event.raw
+        usage = chunk.usage
+        if usage is None:
+            return _without_null_usage(event.raw) or _without_usage(event.data)
+        if isinstance(usage, dict):
+            return _without_usage(event.data) if chunk.choices else b""
+        return event.raw
 
-    def _read(self, event: Event) -> dict[str, Any] | None:
+    def _read(self, event: Event) -> Chunk | None:
         data = event.data
         if data is None:
             if event.oversized:
@@ -124,28 +128,57 @@ class StreamMeter:
         if data == b"[DONE]":
             self.finished = True
             return None
-        chunk = decode(data)
-        if not isinstance(chunk, dict):
+        try:
+            chunk = usual_chunk(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return self._read_unusual(data)
+        self._take(chunk, generated(chunk))
+        return chunk
+
+    def _read_unusual(self, data: bytes) -> Chunk | None:
+        plain = decode(data)
+        if not isinstance(plain, dict):
             return None
+        # Only what ``_shown`` asks of it need be of the types that a chunk has.
+        chunk = Chunk(
+            choices=plain.get("choices") or [],
+            usage=plain.get("usage", UNSET),
+            model=text_of(plain.get("model")),
+            object=text_of(plain.get("object")),
+            error=plain.get("error"),
+        )
+        self._take(chunk, _generated(plain, "delta"))
+        return chunk
+
+    def _take(self, chunk: Chunk, texts: Iterable[tuple[str, str]]) -> None:
         if self._served is None:
-            self._served = text_of(chunk.get("model")) or None
-        if chunk.get("error") or chunk.get("object") == "error":
+            self._served = chunk.model or None
+        if chunk.error or chunk.object == "error":
             self._failed = True
-        for key, text in _generated(chunk, "delta"):
+        for key, text in texts:
             self._texts.add(key, text)
             self._texts_since_usage = True
-        usage = chunk.get("usage")
-        if usage is not None and (usage := read_usage(usage)) is not None:
+        if chunk.usage and (usage := read_usage(chunk.usage)) is not None:
             # Some send sums in every chunk, or only the prompt's in the first: of an answer that is
             # cut, what came after the last sums is counted.
             self._reported = usage
             self._texts.clear()
             self._texts_since_usage = False
-        return chunk
 
 
-def _without_usage(chunk: dict[str, Any]) -> bytes:
-    rest = {name: value for name, value in chunk.items() if name != "usage"}
+def _without_null_usage(raw: bytes) -> bytes:
+    """An event without its null usage; empty where there is more than one, which can't be told
+    apart cheaply."""
+    if raw.count(b'"usage"') == 1:  # in a text its quotes would be escaped
+        for usual in _USUAL_NULL_USAGE:
+            if usual in raw:
+                return raw.replace(usual, b"")
+    stripped, found = _NULL_USAGE.subn(b"", raw)
+    return stripped if found == 1 else b""
+
+
+def _without_usage(data: bytes) -> bytes:
+    rest = {name: value for name, value in decode(data).items() if name != "usage"}
     try:
         text = msgspec.json.encode(rest)
     except UnicodeEncodeError:  # a lone surrogate, which only escapes can carry
@@ -162,28 +195,20 @@ def _generated(answer: dict[str, Any], part: str) -> Iterator[tuple[str, str]]:
         if not isinstance(choice, dict):
             continue
         index = choice.get("index", place)
-        if "text" in choice and (text := text_of(choice["text"])):
+        if text := text_of(choice.get("text")):
             yield f"{index}", text
         body = choice.get(part)
         if not isinstance(body, dict):
             continue
-        if len(body) > 1 or "content" not in body:
-            yield from _said(f"{index}", body)
-        elif text := text_of(body["content"]):
-            yield f"{index}.content", text
-
-
-def _said(index: str, body: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The texts of one message, or of one piece of it."""
-    for name in ("content", "refusal", "reasoning_content"):
-        if text := text_of(body.get(name)):
-            yield f"{index}.{name}", text
-    if isinstance(legacy := body.get("function_call"), dict):
-        yield from _call(f"{index}.f", legacy)
-    calls = body.get("tool_calls")
-    for position, call in enumerate(calls if isinstance(calls, list) else ()):
-        if isinstance(call, dict) and isinstance(function := call.get("function"), dict):
-            yield from _call(f"{index}.{call.get('index', position)}", function)
+        for name in ("content", "refusal", "reasoning_content"):
+            if text := text_of(body.get(name)):
+                yield f"{index}.{name}", text
+        if isinstance(legacy := body.get("function_call"), dict):
+            yield from _call(f"{index}.f", legacy)
+        calls = body.get("tool_calls")
+        for position, call in enumerate(calls if isinstance(calls, list) else ()):
+            if isinstance(call, dict) and isinstance(function := call.get("function"), dict):
+                yield from _call(f"{index}.{call.get('index', position)}", function)
 
 
 def _call(key: str, function: dict[str, Any]) -> Iterator[tuple[str, str]]:
