@@ -66,8 +66,8 @@ def build_claim(
     subject = request.subject
     model = subject.model
     lines = []
-    for limit in limits:
-        key = _key(limit)
+    for limit, own_key, room in _frames(limits):
+        key = own_key
         if limit.per_model:
             # Hashed: a model's name is the client's text.
             key += ":" + hashlib.blake2b(model.encode(), digest_size=8).hexdigest()
@@ -75,7 +75,7 @@ def build_claim(
             wanted = amount(limit, asked, model)
         except ValueError as error:
             raise _uncosted(limit, error) from error
-        if wanted > (limit.capacity if limit.burst is None else limit.burst):
+        if wanted > room:
             wanted = _clamped(limit, wanted, asked, model)
         lines.append(Line(limit, key, wanted))
     for limit, seed in quotas:
@@ -223,9 +223,11 @@ def _why(line: Line, state: LimitState, wait_s: float) -> str:
     )
 
 
-@lru_cache(maxsize=4096)
-def _key(limit: Limit) -> str:
-    return f"{limit.kind.value}:{limit.name}"
+@lru_cache(maxsize=1024)
+def _frames(limits: tuple[Limit, ...]) -> tuple[tuple[Limit, str, int], ...]:
+    """Each with its key and room: the same at every request, and a policy has few sets of limits.
+    Those per model need theirs in the key as well."""
+    return tuple((limit, f"{limit.kind.value}:{limit.name}", limit.room) for limit in limits)
 
 
 def _amount(limit: Limit, quantities: Quantities, model: str) -> int:

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Coroutine
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from msgspec import Struct
@@ -78,13 +79,15 @@ class _Hold(Struct):
     """What the limiter must know of an open reservation.
 
     ``claim`` says what is held. ``covers`` says it in quantities, when ``measured``; before, it is
-    what was asked for: only an answer that is counted as it grows needs to know.
+    what was asked for: only an answer that is counted as it grows needs to know. ``place`` is
+    whether it is among those that may be under way at once.
     """
 
     claim: Claim
     covers: Quantities
     model: str
     measured: bool = False
+    place: bool = False
     growth: Growth = Growth.GROWN
     settled: bool = False
 
@@ -197,7 +200,7 @@ class StoreLimiter:
         states = limit_states(claim, verdict)
         shadowed = tuple([state.name for state in states if state.exceeded])
         self._emit(LimitsDecided("admitted", None, verdict.degraded, shadowed))
-        hold = _Hold(taken, held, subject.model)
+        hold = _Hold(taken, held, subject.model, place=_take_places(limits))
         return Reservation(request, held, states, verdict.degraded, hold)
 
     async def grow(self, reservation: Reservation, counted: Quantities) -> Growth:
@@ -262,7 +265,7 @@ class StoreLimiter:
             self._settler.submit(hold.claim)
         except Exception:
             log.exception("not settled: its hold will lapse by itself")
-        if hold.claim.of_kind(Kind.CONCURRENCY):
+        if hold.place:
             return self._settler.tried(hold.claim, within_s=_PLACE_WAITS_S)
         return SETTLED
 
@@ -329,6 +332,12 @@ class StoreLimiter:
 
     def _hand_back(self, claim: Claim) -> None:
         self._settler.submit(retaken(claim, NOTHING, ""))
+
+
+@lru_cache(maxsize=1024)
+def _take_places(limits: tuple[Limit, ...]) -> bool:
+    """Whether one of them is about what is under way at once; no quota is."""
+    return any(limit.kind is Kind.CONCURRENCY for limit in limits)
 
 
 def _raise_refusal(claim: Claim, verdict: Verdict) -> NoReturn:

@@ -57,6 +57,9 @@ class Policy:
         self.rules = rules
         self._compiled = tuple((_tests(rule.match), rule) for rule in rules)
         self._merged: dict[tuple[int, ...], tuple[Limit, ...]] = {}
+        # Where no rule asks for anything, everybody has the same.
+        asks = any(tests for tests, _ in self._compiled)
+        self._for_all = None if asks else self._merge(tuple(range(self._last() + 1)))
         for rule in rules:
             names = [limit.name for limit in rule.limits]
             if len(set(names)) < len(names):
@@ -64,6 +67,8 @@ class Policy:
 
     def limits_for(self, subject: Subject) -> tuple[Limit, ...]:
         """The limits that apply, in the order of the rules."""
+        if self._for_all is not None:
+            return self._for_all
         matching = []
         for number, (tests, rule) in enumerate(self._compiled):
             for read, pattern in tests:
@@ -81,6 +86,11 @@ class Policy:
                 self._merged.clear()
             limits = self._merged[found] = self._merge(found)
         return limits
+
+    def _last(self) -> int:
+        """The rule after which none is looked at, if none asks for anything."""
+        final = (number for number, rule in enumerate(self.rules) if rule.final)
+        return next(final, len(self.rules) - 1)
 
     def _merge(self, matching: tuple[int, ...]) -> tuple[Limit, ...]:
         chosen: dict[str, Limit] = {}

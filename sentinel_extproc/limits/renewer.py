@@ -103,7 +103,7 @@ class Renewer:
 
     def forget(self, claim: Claim) -> None:
         """It is settled."""
-        self._take(_key(claim))
+        self._take((claim.owner, claim.id))
 
     async def renew_due(self) -> None:
         """One tick: renew what is due, up to a bound, the longest waiting first."""
@@ -168,7 +168,7 @@ class Renewer:
         return self._soon.pop(key, None) or self._later.pop(key, None) or self._away.pop(key, None)
 
     def _put(self, held: _Held) -> None:
-        key = _key(held.claim)
+        key = (held.claim.owner, held.claim.id)
         self._take(key)
         # Leases end long before the record does.
         leased = held.claim.of_kind(Kind.CALENDAR, Kind.CONCURRENCY)

@@ -81,6 +81,6 @@ def verdict_of(reply: object) -> Verdict:
     decision = _DECISIONS.get(numbers[0])
     if decision is None:
         raise StoreError(f"Redis answered with decision {numbers[0]}")
-    fits = [number == 1 for number in numbers[2::4]]
+    fits = map(bool, numbers[2::4])
     lines = tuple(map(LineVerdict, fits, numbers[3::4], numbers[4::4], numbers[5::4]))
     return Verdict(decision, numbers[1], lines)

@@ -109,13 +109,16 @@ class RedisStore:
 
     def reserve_call(self, claim: Claim) -> tuple[scripts.Script, list[str], list[str | bytes]]:
         """The reserve script, its keys and its arguments."""
-        owner = claim.owner
-        keys = [f"{self._states}:{{{owner}}}:r:{claim.id}"]
-        arguments: list[str | bytes] = [self._now(), self._record_ttl, str(len(claim.epochs))]
-        for epoch in claim.epochs:
-            keys.append(self._epoch_key(owner, epoch.name))
+        owner, epochs = claim.owner, claim.epochs
+        head = f"{self._states}:{{{owner}}}"
+        keys = [f"{head}:r:{claim.id}"]
+        arguments: list[str | bytes] = [self._now(), self._record_ttl, str(len(epochs))]
+        own = f"{self._shared}:{{{owner}}}:e:"
+        for epoch in epochs:
+            name = epoch.name
+            keys.append(self._epoch_key(owner, name) if name == _EVERYBODY else own + name)
             arguments.append(str(epoch.seen))
-        kinds = pack_lines(claim.lines, f"{self._states}:{{{claim.owner}}}:l:", keys, arguments)
+        kinds = pack_lines(claim.lines, f"{head}:l:", keys, arguments)
         return self._reserve.of(kinds), keys, arguments
 
     async def extend(self, claim: Claim) -> Verdict:
@@ -164,9 +167,10 @@ class RedisStore:
         self, claim: Claim
     ) -> tuple[scripts.Script, list[str], list[str | bytes], float]:
         """The same of the settle script, and how long it may wait for company."""
-        keys = [f"{self._states}:{{{claim.owner}}}:r:{claim.id}"]
+        head = f"{self._states}:{{{claim.owner}}}"
+        keys = [f"{head}:r:{claim.id}"]
         arguments: list[str | bytes] = [self._now(), self._settled_ttl, str(claim.at_ms)]
-        kinds = pack_lines(claim.lines, f"{self._states}:{{{claim.owner}}}:l:", keys, arguments)
+        kinds = pack_lines(claim.lines, f"{head}:l:", keys, arguments)
         return self._settle.of(kinds), keys, arguments, 0.0 if kinds & _AT_ONCE else _SETTLE_WAITS_S
 
     async def epochs(self, external_id: str, names: Sequence[str]) -> tuple[Epoch, ...]:
