@@ -51,12 +51,6 @@ __all__ = ["Driver", "Stream", "UndecidedEnd"]
 
 log = logging.getLogger("sentinel.driver")
 
-_PHASES: dict[type[Question], str] = {
-    do.Authenticate: "authenticate",
-    do.Read: "read",
-    do.Count: "count",
-    do.Reserve: "reserve",
-}
 _QUESTIONS = (do.Authenticate, do.Read, do.Count, do.Reserve)
 _BEHIND = (do.Settle, do.Confirm, do.AwaitLog)
 
@@ -121,7 +115,7 @@ class Driver:
             traced=traced,
         )
         self._deadlines = Deadlines()
-        self._questions = Questions(
+        self._ways = Questions(
             authenticator=authenticator,
             quotas=quotas,
             estimator=estimator,
@@ -129,7 +123,7 @@ class Driver:
             ledger=ledger,
             pool=pool,
             background=self._background,
-        )
+        ).ways
 
     @property
     def live(self) -> int:
@@ -196,14 +190,12 @@ class Driver:
             while (data := await stream.read()) is not None:
                 came_ns = perf_counter_ns()
                 event = decode(data)
-                # Both as they stand before it: a refusal decides too, but nobody has heard one
-                # that fails below.
-                admitted = decided
                 held = exchange.held if isinstance(event, on.ResponseBody) else b""
                 try:
                     over = await self._perform(served, exchange.handle(event))
                 except Exception as fault:  # noqa: BLE001 - raised again unless it can be mended
-                    over = await self._mend(served, event, fault, admitted=admitted, held=held)
+                    # What was decided before: a refusal decides too, but nobody has heard this one.
+                    over = await self._mend(served, event, fault, admitted=decided, held=held)
                 decided = decided or exchange.state in DECIDED  # which nothing undoes
                 timeline.answered(came_ns, decided=decided)
                 if over:
@@ -293,20 +285,19 @@ class Driver:
                 return exchange.handle(on.Claimed(claimed))
 
     async def _decide(self, served: Served, question: Question) -> do.Commands:
-        exchange, stream, timeline = served.exchange, served.stream, served.timeline
-        name, began_ns = _PHASES[type(question)], perf_counter_ns()
+        exchange, timeline, came_s = served.exchange, served.timeline, served.stream.came_s
+        began_ns = perf_counter_ns()
+        name, ask, at_once = self._ways[type(question)]
         try:
-            waited_s = served.now_s() - stream.came_s
+            waited_s = served.now_s() - came_s
             if waited_s >= self._decision_timeout_s:
                 raise self._admission.too_late()
-            answer = self._questions.at_once(question)
+            answer = None if at_once is None else at_once(question)
             if answer is None:
-                new = isinstance(question, do.Authenticate) and not question.again
-                if new:
-                    self._admission.enter(len(self._live), waited_s, stream.behind)
-                deadline_s = stream.came_s + self._decision_timeout_s
-                asking = self._questions.ask(question)
-                answer = await self._deadlines.within(deadline_s, served.task, asking)
+                if isinstance(question, do.Authenticate) and not question.again:
+                    self._admission.enter(len(self._live), waited_s, served.stream.behind)
+                deadline_s = came_s + self._decision_timeout_s
+                answer = await self._deadlines.within(deadline_s, served.task, ask(question))
                 if isinstance(answer, on.Authenticated):
                     self._admission.take(exchange.exchange_id, answer.principal.external_id)
         except CredentialRevoked as error:

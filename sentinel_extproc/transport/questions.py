@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from msgspec import structs
 
@@ -31,8 +31,25 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class Way(NamedTuple):
+    """How one kind of question is answered.
+
+    Attributes:
+        phase: what the time that it takes is called.
+        ask: asks whom it takes; a ``SentinelError`` refuses.
+        at_once: gives the answer if that takes neither waiting nor a thread, and so no time-out.
+    """
+
+    phase: str
+    ask: Callable[[Any], Coroutine[Any, Any, on.Event]]
+    at_once: Callable[[Any], on.Event | None] | None = None
+
+
 class Questions:
     """Asks those who know.
+
+    Attributes:
+        ways: how each kind of question is answered.
 
     Args:
         quotas: knows the callers' quotas; None when there are only our own limits.
@@ -58,31 +75,12 @@ class Questions:
         self._ledger = ledger
         self._pool = pool
         self._background = background
-        self._ways: dict[type[Question], Callable[[Any], Coroutine[Any, Any, on.Event]]] = {
-            do.Authenticate: self._authenticate,
-            do.Read: self._read,
-            do.Count: self._count,
-            do.Reserve: self._reserve,
+        self.ways: dict[type[Question], Way] = {
+            do.Authenticate: Way("authenticate", self._authenticate),
+            do.Read: Way("read", self._read, self._read_small),
+            do.Count: Way("count", self._count, self._count_small),
+            do.Reserve: Way("reserve", self._reserve),
         }
-
-    def at_once(self, question: Question) -> on.Event | None:
-        """The answer if it needs neither waiting nor another thread, and so no time-out."""
-        if isinstance(question, do.Read):
-            if len(question.body) <= INLINE_BYTES:
-                return on.Planned(question.endpoint.plan(question.body, question.head))
-        elif isinstance(question, do.Count):
-            request = question.request
-            if request.size <= INLINE_BYTES:
-                return on.Counted(self._estimator.estimate(request.kind, request.body))
-        return None
-
-    def ask(self, question: Question) -> Coroutine[Any, Any, on.Event]:
-        """Ask whom it takes.
-
-        Raises:
-            SentinelError: the answer is a refusal.
-        """
-        return self._ways[type(question)](question)
 
     async def _authenticate(self, question: do.Authenticate) -> on.Event:
         who = self._authenticator
@@ -95,9 +93,20 @@ class Questions:
             principal = replace(principal, plan=entitled.plan)
         return on.Authenticated(principal, entitled.quotas)
 
+    def _read_small(self, question: do.Read) -> on.Event | None:
+        if len(question.body) > INLINE_BYTES:
+            return None
+        return on.Planned(question.endpoint.plan(question.body, question.head))
+
     async def _read(self, question: do.Read) -> on.Event:
         plan = question.endpoint.plan
         return on.Planned(await self._in_thread(plan, question.body, question.head))
+
+    def _count_small(self, question: do.Count) -> on.Event | None:
+        request = question.request
+        if request.size > INLINE_BYTES:
+            return None
+        return on.Counted(self._estimator.estimate(request.kind, request.body))
 
     async def _count(self, question: do.Count) -> on.Event:
         estimate, request = self._estimator.estimate, question.request
