@@ -238,6 +238,27 @@ def test_a_dropped_call_gives_its_share_of_the_connection_back() -> None:
     assert server.calls == 0
 
 
+def test_what_comes_behind_the_end_of_an_answer_that_waits_has_the_connections_window_back() -> (
+    None
+):
+    budget = Budget(1 << 30)
+    server = connection(stream_window=2_000, connection_window=70_000, budget=budget)
+    server.receive(frames.PREFACE + frames.settings({4: 10}) + OPEN)
+    message = frames.frame(frames.DATA, 0, 1, framed(bytes(400)))
+    (first,) = server.receive(message)
+    assert isinstance(first, MessageReceived)
+    assert not server.send_message(1, bytes(100))
+    server.end(1)
+    server.take()
+    assert server.receive(message * 3) == []
+    server.taken(1, first.credit)
+    assert not server.has_output, "nobody reads that call any more: its own window stays as it is"
+    with pytest.raises(ConnectionFault, match="more than the window"):
+        server.receive(message)
+    server.drop()
+    assert budget.held == 0
+
+
 def test_settings_of_the_client_apply_to_open_calls() -> None:
     server = connection()
     server.receive(frames.PREFACE + frames.settings({4: 10}) + OPEN)
