@@ -16,6 +16,7 @@ import yaml
 from prometheus_client import Counter, Histogram
 
 from sentinel_extproc.admin.assembly import _readings
+from sentinel_extproc.telemetry.counting import Counts, Distribution
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.telemetry.readings import Kind
 from sentinel_extproc.workers.front import supervisor_families
@@ -43,13 +44,13 @@ def exported() -> dict[str, set[str]]:
     metrics = Metrics()
     found: dict[str, set[str]] = {}
     for collector, names in metrics.registry._collector_to_names.items():
-        labels = set(getattr(collector, "_labelnames", ()))
-        if isinstance(collector, Histogram):
+        labels = set(getattr(collector, "_labelnames", getattr(collector, "labels", ())))
+        if isinstance(collector, Histogram | Distribution):
             labels |= {"le"}
         kept = [name for name in names if not name.endswith("_created")]
-        if isinstance(collector, Counter):
+        if isinstance(collector, Counter | Counts):
             kept = [name for name in kept if name.endswith("_total")]
-        elif isinstance(collector, Histogram):
+        elif isinstance(collector, Histogram | Distribution):
             kept = [name for name in kept if name.endswith(("_bucket", "_sum", "_count"))]
         found |= dict.fromkeys(kept, labels)
     for family in metrics.registry.collect():
