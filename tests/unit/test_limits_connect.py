@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
-from redis.exceptions import RedisError
+from redis.exceptions import DataError, RedisError
+from redis.typing import EncodableT
 
 from sentinel_extproc.limits.store.connect import TlsFiles, build_client
 
@@ -37,7 +40,7 @@ def test_tls_is_verified_with_own_files_if_given() -> None:
     files = TlsFiles(ca="ca.pem", certificate="c.pem", key="k.pem")
     client = build_client("rediss://db", tls=files)
     assert isinstance(client, Redis)
-    assert client.connection_pool.connection_class is SSLConnection
+    assert issubclass(client.connection_pool.connection_class, SSLConnection)
     settings = settings_of(client)
     assert (settings["ssl_cert_reqs"], settings["ssl_check_hostname"]) == ("required", True)
     assert (settings["ssl_ca_certs"], settings["ssl_certfile"], settings["ssl_keyfile"]) == (
@@ -50,7 +53,7 @@ def test_tls_is_verified_with_own_files_if_given() -> None:
 def test_a_unix_socket() -> None:
     client = build_client("unix://u:p@/run/redis.sock?db=2")
     assert isinstance(client, Redis)
-    assert client.connection_pool.connection_class is UnixDomainSocketConnection
+    assert issubclass(client.connection_pool.connection_class, UnixDomainSocketConnection)
     assert (settings_of(client)["path"], settings_of(client)["db"]) == ("/run/redis.sock", 2)
 
 
@@ -146,3 +149,24 @@ async def test_a_sentinel_that_hangs_does_not_keep_the_next_one_from_being_asked
             await sentinel.aclose()
         for writer in held:
             writer.close()
+
+
+def test_commands_are_packed_as_redis_py_itself_does_it() -> None:
+    client = build_client("redis://db")
+    assert isinstance(client, Redis)
+    ours, theirs = client.connection_pool.make_connection(), Connection()
+    chance = random.Random(3)
+    kinds: tuple[Callable[[], EncodableT], ...] = (
+        lambda: "\u00e9\r\n" * chance.randrange(9),
+        lambda: b"\x00$" * chance.randrange(20_000),
+        lambda: chance.randrange(-9, 10**18),
+        lambda: chance.random() * 10.0 ** chance.randrange(-20, 20),
+        lambda: memoryview(b"abc"),
+    )
+    for _ in range(500):
+        name = chance.choice(("GET", "CONFIG GET", b"CLIENT LIST"))
+        command = (name, *(chance.choice(kinds)() for _ in range(chance.randrange(8))))
+        assert b"".join(ours.pack_command(*command)) == b"".join(theirs.pack_command(*command))
+    for unsendable in (True, None, object(), "\ud800"):
+        with pytest.raises((DataError, UnicodeEncodeError)):
+            ours.pack_command("SET", "key", unsendable)

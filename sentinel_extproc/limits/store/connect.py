@@ -13,16 +13,19 @@ one place (``ladder``).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from hiredis import pack_command
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.typing import EncodableT
 
 from .redis import Client
 
@@ -87,7 +90,7 @@ def build_client(
     if scheme in _PLAIN:
         if scheme != "unix" and not urlsplit(url).hostname:
             raise ValueError("a Redis URL must name a host")
-        return Redis.from_pool(ConnectionPool.from_url(url, **options))
+        return _packing_in_c(Redis.from_pool(ConnectionPool.from_url(url, **options)))
     if scheme not in _MANY:
         known = ", ".join(sorted(_PLAIN | _MANY.keys()))
         raise ValueError(f"a Redis URL must begin with one of {known}")
@@ -114,6 +117,27 @@ def build_client(
         place.hosts, sentinel_kwargs=sentinel_options
     )
     client: Redis = sentinel.master_for(service, db=int(database or 0), **options)
+    return _packing_in_c(client)
+
+
+class _PacksInC(AbstractConnection):
+    """Commands as bytes, by hiredis where it can: a connection of redis-py's for asyncio packs them
+    in Python, argument by argument, though the synchronous ones do as here."""
+
+    def pack_command(self, *args: EncodableT) -> list[bytes]:
+        """See ``AbstractConnection.pack_command``."""
+        name = args[0]
+        if isinstance(name, str | bytes) and bool not in map(type, args):  # it would take one
+            words = name.split()  # "CONFIG GET" is two
+            with suppress(TypeError, ValueError):
+                return [pack_command((*words, *args[1:]))]
+        return super().pack_command(*args)
+
+
+def _packing_in_c(client: Redis) -> Redis:
+    pool = client.connection_pool
+    made = pool.connection_class
+    pool.connection_class = type(made.__name__, (_PacksInC, made), {})
     return client
 
 
