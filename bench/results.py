@@ -170,12 +170,12 @@ def targets(run: Run, *, ours: str, floor: str, own_floor: str, plain: str) -> l
             / added(by[of], by[plain], lambda r: r.p50_ms)[0]
         )
 
-    def per_core(peer: str) -> float | None:
+    def per_core(peer: str, value: Value) -> float | None:
         by = run.results.get(many or "", {})
         name = next((name for name in by if name.startswith(peer)), None)
         if name is None or ours not in by:
             return None
-        return median(by[name], processor) / median(by[ours], whole)
+        return median(by[name], processor) / median(by[ours], value)
 
     chunks = [per_chunk_us(run, name) for name in (ours, floor)]
     per_chunk = chunks[0] / chunks[1] if chunks[0] and chunks[1] else None
@@ -188,17 +188,15 @@ def targets(run: Run, *, ours: str, floor: str, own_floor: str, plain: str) -> l
         Target(
             "added p50 at one connection, of the empty grpc.aio processor's", 1.5, added_p50(floor)
         ),
-        Target(
-            "requests per second and core, Envoy and Redis counted in, of LiteLLM's",
-            10.0,
-            per_core("LiteLLM"),
-            at_least=True,
-        ),
-        Target(
-            "requests per second and core, Envoy and Redis counted in, of Portkey's",
-            1.2,
-            per_core("Portkey"),
-            at_least=True,
+        *(
+            Target(
+                f"requests per second and core{counted}, of {peer}'s",
+                bound,
+                per_core(peer, value),
+                at_least=True,
+            )
+            for peer, bound in (("LiteLLM", 10.0), ("Portkey", 1.2))
+            for counted, value in (("", processor), (", Envoy and Redis counted in", whole))
         ),
     ]
 
