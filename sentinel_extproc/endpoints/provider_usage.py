@@ -159,11 +159,14 @@ def _whole(*values: Any) -> int | None:
 
 
 def _parts(details: dict[str, Any], names: dict[str, str]) -> dict[str, int]:
-    """What ``details`` say of ``names``, by the names that ``TokenUsage`` has for them."""
+    """What ``details`` say of ``names``, by the names that ``TokenUsage`` has for them.
+
+    Mostly they say 0 of everything, which is what it has anyway.
+    """
     return {
         names[theirs]: value
         for theirs, value in details.items()
-        if theirs in names and type(value) is int and 0 <= value <= _MOST
+        if value and theirs in names and type(value) is int and 0 < value <= _MOST
     }
 
 

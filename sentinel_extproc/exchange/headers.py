@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import methodcaller
 
 from sentinel_extproc.endpoints.contract import Head
 from sentinel_extproc.exchange.events import Headers
@@ -53,8 +52,6 @@ _NOT_FOR_CLIENTS = ("x-ratelimit-", "anthropic-ratelimit-", OWN_PREFIX)
 SUBPROTOCOLS = "sec-websocket-protocol"
 _KEY_PROTOCOL = b"openai-insecure-api-key."
 _PRIVATE_PROTOCOLS = (_KEY_PROTOCOL, b"openai-organization.", b"openai-project.")
-
-_LATIN_1 = methodcaller("encode", "latin-1", "replace")
 
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
@@ -160,7 +157,7 @@ def to_provider(
     # Most requests have none of what must be looked at name by name.
     if "_" in names or OWN_PREFIX in names:
         removed |= {name for name in given if _spelt_like_ours(name)}
-    return tuple(set_headers), tuple(sorted(removed - dict(set_headers).keys()))
+    return tuple(set_headers), tuple(sorted(removed.difference(dict(set_headers))))
 
 
 @lru_cache(64)
@@ -177,19 +174,16 @@ def _spelt_like_ours(name: str) -> bool:
 
 
 def to_client(
-    headers: Headers, limits: tuple[tuple[str, str], ...], exchange_id: str
+    headers: Headers, limits: Iterable[tuple[str, str]], exchange_id: str
 ) -> tuple[tuple[tuple[str, bytes], ...], tuple[str, ...]]:
     """What to set and what to remove on an answer: our limits instead of the provider's."""
     given = first_values(headers)
     set_headers = [("x-sentinel-exchange-id", exchange_id.encode())]
-    if limits:
-        names, values = zip(*limits, strict=True)
-        set_headers += zip(names, map(_LATIN_1, values), strict=True)
-    removed = given.keys() & _PROVIDER_ONLY
-    all_names = " ".join(given)
-    if "ratelimit-" in all_names or OWN_PREFIX in all_names:
-        removed |= {name for name in given if name.startswith(_NOT_FOR_CLIENTS)}
-    removed -= dict(set_headers).keys()
+    set_headers += [(name, value.encode("latin-1", "replace")) for name, value in limits]
+    removed = {
+        name for name in given if name in _PROVIDER_ONLY or name.startswith(_NOT_FOR_CLIENTS)
+    }
+    removed.difference_update(dict(set_headers))
     own = GATEWAYS_OWN.get(given.get(":status", b""))
     if own is not None and all_values(headers, "x-sentinel-error") == [own]:
         # Envoy's answer when the provider can't be reached comes by here like the provider's own.
