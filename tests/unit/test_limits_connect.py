@@ -154,7 +154,7 @@ async def test_a_sentinel_that_hangs_does_not_keep_the_next_one_from_being_asked
 def test_commands_are_packed_as_redis_py_itself_does_it() -> None:
     client = build_client("redis://db")
     assert isinstance(client, Redis)
-    ours, theirs = client.connection_pool.make_connection(), Connection()
+    ours, theirs = client.connection_pool.connection_class(), Connection()
     chance = random.Random(3)
     kinds: tuple[Callable[[], EncodableT], ...] = (
         lambda: "\u00e9\r\n" * chance.randrange(9),
