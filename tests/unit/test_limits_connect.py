@@ -169,4 +169,4 @@ def test_commands_are_packed_as_redis_py_itself_does_it() -> None:
         assert b"".join(ours.pack_command(*command)) == b"".join(theirs.pack_command(*command))
     for unsendable in (True, None, object(), "\ud800"):
         with pytest.raises((DataError, UnicodeEncodeError)):
-            ours.pack_command("SET", "key", unsendable)
+            ours.pack_command("SET", "key", unsendable)  # type: ignore[arg-type]
