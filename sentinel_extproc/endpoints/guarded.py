@@ -44,17 +44,16 @@ class GuardedMeter:
 
     Attributes:
         faults: how often the meter failed; more than 0 is a bug worth a report.
+        rewrites, held: as of the meter, kept here since they are asked for at every piece.
     """
 
     def __init__(self, meter: Meter) -> None:
         self.faults = 0
+        self.rewrites = meter.rewrites
+        self.held = b""
         self._meter = meter
         self._broken: Meter | None = None
         self._size = 0
-
-    @property
-    def rewrites(self) -> bool:
-        return self._meter.rewrites
 
     @property
     def partial(self) -> int:
@@ -72,20 +71,19 @@ class GuardedMeter:
     def waiting(self) -> int:
         return self._meter.waiting
 
-    @property
-    def held(self) -> bytes:
-        return self._meter.held
-
     def feed(self, chunk: bytes, *, end: bool) -> bytes | None:
         self._size += len(chunk)
-        held = self._meter.held
         try:
-            return self._meter.feed(chunk, end=end)
+            shown = self._meter.feed(chunk, end=end)
+            if self.rewrites:
+                self.held = self._meter.held
         except Exception:  # noqa: BLE001 - a parser's bug must not reach the client
             self.faults += 1
             self._broken, self._meter = self._meter, OpaqueMeter()
             self._meter.feed(chunk, end=end)
-            return held + chunk if held else None
+            shown = self.held + chunk if self.held else None
+            self.rewrites, self.held = False, b""
+        return shown
 
     def reading(self) -> Reading:
         before = self._read(self._broken or self._meter)

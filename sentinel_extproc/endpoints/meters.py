@@ -52,10 +52,7 @@ class _Unchanging:
     partial = 0
     finished = False
     waiting = 0
-
-    @property
-    def held(self) -> bytes:
-        return b""
+    held = b""
 
 
 class OpaqueMeter(_Unchanging):
