@@ -45,11 +45,3 @@ class Timeline(Struct, gc=False):
     def phase(self, name: str, began_ns: int, error: str | None = None) -> None:
         """A phase that began then is over."""
         self.phases.append(PhaseTimed(name, began_ns, perf_counter_ns(), error))
-
-    def answered(self, began_ns: int, *, decided: bool) -> None:
-        """A message that was read then is dealt with."""
-        self.messages += 1
-        if self.replied_ns > began_ns:
-            self.waited_ns += self.replied_ns - began_ns
-        if decided and not self.request_ns:
-            self.request_ns = self.waited_ns

@@ -196,8 +196,11 @@ class Driver:
                 except Exception as fault:  # noqa: BLE001 - raised again unless it can be mended
                     # What was decided before: a refusal decides too, but nobody has heard this one.
                     over = await self._mend(served, event, fault, admitted=decided, held=held)
-                decided = decided or exchange.state in DECIDED  # which nothing undoes
-                timeline.answered(came_ns, decided=decided)
+                timeline.messages += 1
+                if timeline.replied_ns > came_ns:
+                    timeline.waited_ns += timeline.replied_ns - came_ns
+                if not decided and exchange.state in DECIDED:  # which nothing undoes
+                    decided, timeline.request_ns = True, timeline.waited_ns
                 if over:
                     return
             if exchange.enforces and not decided:
