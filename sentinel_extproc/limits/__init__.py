@@ -15,6 +15,8 @@ forward; a *rung* of the *ladder* is how a limit decides while the store is away
 - ``kinds/``: the kinds as pure state, used by the in-process store; ``scripts/``: the same
   for Redis
 - ``store/``: the ``Store`` contract; ``redis`` and ``memory``; ``connect``: clients from URLs;
+  ``lane``, ``line``: the one connection of all exchanges; ``turns``: so many commands at once;
+  ``packing``: claims as the scripts read them;
   ``ladder``, ``outage``, ``shares``, ``replicas``: what happens when Redis does not answer
 - ``settler``: applies settlements behind the answers; ``renewer``: keeps open holds from lapsing
 - ``limiter``: ``StoreLimiter``, the ``Limiter`` that the rest of the program uses

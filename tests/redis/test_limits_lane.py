@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ def own_server() -> Iterator[RunningRedis]:
 
 @asynccontextmanager
 async def lane_to(
-    url: str, *, connect_s: float = 3.0, clock: Callable[[], float] | None = None
+    url: str, *, connect_s: float = 3.0, clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[Lane]:
     client = build_client(url)
     assert isinstance(client, Redis)

@@ -13,6 +13,7 @@ business. From then on ``Line`` takes what the socket gives, without a task and 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from math import inf
 
@@ -28,6 +29,9 @@ Argument = bytes | str | int
 _STALLED_S = 1.0
 """A reply that is out for longer means that nobody is there: the connection is dropped."""
 
+_GRAIN_S = 0.001
+"""Of uvloop's timers: one may go off so much earlier."""
+
 _CONNECT_S = 3.0
 """For all of connecting. A server that hangs takes connections too, and says nothing on them;
 redis-py would wait for its greeting for ever, while another one has taken over."""
@@ -40,7 +44,7 @@ class Lane:
         pool: one server, or the master of a Sentinel service.
         within_s: how long ``send`` waits for a reply.
         connect_s: longest that connecting may take, asking sentinels and greeting included.
-        clock: seconds, monotonic; the loop's when None.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class Lane:
         *,
         within_s: float = 1.0,
         connect_s: float = _CONNECT_S,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
         self._within_s = within_s
@@ -86,7 +90,7 @@ class Lane:
             RedisConnectionError: the lane is closed; nothing was sent.
         """
         loop = asyncio.get_running_loop()
-        now_s = loop.time() if self._clock is None else self._clock()
+        now_s = self._clock()
         reply: asyncio.Future[object] = loop.create_future()
         until_s = now_s + self._within_s if bounded else inf
         if bounded and self._expiry is None:
@@ -167,7 +171,7 @@ class Lane:
             self._later.cancel()
             self._later = None
         unsent, self._unsent = self._unsent, []
-        now_s = asyncio.get_running_loop().time() if self._clock is None else self._clock()
+        now_s = self._clock()
         for command, (reply, _, until_s) in unsent:
             if not reply.done():  # else it was given up before it was sent: nothing happened
                 line.sent.append((reply, now_s, until_s))
@@ -190,15 +194,17 @@ class Lane:
 
     def _expire(self) -> None:
         """One timer for all, since all have the same time: it looks at those that still wait."""
-        loop = asyncio.get_running_loop()
-        now_s, next_s = loop.time() if self._clock is None else self._clock(), inf
+        now_s, next_s = self._clock(), inf
         for reply, _, until_s in self._waiting(self._line):
             if not reply.done():
-                if until_s > now_s:
+                if until_s > now_s + _GRAIN_S:
                     next_s = min(next_s, until_s)
                 else:
                     reply.set_exception(TimeoutError())
-        self._expiry = None if next_s == inf else loop.call_later(next_s - now_s, self._expire)
+        self._expiry = None
+        if next_s != inf:
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(next_s - now_s, self._expire)
 
 
 def packed(command: tuple[Argument, ...]) -> bytes:

@@ -23,7 +23,7 @@ _DECISIONS = {int(decision): decision for decision in Decision}
 
 
 def pack_lines(
-    lines: tuple[Line, ...], head: str, keys: list[str], arguments: list[str | bytes]
+    lines: tuple[Line, ...], head: str, keys: list[str], arguments: list[bytes | str | int]
 ) -> int:
     """Add to a script's keys and arguments what it must be told of ``lines``: of each its key,
     after ``head``, and as one argument kind, amount, room, period, capacity, shadow, what another

@@ -107,24 +107,24 @@ class RedisStore:
         """See ``Store.reserve``."""
         return verdict_of(await self._run(*self.reserve_call(claim)))
 
-    def reserve_call(self, claim: Claim) -> tuple[scripts.Script, list[str], list[str | bytes]]:
+    def reserve_call(self, claim: Claim) -> tuple[scripts.Script, list[str], list[Argument]]:
         """The reserve script, its keys and its arguments."""
         owner, epochs = claim.owner, claim.epochs
         head = f"{self._states}:{{{owner}}}"
         keys = [f"{head}:r:{claim.id}"]
-        arguments: list[str | bytes] = [self._now(), self._record_ttl, str(len(epochs))]
+        arguments: list[Argument] = [self._now(), self._record_ttl, len(epochs)]
         own = f"{self._shared}:{{{owner}}}:e:"
         for epoch in epochs:
             name = epoch.name
             keys.append(self._epoch_key(owner, name) if name == _EVERYBODY else own + name)
-            arguments.append(str(epoch.seen))
+            arguments.append(epoch.seen)
         kinds = pack_lines(claim.lines, f"{head}:l:", keys, arguments)
         return self._reserve.of(kinds), keys, arguments
 
     async def extend(self, claim: Claim) -> Verdict:
         """See ``Store.extend``."""
         keys = [f"{self._states}:{{{claim.owner}}}:r:{claim.id}"]
-        arguments: list[str | bytes] = [self._now(), self._record_ttl]
+        arguments: list[Argument] = [self._now(), self._record_ttl]
         kinds = pack_lines(claim.lines, f"{self._states}:{{{claim.owner}}}:l:", keys, arguments)
         return verdict_of(await self._run(self._extend.of(kinds), keys, arguments))
 
@@ -163,13 +163,11 @@ class RedisStore:
         else:
             raise fault
 
-    def _settle_call(
-        self, claim: Claim
-    ) -> tuple[scripts.Script, list[str], list[str | bytes], float]:
+    def _settle_call(self, claim: Claim) -> tuple[scripts.Script, list[str], list[Argument], float]:
         """The same of the settle script, and how long it may wait for company."""
         head = f"{self._states}:{{{claim.owner}}}"
         keys = [f"{head}:r:{claim.id}"]
-        arguments: list[str | bytes] = [self._now(), self._settled_ttl, str(claim.at_ms)]
+        arguments: list[Argument] = [self._now(), self._settled_ttl, claim.at_ms]
         kinds = pack_lines(claim.lines, f"{head}:l:", keys, arguments)
         return self._settle.of(kinds), keys, arguments, 0.0 if kinds & _AT_ONCE else _SETTLE_WAITS_S
 
@@ -304,7 +302,7 @@ class RedisStore:
         self,
         script: scripts.Script,
         keys: list[str],
-        arguments: Sequence[str | bytes],
+        arguments: Sequence[Argument],
         soon_s: float = 0.0,
     ) -> object:
         rest = (len(keys), *keys, *arguments)
