@@ -100,9 +100,9 @@ class Lane:
             self._drop()
             line = None
         if line is not None and line.writable and not soon_s and not self._unsent:
-            # Nearly every command.
-            line.sent.append((reply, now_s, until_s))
+            # Nearly every command. Its place comes after: what can't be written must not have one.
             line.write(command)
+            line.sent.append((reply, now_s, until_s))
         else:
             self._queue(command, (reply, now_s, until_s), soon_s)
         return reply
@@ -170,12 +170,16 @@ class Lane:
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        unsent, self._unsent = self._unsent, []
         now_s = self._clock()
-        for command, (reply, _, until_s) in unsent:
-            if not reply.done():  # else it was given up before it was sent: nothing happened
-                line.sent.append((reply, now_s, until_s))
-                line.write(command)
+        try:
+            for command, (reply, _, until_s) in self._unsent:
+                if not reply.done():  # else it was given up before it was sent: nothing happened
+                    line.write(command)
+                    line.sent.append((reply, now_s, until_s))
+        except BaseException:
+            self._drop()
+            raise
+        self._unsent.clear()
 
     def _fail(self, fault: Exception) -> None:
         line, self._line = self._line, None

@@ -34,8 +34,9 @@ class _PushHandler(Protocol):
 class Line(asyncio.Protocol):
     """Takes the socket of ``connection`` over, which redis-py has greeted and which is idle.
 
-    A command is written only after its place in ``sent``. When the socket is lost, or nothing that
-    comes can be trusted any more, ``lost`` says why; whoever waits then is the owner's to tell.
+    Whoever writes a command appends its place to ``sent`` before anything else happens. When the
+    socket is lost, or nothing that comes can be trusted any more, ``lost`` says why; whoever waits
+    then is the owner's to tell.
 
     Attributes:
         sent: who waits for a reply, in order; done if given up.
