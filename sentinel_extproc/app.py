@@ -50,8 +50,13 @@ from sentinel_extproc.reloading.reloader import Reloader
 from sentinel_extproc.server_parts import server_of
 from sentinel_extproc.shadow.recorder import NoLedger
 from sentinel_extproc.start_report import Findings, tell_start
-from sentinel_extproc.telemetry.fact_logs import FactLog, log_credential_fact, log_limit_fact
-from sentinel_extproc.telemetry.facts import to_all
+from sentinel_extproc.telemetry.fact_logs import (
+    NO_LINE,
+    FactLog,
+    log_credential_fact,
+    log_limit_fact,
+)
+from sentinel_extproc.telemetry.facts import ExchangeTimed, to_all
 from sentinel_extproc.telemetry.live import Live
 from sentinel_extproc.telemetry.outages import Dependency, OutageLog
 from sentinel_extproc.telemetry.prometheus import Metrics
@@ -210,7 +215,12 @@ async def _start(
         stack.push_async_callback(quotas.aclose)
     forgetters: tuple[Forgetter, ...] = (identity.authenticator, *([quotas] if quotas else []))
 
-    emit_limits = to_all(log_limit_fact, metrics.emit_limits, *tracing.emit_limits)
+    emit_limits = to_all(
+        log_limit_fact,
+        metrics.emit_limits,
+        *tracing.emit_limits,
+        deaf=dict.fromkeys(NO_LINE, (log_limit_fact,)),
+    )
     replicas = ReplicaCounter(store, at_least=settings.limits.replicas_at_least * workers)
     ladder = Ladder(store, replicas=replicas, emit=emit_limits)
     current = swappable(settings)
@@ -252,6 +262,7 @@ async def _start(
             recent.emit,
             *tracing.emit,
             *await shadow_report(settings, stack),
+            deaf={ExchangeTimed: (fact_log.emit, recent.emit)},
         ),
         traced=tracing.on,
         admission=admission,

@@ -206,12 +206,13 @@ def log_fact(fact: Fact, at_s: float | None = None) -> None:
             )
 
 
-_NO_LINE = frozenset({LimitsDecided, SettlementApplied, SettledBeyond})
+NO_LINE = frozenset({LimitsDecided, SettlementApplied, SettledBeyond})
+"""Facts about limits that the log says nothing of."""
 
 
 def log_limit_fact(fact: LimitFact) -> None:
     """The adapter from limits' facts to the log; single decisions are not worth a line."""
-    if type(fact) in _NO_LINE:
+    if type(fact) in NO_LINE:
         return
     match fact:
         case HoldExhausted(limit, cut):

@@ -5,8 +5,8 @@ The parts that emit facts know nothing of Prometheus, OpenTelemetry or logging.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -125,9 +125,33 @@ Emit = Callable[[Fact], None]
 F = TypeVar("F")
 """Facts of this module, or of a part that has its own."""
 
+_NOBODY: Mapping[type, Collection[Any]] = {}
 
-def to_all(*emits: Callable[[F], None]) -> Callable[[F], None]:
-    """One that hands every fact to all of ``emits``, in order."""
+
+def to_all(
+    *emits: Callable[[F], None], deaf: Mapping[type, Collection[Callable[[F], None]]] = _NOBODY
+) -> Callable[[F], None]:
+    """One that hands every fact to all of ``emits``, in order.
+
+    Args:
+        deaf: those of them that do nothing about facts of a type, and needn't be called: of what
+            every exchange emits.
+    """
+    everybody = _in_order(emits)
+    heard = {
+        kind: _in_order(tuple(one for one in emits if one not in them))
+        for kind, them in deaf.items()
+    }
+
+    def emit(fact: F) -> None:
+        heard.get(type(fact), everybody)(fact)
+
+    return emit if heard else everybody
+
+
+def _in_order(emits: tuple[Callable[[F], None], ...]) -> Callable[[F], None]:
+    if len(emits) == 1:
+        return emits[0]
 
     def emit(fact: F) -> None:
         for each in emits:

@@ -317,6 +317,17 @@ def test_facts_go_to_all() -> None:
     assert taken == [(1, fact), (2, fact)]
 
 
+def test_facts_go_to_all_but_the_deaf() -> None:
+    first, second, third = list[Fact](), list[Fact](), list[Fact]()
+    one, two, three = first.append, second.append, third.append
+    emit = to_all(one, two, three, deaf={ExchangeTimed: (one, three), InternalFault: ()})
+    facts: list[Fact] = [refused(), ExchangeTimed("x", Timeline(), None)]
+    facts.append(InternalFault("x", "exchange", ValueError(), admitted=False))
+    for fact in facts:
+        emit(fact)
+    assert (first, second, third) == ([facts[0], facts[2]], facts, [facts[0], facts[2]])
+
+
 def test_series_stay_few_whatever_is_sent() -> None:
     metrics = Metrics()
     for number in range(2000):
