@@ -303,3 +303,26 @@ async def test_replies_that_are_late_are_told_at_their_time_and_dropped_when_the
             await reply
     assert await lane.call("ECHO", "next") == b"next"
     await lane.aclose()
+
+
+async def test_what_can_t_be_written_takes_nobody_s_reply(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(data: bytes) -> None:
+        raise RuntimeError("the handle is closed")
+
+    await lane.call("PING")
+    with monkeypatch.context() as patched:
+        patched.setattr(lane._line, "write", broken)
+        with pytest.raises(RuntimeError):
+            await lane.call("ECHO", "a")
+    assert await lane.call("ECHO", "b") == b"b"
+    soon = asyncio.ensure_future(lane.call("ECHO", "c", soon_s=10.0))
+    await asyncio.sleep(0)
+    with monkeypatch.context() as patched:
+        patched.setattr(lane._line, "write", broken)
+        with pytest.raises(RuntimeError):
+            await lane.call("ECHO", "d")
+    with pytest.raises(RedisConnectionError):
+        await soon
+    assert await lane.call("ECHO", "e") == b"e"
