@@ -75,7 +75,7 @@ def record(number: int) -> UsageRecord:
 async def throughput(folder: Path, count: int, tasks: int) -> tuple[float, float, float]:
     """Records per second; records per commit; bytes per record."""
     path = folder / "throughput.db"
-    outbox = Outbox(path, max_bytes=_PLENTY)
+    outbox = Outbox(path, max_bytes=_PLENTY, gathers=True)
     outbox.open()
     records = [record(number) for number in range(count)]
     waiting = iter(records)
@@ -124,7 +124,7 @@ async def end_waits(folder: Path, *, fsync: bool) -> dict[int, tuple[list[float]
     async def hop(_: UsageRecord) -> None:
         await loop.run_in_executor(pool, _idle)
 
-    outbox = Outbox(folder / f"waits-{fsync}.db", max_bytes=_PLENTY, fsync=fsync)
+    outbox = Outbox(folder / f"waits-{fsync}.db", max_bytes=_PLENTY, fsync=fsync, gathers=True)
     outbox.open()
     found: dict[int, tuple[list[float], ...]] = {}
     for ends in _ENDS:

@@ -100,6 +100,7 @@ def _outbox(settings: Settings, path: Path, *, workers: int) -> Outbox:
         path,
         max_bytes=max(_LEAST_BYTES, usage.max_bytes // workers),
         fsync=usage.durability is Durability.FSYNC,
+        gathers=True,
         split_metrics=settings.zion.dialect.value == Dialect.PER_METRIC.value,
         retain_s=usage.retain_days * 86_400,
         name=_name(usage.sidecar_name, usage.outbox_path, path),

@@ -103,11 +103,16 @@ def intents_path(path: Path) -> Path:
     return path.with_name(path.name + ".intents")
 
 
+def ended_path(path: Path) -> Path:
+    """Where records are that the outbox at ``path`` doesn't have yet."""
+    return path.with_name(path.name + ".ended")
+
+
 def kept_aside(path: Path) -> list[Path]:
-    """Damaged files of this outbox and its intents that are still here, oldest first."""
+    """Damaged files of this outbox and of those beside it that are still here, oldest first."""
     found = [
         kept
-        for name in (path.name, intents_path(path).name)
+        for name in (path.name, intents_path(path).name, ended_path(path).name)
         for kept in path.parent.glob(f"{glob.escape(name)}.damaged-*")
         if not kept.name.endswith(("-wal", "-shm"))
     ]

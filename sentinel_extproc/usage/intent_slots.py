@@ -1,26 +1,15 @@
-"""How an intent lies in a slot of the intents file. Pure.
-
-A slot is ``SLOT_BYTES`` long: CRC-32 of the payload and its length, four bytes each, little
-endian, then the payload, a MessagePack array of the intent's fields. A length of 0 means that the
-slot is free. The length is written last, so that a slot is free or whole whenever the process dies;
-after the loss of power it may be torn, which the CRC tells.
-"""
+"""How an intent lies in a slot: the payload is a MessagePack array of its fields. Pure."""
 
 from __future__ import annotations
-
-import struct
-import zlib
 
 import msgspec
 from msgspec.structs import astuple
 
 from sentinel_extproc.usage.record import Intent
 from sentinel_extproc.usage.rows import MAX_INTEGER, amount, storable
+from sentinel_extproc.usage.slots import CAPACITY, SLOT_BYTES, TornSlotError, head, payload
 
-SLOT_BYTES = 1024
-
-HEAD = struct.Struct("<II")
-CAPACITY = SLOT_BYTES - HEAD.size
+__all__ = ["CAPACITY", "SLOT_BYTES", "TornSlotError", "decode", "encode", "head"]
 
 _ID, _USER, _ENDPOINT, _MODEL = 64, 256, 64, 128
 """Bytes kept of texts that don't all fit; together with numbers and lengths these always do."""
@@ -28,10 +17,6 @@ _ID, _USER, _ENDPOINT, _MODEL = 64, 256, 64, 128
 _encode = msgspec.msgpack.Encoder().encode
 _Fields = tuple[str, int, str, str, str, str, str | None, int, int]
 _decode = msgspec.msgpack.Decoder(_Fields).decode
-
-
-class TornSlotError(Exception):
-    """The slot was in use, and its content can't be read."""
 
 
 def encode(intent: Intent) -> bytes:
@@ -44,9 +29,9 @@ def encode(intent: Intent) -> bytes:
         and 0 <= intent.predicted_input_tokens <= MAX_INTEGER
         and 0 <= intent.reserved_output_tokens <= MAX_INTEGER
     ):
-        payload = _encode(astuple(intent))
-        if len(payload) <= CAPACITY:  # as it nearly always is
-            return payload
+        whole = _encode(astuple(intent))
+        if len(whole) <= CAPACITY:  # as it nearly always is
+            return whole
     request_id = intent.request_id
     return _encode(
         (
@@ -63,25 +48,17 @@ def encode(intent: Intent) -> bytes:
     )
 
 
-def head(payload: bytes) -> bytes:
-    """What goes in front of a payload."""
-    return HEAD.pack(zlib.crc32(payload), len(payload))
-
-
 def decode(slot: bytes | memoryview) -> Intent | None:
     """The intent in a slot; None if the slot is free.
 
     Raises:
         TornSlotError: the content isn't what was written.
     """
-    crc, length = HEAD.unpack_from(slot)
-    if not length:
+    found = payload(slot)
+    if found is None:
         return None
-    payload = bytes(slot[HEAD.size : HEAD.size + length])
-    if length > CAPACITY or zlib.crc32(payload) != crc:
-        raise TornSlotError
     try:
-        return Intent(*_decode(payload))
+        return Intent(*_decode(found))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise TornSlotError from error
 

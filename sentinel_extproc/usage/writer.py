@@ -2,7 +2,7 @@
 
 It takes everything that is waiting, stores it in one commit and wakes all who wait for it with
 one call into their event loop. While a commit runs the next group gathers, so groups grow with
-the load and a lone record waits for nobody.
+the load and a lone record waits for nobody. Rows that nobody waits for are gathered before.
 
 What can't be stored because of the file (disk full, I/O error) stays in memory and is tried again
 until it is stored; what can't be stored because of its own values is logged whole. A file that
@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 RETRY_S = 0.5
 """Between attempts to store what could not be stored."""
+
+GATHER_S = 0.02
+"""Longest that a row waits for others to share its commit with, if nobody waits for it."""
 
 MEASURE_S = 0.25
 """Between measurements of the file while only records come in."""
@@ -116,6 +119,7 @@ class Writer:
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._running = False
         self._unsaved: list[_Append] = []
+        self._gathered: list[Row] = []
         self._fault: str | None = None
         self._used_bytes = 0
         self._measured_at = 0.0
@@ -135,7 +139,7 @@ class Writer:
     @property
     def waiting(self) -> int:
         """Appends and jobs not done yet."""
-        return self._inbox.qsize() + len(self._unsaved)
+        return len(self._gathered) + self._inbox.qsize() + len(self._unsaved)
 
     @property
     def used_bytes(self) -> int:
@@ -172,10 +176,28 @@ class Writer:
             Unavailable: it could not be stored so far.
         """
         self._check()
+        self._hand_over()
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[None] = loop.create_future()
         self._inbox.put(_Append(row, Waiter(loop, stored)))
         await stored
+
+    def gather(self, row: Row) -> None:
+        """Store a row that is safe elsewhere within ``GATHER_S``, together with those that come
+        meanwhile. Always from the same event loop.
+
+        Raises:
+            Unavailable: it takes nothing any more.
+        """
+        self._check()
+        self._gathered.append(row)
+        if len(self._gathered) == 1:
+            asyncio.get_running_loop().call_later(GATHER_S, self._hand_over)
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        for row in gathered:
+            self._inbox.put(_Append(row, None))
 
     async def run(self, work: Callable[[Database], T]) -> T:
         """Run ``work`` on the writer's thread, after what was appended before.
@@ -184,6 +206,7 @@ class Writer:
             Unavailable: the database failed.
         """
         self._check()
+        self._hand_over()
         done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def run(database: Database) -> None:
@@ -200,6 +223,7 @@ class Writer:
     async def stop(self) -> None:
         """Store what was appended and close the database. May be called twice."""
         self._running = False
+        self._hand_over()
         if self._thread.is_alive():
             self._inbox.put(_Stop())
             await asyncio.to_thread(self._thread.join)

@@ -45,6 +45,7 @@ LAYERS: list[set[str]] = [
         "usage.prices",
         "usage.rows",
         "usage.sealing",
+        "usage.slots",
     },
     {"config"},
     {"reloading"},
@@ -103,6 +104,7 @@ PURE = {
     "usage.prices",
     "usage.rows",
     "usage.sealing",
+    "usage.slots",
     "workers.supervision",
 }
 NO_IO = {

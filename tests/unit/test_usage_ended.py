@@ -1,0 +1,314 @@
+"""What has ended is safe before its commit: in a file, until the database has it, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from sentinel_extproc.errors import Unavailable
+from sentinel_extproc.usage import ended, reading, writer
+from sentinel_extproc.usage.chain import verify
+from sentinel_extproc.usage.database import Database
+from sentinel_extproc.usage.ended import Ended
+from sentinel_extproc.usage.files import ended_path, intents_path
+from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.record import Intent, Outcome, Provenance, TokenUsage, UsageRecord
+from sentinel_extproc.usage.rows import record_row
+from sentinel_extproc.usage.slots import CAPACITY, SLOT_BYTES, TornSlotError, head
+
+
+def intent(number: int = 0) -> Intent:
+    return Intent(
+        id=f"0198c0de-0000-7000-8000-{number:012}",
+        occurred_at_ms=1_767_225_600_000,
+        external_id="ext-a",
+        email="a@example.org",
+        endpoint="chat",
+        model="gpt-4o",
+        request_id="r-1",
+        predicted_input_tokens=100,
+        reserved_output_tokens=500,
+    )
+
+
+def record(number: int = 0) -> UsageRecord:
+    return replace(
+        intent(number).unknown(),
+        outcome=Outcome.COMPLETED,
+        provenance=Provenance.PROVIDER,
+        requests=1,
+        usage=TokenUsage(3, 2),
+        predicted_input_tokens=None,
+        reserved_output_tokens=None,
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "outbox.db"
+
+
+def opened(path: Path) -> Outbox:
+    outbox = Outbox(path, gathers=True)
+    outbox.open()
+    return outbox
+
+
+def stored(path: Path) -> dict[str, UsageRecord]:
+    found = reading.records(path, 100_000, 0)
+    state = reading.ledger(path)
+    links = [link for link, _ in found]
+    assert verify(links, sidecar=state.sidecar, noted=[state.head]) == []
+    assert len({kept.id for _, kept in found}) == len(found)
+    return {kept.id: kept for _, kept in found}
+
+
+def waiting(path: Path) -> list[object]:
+    """Ids in the file of what has ended, as a process would find it now."""
+    data = ended_path(path).read_bytes()[4096:]
+    slots = [data[place : place + SLOT_BYTES] for place in range(0, len(data), SLOT_BYTES)]
+    return [row[0] for slot in slots if (row := ended.decode(slot)) is not None]
+
+
+texts = st.text(max_size=400)
+numbers = st.integers(-5, 2**70)
+
+
+@given(
+    st.builds(
+        UsageRecord,
+        id=texts,
+        occurred_at_ms=st.integers(0, 2**53),
+        external_id=texts,
+        email=texts,
+        endpoint=texts,
+        model_requested=texts,
+        model_served=st.none() | texts,
+        requests=numbers,
+        usage=st.builds(TokenUsage, input_tokens=numbers, image_output_tokens=numbers),
+        provenance=st.sampled_from(Provenance),
+        outcome=st.sampled_from(Outcome),
+        cost_nanos=st.none() | numbers,
+        request_id=st.none() | texts,
+    )
+)
+def test_every_row_comes_back(made: UsageRecord) -> None:
+    row = record_row(made)
+    payload = ended._encode(row)
+    if len(payload) <= CAPACITY:
+        assert ended.decode((head(payload) + payload).ljust(SLOT_BYTES, b"\0")) == row
+
+
+@given(st.binary(max_size=300))
+def test_a_slot_of_anything_else_is_torn(payload: bytes) -> None:
+    if payload:
+        with pytest.raises(TornSlotError):
+            ended.decode((head(payload) + payload).ljust(SLOT_BYTES, b"\0"))
+
+
+async def test_an_append_returns_before_its_commit_and_they_share_it(path: Path) -> None:
+    outbox = opened(path)
+    for number in range(5):
+        outbox.begin(intent(number))
+        await outbox.append(record(number))
+    ids = {record(number).id for number in range(5)}
+    assert (outbox.counters.commits, outbox.intents_in_use) == (0, 0)
+    assert set(waiting(path)) == ids
+    async with asyncio.timeout(10):
+        while waiting(path):  # noqa: ASYNC110  what it waits for is on another thread
+            await asyncio.sleep(writer.GATHER_S)
+    assert outbox.counters.commits == 1
+    assert stored(path).keys() == ids
+    await outbox.aclose()
+
+
+async def test_whoever_asks_sees_what_was_appended_before(path: Path) -> None:
+    outbox = opened(path)
+    await outbox.append(record())
+    (queued,) = await outbox.claim(10)
+    assert (queued.item.input_tokens, queued.item.records) == (3, 1)
+    await outbox.append(record(1))
+    await outbox.abandon(record(1).id)
+    await outbox.aclose()
+    assert {kept.outcome for kept in stored(path).values()} == {Outcome.COMPLETED}
+    assert waiting(path) == []
+
+
+async def test_the_same_id_again_changes_nothing(path: Path) -> None:
+    outbox = opened(path)
+    await outbox.append(record())
+    await outbox.append(replace(record(), external_id="another"))
+    await outbox.append(replace(record(), external_id="another"))
+    await outbox.aclose()
+    assert stored(path) == {record().id: record()}
+    assert outbox.counters.duplicates == 2
+
+
+async def test_what_has_no_room_there_waits_for_its_commit(path: Path) -> None:
+    outbox = opened(path)
+    large = replace(record(), external_id="x" * 2000)
+    await outbox.append(large)
+    assert outbox.counters.appended == 1
+    many = [record(number) for number in range(1, ended.SLOTS + 10)]
+    await asyncio.gather(*map(outbox.append, many))
+    assert len(stored(path)) == len(many) + 1
+    await outbox.aclose()
+
+
+async def test_with_fsync_every_append_waits_for_the_disk(path: Path) -> None:
+    outbox = Outbox(path, gathers=True, fsync=True)
+    outbox.open()
+    await outbox.append(record())
+    assert outbox.counters.appended == 1
+    await outbox.aclose()
+
+
+async def test_after_a_death_before_the_commit_it_is_stored_and_not_unknown(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = opened(path)
+    outbox.begin(intent())
+    under_way = intents_path(path).read_bytes()
+    await outbox.append(record())
+    left = ended_path(path).read_bytes()
+    await outbox._writer.run(_forget)  # as if the commit had never been
+    await outbox.aclose()
+    for _ in range(2):  # as if it had died again, between the commit and freeing the slots
+        ended_path(path).write_bytes(left)
+        intents_path(path).write_bytes(under_way)
+        outbox = opened(path)
+        assert (outbox.intents_in_use, waiting(path)) == (0, [])
+        assert stored(path) == {record().id: record()}
+        assert (await outbox.ledger()).unknown == 0
+        await outbox.aclose()
+    assert "1 records were not stored" in caplog.text
+
+
+def _forget(database: Database) -> None:
+    database._connection.execute("DELETE FROM records")
+    database._read_head()
+
+
+async def test_while_the_database_fails_it_stays_there_and_new_traffic_is_refused(
+    path: Path,
+) -> None:
+    outbox = opened(path)
+    await outbox._writer.run(lambda db: _query_only(db, on=True))
+    outbox.begin(intent())
+    await outbox.append(record())
+    async with asyncio.timeout(10):
+        while outbox.fault is None:  # noqa: ASYNC110  what it waits for is on another thread
+            await asyncio.sleep(0.01)
+    with pytest.raises(Unavailable):
+        outbox.check_room()
+    with pytest.raises(Unavailable):
+        await outbox.append(record(1))
+    await outbox.aclose()
+    assert waiting(path) == [record().id]
+    outbox = opened(path)
+    await outbox.aclose()
+    assert stored(path) == {record().id: record()}
+
+
+def _query_only(database: Database, *, on: bool) -> None:
+    database._connection.execute(f"PRAGMA query_only = {int(on)}")
+
+
+async def test_a_torn_one_is_counted_and_told_whole(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = Ended(ended_path(path))
+    file.open()
+    assert file.keep(record_row(record(0)))
+    assert file.keep(record_row(record(1)))
+    assert not file.keep(record_row(record(1)))
+    file.close()
+    data = bytearray(ended_path(path).read_bytes())
+    data[data.index(record(0).id.encode())] ^= 1
+    ended_path(path).write_bytes(data)
+    outbox = opened(path)
+    assert outbox.intents_torn == 1
+    assert "8c0de-0000-7000-8000-000000000000" in caplog.text
+    assert stored(path).keys() == {record(1).id}
+    await outbox.aclose()
+
+
+WORKER = """
+import asyncio, os, sys
+from pathlib import Path
+from msgspec.structs import replace
+import uuid_utils
+from sentinel_extproc.usage.outbox import Outbox
+sys.path.insert(0, sys.argv[2])
+from test_usage_ended import intent, record
+
+async def stream(outbox):
+    while True:
+        one = str(uuid_utils.uuid7())
+        outbox.begin(replace(intent(), id=one))
+        os.write(1, f"try {one}\\n".encode())
+        await asyncio.sleep(0)
+        await outbox.append(replace(record(), id=one))
+        os.write(1, f"ack {one}\\n".encode())
+
+async def main():
+    outbox = Outbox(Path(sys.argv[1]), gathers=True)
+    outbox.open()
+    await asyncio.gather(*(stream(outbox) for _ in range(20)))
+
+asyncio.run(main())
+"""
+
+
+def run_and_kill(path: Path, least: int) -> tuple[set[str], set[str]]:
+    """Ids that were begun, and those whose append returned, before kill -9."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(path), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    deadline = time.monotonic() + 60
+    for line in process.stdout:
+        lines.append(line)
+        if len(lines) >= least or time.monotonic() > deadline:
+            break
+    process.kill()
+    lines += process.stdout.read().splitlines(keepends=True)
+    process.stdout.close()
+    process.wait(timeout=60)
+    words = [line.split() for line in lines if line.endswith("\n")]
+    return {w[1] for w in words if w[0] == "try"}, {w[1] for w in words if w[0] == "ack"}
+
+
+async def test_kill_9_loses_nothing_that_was_acknowledged_and_doubles_nothing(path: Path) -> None:
+    rng = random.Random(20260101)
+    begun: set[str] = set()
+    done: set[str] = set()
+    rescued = 0
+    for _ in range(6):
+        more_begun, more_done = run_and_kill(path, rng.randrange(50, 1500))
+        begun |= more_begun
+        done |= more_done
+        rescued += len(waiting(path))
+    await opened(path).aclose()
+    found = stored(path)
+    assert len(done) > 100
+    assert rescued > 0
+    completed = {kept.id for kept in found.values() if kept.outcome is Outcome.COMPLETED}
+    assert done <= completed
+    assert begun <= found.keys()
+    assert all(found[one] == replace(record(), id=one) for one in completed)
+    assert waiting(path) == []
