@@ -32,9 +32,7 @@ def insert(connection: sqlite3.Connection, head: Head, rows: Sequence[Row]) -> H
         size = min(_LARGEST, 1 << ((len(rows) - place).bit_length() - 1))
         values: list[str | int | bytes | None] = []
         for index in range(place, place + size):
-            values.append(first + index)
-            values += rows[index]
-            values.append(hashes[index])
+            values += (first + index, *rows[index], hashes[index])
         connection.execute(_STATEMENTS[size], values)
         place += size
     return head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
@@ -14,6 +15,7 @@ from typing import TypeVar, TypeVarTuple
 
 import uuid_utils
 
+from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.usage import files, reading
 from sentinel_extproc.usage.chain import Head
 from sentinel_extproc.usage.database import Database, WrongFileError, is_damage
@@ -52,6 +54,9 @@ PRUNE_CHUNKS = 100
 
 RETAIN_SHARE = 0.5
 """Of the bound: from there on acknowledged records make room, however young they are."""
+
+CATCH_UP_S = 0.25
+"""Longest that a look at the outbox waits for records that are about to be stored."""
 
 DEGRADED_SHARE = 0.8
 """Of the bound: nothing acknowledged is left by then, so this is usage that can't be delivered."""
@@ -312,10 +317,12 @@ class Outbox:
 
     async def backlog(self) -> Backlog:
         """See ``ItemQueue``."""
+        await self._catch_up()
         return await self._read(reading.backlog)
 
     async def ledger(self) -> LedgerState:
         """Whose outbox it is, and how it stands."""
+        await self._catch_up()
         return await self._read(reading.ledger)
 
     async def held(self, limit: int = 1000, after: int = 0) -> list[HeldItem]:
@@ -366,6 +373,13 @@ class Outbox:
         if used_bytes <= self._max_bytes * RETAIN_SHARE:
             return False
         return database.prune(2 * CHUNK, done_before_ms=None) > 0
+
+    async def _catch_up(self) -> None:
+        """Have what was appended so far in the database, unless the disk takes too long."""
+        if self._ended.in_use and self._writer.fault is None:
+            with contextlib.suppress(TimeoutError, Unavailable):
+                async with asyncio.timeout(CATCH_UP_S):
+                    await self._writer.run(lambda _: None)
 
     async def _read(self, read: Callable[[Path, *Args], T], *args: *Args) -> T:
         if not self._writer.running:

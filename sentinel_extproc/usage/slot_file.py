@@ -11,10 +11,10 @@ import logging
 import mmap
 import os
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
+from zlib import crc32
 
 from sentinel_extproc.usage import files
 from sentinel_extproc.usage.slots import HEAD, SLOT_BYTES, TornSlotError, head
@@ -98,14 +98,16 @@ class SlotFile(Generic[T]):
     def put(self, value_id: str, value: T, payload: bytes) -> bool:
         """Write a value, whose payload this is, into a slot; False if there is none: all are
         taken, or the file is closed."""
-        if self._map is None or not self._free:
+        mapped = self._map
+        if mapped is None or not self._free:
             return False
         # The last freed first, so that few pages of the file are ever touched.
         slot = self._free.pop()
         place = _HEADER_BYTES + slot * SLOT_BYTES
         start = place + HEAD.size
-        self._map[start : start + len(payload)] = payload
-        self._map[place:start] = head(payload)
+        mapped[start : start + len(payload)] = payload
+        # Both numbers by one copy: packed in place they would be written byte by byte.
+        mapped[place:start] = HEAD.pack(crc32(payload), len(payload))
         self._open[value_id] = (slot, value)
         self._unsynced = True
         return True
@@ -187,7 +189,7 @@ class SlotFile(Generic[T]):
         if len(header) < _HEADER.size:
             return None
         magic, slot_bytes, slots, crc = _HEADER.unpack(header)
-        if magic != self._magic or zlib.crc32(header[:-4]) != crc:
+        if magic != self._magic or crc32(header[:-4]) != crc:
             return None
         if self._path.stat().st_size != _HEADER_BYTES + slots * slot_bytes:
             return None
@@ -197,7 +199,7 @@ class SlotFile(Generic[T]):
         """Write a new file with these slots taken, and put it in the old one's place."""
         new = self._path.with_name(self._path.name + ".new")
         header = _HEADER.pack(self._magic, SLOT_BYTES, slots, 0)[:-4]
-        header += zlib.crc32(header).to_bytes(4, "little")
+        header += crc32(header).to_bytes(4, "little")
         file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             # All of it now: writing to a page that the disk has no room for would be fatal.

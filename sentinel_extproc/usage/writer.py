@@ -68,8 +68,7 @@ class WriterCounters:
     replaced: int = 0
 
 
-@dataclass(slots=True)
-class _Append:
+class _Append(msgspec.Struct, gc=False):
     row: Row
     waiter: Waiter | None
 
@@ -114,12 +113,12 @@ class Writer:
         self._on_stored = on_stored
         self._database: Database | None = None
         self._damage: BaseException | None = None
-        self._inbox: queue.SimpleQueue[_Append | _Job | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Append | list[_Append] | _Job | _Stop] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._live, name="outbox-writer", daemon=True)
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._running = False
         self._unsaved: list[_Append] = []
-        self._gathered: list[Row] = []
+        self._gathered: list[_Append] = []
         self._fault: str | None = None
         self._used_bytes = 0
         self._measured_at = 0.0
@@ -138,7 +137,7 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Appends and jobs not done yet."""
+        """Appends and jobs not done yet; what was gathered counts as one once it is handed over."""
         return len(self._gathered) + self._inbox.qsize() + len(self._unsaved)
 
     @property
@@ -190,14 +189,14 @@ class Writer:
             Unavailable: it takes nothing any more.
         """
         self._check()
-        self._gathered.append(row)
+        self._gathered.append(_Append(row, None))
         if len(self._gathered) == 1:
             asyncio.get_running_loop().call_later(GATHER_S, self._hand_over)
 
     def _hand_over(self) -> None:
-        gathered, self._gathered = self._gathered, []
-        for row in gathered:
-            self._inbox.put(_Append(row, None))
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._inbox.put(gathered)
 
     async def run(self, work: Callable[[Database], T]) -> T:
         """Run ``work`` on the writer's thread, after what was appended before.
@@ -273,6 +272,8 @@ class Writer:
             while True:
                 if isinstance(thing, _Append):
                     appends.append(thing)
+                elif isinstance(thing, list):
+                    appends += thing
                 elif isinstance(thing, _Job):
                     jobs.append(thing)
                 else:
@@ -395,6 +396,8 @@ class Writer:
                 thing = self._inbox.get_nowait()
                 if isinstance(thing, _Append):
                     self._unsaved.append(thing)
+                elif isinstance(thing, list):
+                    self._unsaved += thing
                 elif isinstance(thing, _Job):
                     thing.fail(unavailable("The outbox is closed."))
         for append in self._unsaved:

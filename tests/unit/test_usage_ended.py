@@ -139,6 +139,9 @@ async def test_whoever_asks_sees_what_was_appended_before(path: Path) -> None:
     assert (queued.item.input_tokens, queued.item.records) == (3, 1)
     await outbox.append(record(1))
     await outbox.abandon(record(1).id)
+    assert (await outbox.backlog()).records == 1
+    await outbox.append(record(2))
+    assert (await outbox.ledger()).head.seq == 3
     await outbox.aclose()
     assert {kept.outcome for kept in stored(path).values()} == {Outcome.COMPLETED}
     assert waiting(path) == []
