@@ -29,7 +29,7 @@ Raises:
     OutboxError: it can't be opened.
 """
 
-_Stamp = tuple[int, int] | None
+_Stamp = tuple[int, int, int] | None
 
 
 class Departed:
@@ -133,9 +133,10 @@ async def opened(outbox: Outbox) -> AsyncIterator[Outbox]:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """By what a file is known that nobody has open, and so has no log beside it."""
+    """By what a file is known that nobody has open, with the log that one who was killed left."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    log_path = path.with_name(path.name + "-wal")
+    return found.st_mtime_ns, found.st_size, log_path.stat().st_mtime_ns if log_path.exists() else 0
