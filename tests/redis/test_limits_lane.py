@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, NoScriptError, ReadOnlyError, ResponseError
@@ -158,12 +159,35 @@ async def test_a_frozen_redis_is_let_go_of(own_server: RunningRedis) -> None:
                     async with asyncio.timeout(0.02):
                         await lane.call("PING")
             now = 2.0
+            serving = lane._task
+            assert serving is not None
             late = asyncio.ensure_future(lane.call("CLIENT", "ID"))
-            await asyncio.sleep(0)
+            await asyncio.wait([serving], timeout=10)
         finally:
             os.kill(pid, signal.SIGCONT)
         async with asyncio.timeout(10):
             assert await late != first, "not on a connection that nobody answered on"
+
+
+def test_a_reply_that_came_while_we_stood_still_is_taken(own_server: RunningRedis) -> None:
+    """On uvloop, whose timers go off before what came is read."""
+    now = 0.0
+
+    async def stand_still() -> None:
+        nonlocal now
+        client = build_client(own_server.url)
+        assert isinstance(client, Redis)
+        lane = Lane(client.connection_pool, within_s=0.01, clock=lambda: now)
+        before = await lane.send(packed(("CLIENT", "ID")))
+        reply = lane.send(packed(("ECHO", "a")))
+        time.sleep(0.1)  # noqa: ASYNC251 - nothing of this process goes on
+        now = 2.0
+        assert await lane.send(packed(("CLIENT", "ID"))) == before, "a living connection was left"
+        assert await reply == b"a"
+        await lane.aclose()
+        await client.aclose()
+
+    uvloop.run(stand_still())
 
 
 async def test_a_server_that_takes_connections_and_greets_nobody_is_tried_anew(
@@ -292,15 +316,13 @@ async def test_replies_that_are_late_are_told_at_their_time_and_dropped_when_the
 ) -> None:
     lane = Lane(client.connection_pool, within_s=0.05)
     await lane.call("PING")
-    began = asyncio.get_running_loop().time()
-    late = [lane.send(packed(("BLPOP", f"nothing-{number}", "0.2"))) for number in range(3)]
+    late = [lane.send(packed(("BLPOP", f"nothing-{number}", "0"))) for number in range(3)]
     soon = lane.send(packed(("ECHO", "behind them")), 0.001)
-    with pytest.raises(TimeoutError):
-        await late[0]
-    assert 0.04 < asyncio.get_running_loop().time() - began < 0.19
     for reply in (*late, soon):
         with pytest.raises(TimeoutError):
             await reply
+    for number in range(3):
+        await client.lpush(f"nothing-{number}", "late")
     assert await lane.call("ECHO", "next") == b"next"
     await lane.aclose()
 

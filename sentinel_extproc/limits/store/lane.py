@@ -32,6 +32,10 @@ _STALLED_S = 1.0
 _GRAIN_S = 0.001
 """Of uvloop's timers: one may go off so much earlier."""
 
+_LOOK_S = 0.001
+"""Until the socket has been looked at once more, before a reply is said to be late. When it is this
+process that stood still, timers go off before what came meanwhile is read."""
+
 _CONNECT_S = 3.0
 """For all of connecting. A server that hangs takes connections too, and says nothing on them;
 redis-py would wait for its greeting for ever, while another one has taken over."""
@@ -64,6 +68,8 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        """Nothing is written until this has found whether the connection is dead."""
         self._closed = False
 
     async def call(self, *command: Argument, soon_s: float = 0.0) -> object:
@@ -97,7 +103,8 @@ class Lane:
             self._expiry = loop.call_later(self._within_s, self._expire)
         line = self._line
         if line is not None and line.sent and now_s - line.sent[0][1] > _STALLED_S:
-            self._drop()
+            if self._looking is None:
+                self._looking = loop.call_later(_LOOK_S, self._look, line.sent[0])
             line = None
         if line is not None and line.writable and not soon_s and not self._unsent:
             # Nearly every command. Its place comes after: what can't be written must not have one.
@@ -118,6 +125,19 @@ class Lane:
             self._flush()
         elif self._later is None:
             self._later = loop.call_later(soon_s, self._flush)
+
+    def _look(self, oldest: Sent) -> None:
+        """Leave a connection on which ``oldest`` still waits for its reply; what has not been
+        written goes to the next one."""
+        self._looking = None
+        line = self._line
+        if line is None or not line.sent or line.sent[0] is not oldest:
+            self._flush()
+            return
+        unsent, self._unsent = self._unsent, []
+        self._drop()
+        for command, sent in unsent:
+            self._queue(command, sent, 0.0)
 
     async def aclose(self) -> None:
         """End the connection; commands under way fail."""
@@ -165,7 +185,7 @@ class Lane:
     def _flush(self) -> None:
         """Write what waits, if there is a connection that takes it."""
         line = self._line
-        if line is None or not line.writable:
+        if line is None or not line.writable or self._looking is not None:
             return  # this comes again when it does
         if self._later is not None:
             self._later.cancel()
@@ -188,6 +208,9 @@ class Lane:
         if self._later is not None:
             self._later.cancel()
             self._later = None
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         for reply, _, _ in lost:
             if not reply.done():
                 reply.set_exception(fault)
@@ -197,7 +220,11 @@ class Lane:
         return sent + [waiting for _, waiting in self._unsent]
 
     def _expire(self) -> None:
-        """One timer for all, since all have the same time: it looks at those that still wait."""
+        """One timer for all, since all have the same time."""
+        self._expiry = asyncio.get_running_loop().call_later(_LOOK_S, self._end_late)
+
+    def _end_late(self) -> None:
+        """Tell those whose time is over."""
         now_s, next_s = self._clock(), inf
         for reply, _, until_s in self._waiting(self._line):
             if not reply.done():
