@@ -76,6 +76,8 @@ def _called(call: Any) -> dict[str, Any]:
 def _count_message(tally: Tally, message: dict[str, Any], names: dict[str, str]) -> None:
     rules = tally.rules
     role = message.get("role")
+    if isinstance(role, list | dict):  # who is lenient may well show it to the model
+        tally.unknown(role)
     tally.add(rules.message)
     count_content(tally, message.get("content"))
     if isinstance(message.get("refusal"), str):

@@ -12,7 +12,7 @@ from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.exchange.machine import Exchange
 from sentinel_extproc.exchange.states import State
-from sentinel_extproc.limits.model import Limiter, Quantities
+from sentinel_extproc.limits.model import Limiter, Quantities, Reservation
 from sentinel_extproc.telemetry.facts import (
     Emit,
     End,
@@ -99,8 +99,8 @@ class Accounts:
     def do_behind(self, served: Served, command: do.Settle | do.Confirm | do.AwaitLog) -> None:
         """What nobody waits for."""
         if isinstance(command, do.Settle):
-            settling = self._limiter.settle(command.reservation, command.actual)
-            served.settling = self._background.start(settling)
+            exchange_id = served.exchange.exchange_id
+            served.settling = self._settle(exchange_id, command.reservation, command.actual)
         elif isinstance(command, do.Confirm):
             self._claims.confirm(served.exchange.exchange_id, command.claimed)
         else:
@@ -128,8 +128,17 @@ class Accounts:
         reservation = exchange.reservation
         if reservation is not None:
             actual = reservation.held if actual is None else actual
-            self._background.start(self._limiter.settle(reservation, actual))
+            self._settle(exchange.exchange_id, reservation, actual)
             self._background.start(self._abandon_record(exchange.exchange_id))
+
+    def _settle(
+        self, exchange_id: str, reservation: Reservation, actual: Quantities
+    ) -> asyncio.Task[None] | None:
+        try:
+            return self._background.start(self._limiter.settle(reservation, actual))
+        except Exception as fault:  # noqa: BLE001 - a hold lapses by itself; a record would be lost
+            self._emit(InternalFault(exchange_id, "settlement", fault, True))
+            return None
 
     async def _account_after(self, running: Future[object], served: Served) -> None:
         await asyncio.wait([asyncio.wrap_future(running)])

@@ -264,6 +264,7 @@ def test_messages_are_scaled_and_never_exact() -> None:
         ("chat", {"model": "my-deployment", "messages": [USER]}, Confidence.ROUGH),
         ("chat", {"model": "llama3", "messages": [USER]}, Confidence.ROUGH),
         ("chat", {"model": "gpt-4o", "messages": ["loose"]}, Confidence.ROUGH),
+        ("chat", {"model": "gpt-4o", "messages": [USER | {"role": ["user"]}]}, Confidence.ROUGH),
         (
             "chat",
             {"model": "gpt-4o", "messages": [{"role": "user", "content": [{"type": "new"}]}]},

@@ -713,6 +713,24 @@ async def test_a_record_that_cannot_be_stored_does_not_hold_the_client(parts: Pa
     assert any(isinstance(fact, RecordNotStored) for fact in parts.facts)
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_settlement_that_a_bug_prevents_costs_no_record(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """It is made at once now, without a task of its own, in front of the record."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(parts, "settle", broken)
+    messages = [REQUEST_HEADERS, REQUEST_BODY, RESPONSE_HEADERS]
+    stream = Stream(*messages, *([] if leaves else [RESPONSE_BODY]))
+    await run_to_end(parts.driver(), stream)
+    assert len(stream.replies) == len(messages) + (not leaves)
+    assert len(parts.stored) == 1
+    assert [type(fact) for fact in parts.facts] == [InternalFault, ExchangeFinished, ExchangeTimed]
+
+
 async def test_a_bug_under_the_answer_settles_and_lets_the_bytes_flow(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
