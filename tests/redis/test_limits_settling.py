@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from sentinel_extproc.demo.redis import RunningRedis, start_redis
-from sentinel_extproc.limits.facts import LimitFact, SettlementApplied
+from sentinel_extproc.limits.facts import LimitFact, SettlementApplied, StoreLost
 from sentinel_extproc.limits.limit import Kind, Limit
 from sentinel_extproc.limits.model import Unit
 from sentinel_extproc.limits.settler import Settler
@@ -47,8 +47,8 @@ class Bench:
         self.store = RedisStore(
             self.client, timeout_s=timeout_s, concurrency=concurrency, queue_timeout_s=5.0
         )
-        self.ladder = Ladder(self.store)
         self.facts: list[LimitFact] = []
+        self.ladder = Ladder(self.store, emit=self.facts.append)
         self.settler = Settler(self.ladder, emit=self.facts.append)
 
     async def held(self, *names: str) -> list[Claim]:
@@ -172,3 +172,24 @@ async def test_ending_waits_for_no_answer_and_starts_nothing(server: RunningRedi
             assert bench.settler._task is None
         finally:
             os.kill(pid, signal.SIGCONT)
+
+
+async def test_what_fails_because_all_ends_is_no_outage(server: RunningRedis) -> None:
+    async with bench_at(server.url) as bench:
+        claims = await bench.held("a", "b", "c", "d", "e", "f")
+        before = asyncio.all_tasks()
+        pid = server.process.pid
+        assert pid is not None
+        await asyncio.sleep(0.25)  # so long is a store away before it counts as lost
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for one in claims:
+                bench.settler.submit(one)
+            await asyncio.sleep(0.01)  # they are on their way
+            await bench.settler.close(timeout_s=0.0)
+            await bench.ladder.close()
+            await asyncio.sleep(0.01)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert not [fact for fact in bench.facts if isinstance(fact, StoreLost)]
+        assert asyncio.all_tasks() <= before

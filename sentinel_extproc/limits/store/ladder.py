@@ -107,6 +107,7 @@ class Ladder:
         self._outages = 0
         self._probes = itertools.count()
         self._watcher: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def down(self) -> bool:
@@ -196,6 +197,7 @@ class Ladder:
 
     async def close(self) -> None:
         """See ``Store.close``."""
+        self._closed = True
         if self._replicas is not None:
             await self._replicas.stop()
         if self._watcher is not None:
@@ -226,6 +228,8 @@ class Ladder:
             raise
 
     def _failed(self, error: StoreError) -> None:
+        if self._closed:
+            return  # what is under way fails because we end: that is no outage, nor to be watched
         if self._outage.failed(time.monotonic()):
             self._lost(error)
         self._watch_soon()
