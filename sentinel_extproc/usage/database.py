@@ -249,14 +249,21 @@ class Database:
             if settlement.parked:
                 run(sql.PARK, (_json(settlement.parked),))
 
-    def prune(self, limit: int, *, done_before_ms: int | None) -> int:
+    def prune(
+        self,
+        limit: int,
+        *,
+        done_before_ms: int | None,
+        before: Callable[[], None] = lambda: None,
+    ) -> int:
         """Delete up to ``limit`` of the oldest retained records; how many.
 
         Args:
             done_before_ms: leave those that were acknowledged since; None: room is needed.
+            before: called before any is deleted; what it raises keeps them.
         """
         with self.transaction():
-            return retention.prune(self._connection, limit, done_before_ms)
+            return retention.prune(self._connection, limit, done_before_ms, before)
 
     def replay(self, item_ids: Sequence[str]) -> int:
         """Make held items ready again; how many of them were held."""

@@ -357,8 +357,21 @@ class Outbox:
     async def _forget_old(self) -> None:
         before = self._wall_ms() - int(self._retain_s * 1000)
         for _ in range(PRUNE_CHUNKS):
-            if not await self._writer.run(lambda db: db.prune(CHUNK, done_before_ms=before)):
+            if not await self._writer.run(lambda db: self._prune(db, CHUNK, before)):
                 break
+
+    def _prune(self, database: Database, limit: int, done_before_ms: int | None) -> int:
+        """Called on the writer's thread; how many records were deleted.
+
+        One that is gone is no longer known by its id. So the slot that it had must be free on the
+        disk as well by then, or the loss of power would bring it back, to be billed again.
+        """
+        before = self._ended.sync
+        try:
+            return database.prune(limit, done_before_ms=done_before_ms, before=before)
+        except OSError as error:
+            logger.error("billed records are kept, since the disk fails: %s", error)  # noqa: TRY400
+            return 0
 
     def _make_room(self, database: Database, used_bytes: int) -> bool:
         """Called on the writer's thread; whether anything was deleted."""
@@ -372,7 +385,7 @@ class Outbox:
                 logger.warning("the outbox has room again")
         if used_bytes <= self._max_bytes * RETAIN_SHARE:
             return False
-        return database.prune(2 * CHUNK, done_before_ms=None) > 0
+        return self._prune(database, 2 * CHUNK, None) > 0
 
     async def _catch_up(self) -> None:
         """Have what was appended so far in the database, unless the disk takes too long."""

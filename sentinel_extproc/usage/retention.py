@@ -4,17 +4,24 @@ the chain keeps a gap for what is gone."""
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 
 from sentinel_extproc.usage import sql
 
 
-def prune(connection: sqlite3.Connection, limit: int, done_before_ms: int | None) -> int:
+def prune(
+    connection: sqlite3.Connection,
+    limit: int,
+    done_before_ms: int | None,
+    before: Callable[[], None] = lambda: None,
+) -> int:
     """Delete up to ``limit`` records of the oldest chunk that may go; how many.
 
     Call it within a transaction.
 
     Args:
         done_before_ms: only of a chunk that was acknowledged before; None: of any that was.
+        before: called before any is deleted; what it raises keeps them.
     """
     run = connection.execute
     row = run(sql.RETAINED).fetchone()
@@ -25,6 +32,7 @@ def prune(connection: sqlite3.Connection, limit: int, done_before_ms: int | None
         return 0
     end = min(last, first + limit - 1)
     if end >= first:
+        before()
         (hash_of_end,) = run(sql.HASH_OF, (end,)).fetchone()
         run(sql.DELETE_RECORDS, (first, end))
         _add_gap(connection, first, end, hash_of_end)

@@ -93,6 +93,7 @@ class SlotFile(Generic[T]):
         self._map = mmap.mmap(self._file, _HEADER_BYTES + slots * SLOT_BYTES)
         self._open = {self._id_of(value): (slot, value) for slot, value in taken.items()}
         self._free = [slot for slot in reversed(range(slots)) if slot not in taken]
+        self._unsynced = True  # what its last user changed may not be on the disk yet
         return left
 
     def put(self, value_id: str, value: T, payload: bytes) -> bool:
@@ -135,7 +136,11 @@ class SlotFile(Generic[T]):
         """Bring the slots to the disk, if any changed."""
         if self._unsynced and self._file >= 0:
             self._unsynced = False
-            os.fdatasync(self._file)  # takes what a map has changed along, on Linux
+            try:
+                os.fdatasync(self._file)  # takes what a map has changed along, on Linux
+            except OSError:
+                self._unsynced = True
+                raise
 
     def close(self) -> None:
         """Unmap and close. May be called twice."""

@@ -21,6 +21,7 @@ from sentinel_extproc.usage.chain import verify
 from sentinel_extproc.usage.database import Database
 from sentinel_extproc.usage.ended import Ended
 from sentinel_extproc.usage.files import ended_path, intents_path
+from sentinel_extproc.usage.item_queue import Settlement
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Intent, Outcome, Provenance, TokenUsage, UsageRecord
 from sentinel_extproc.usage.rows import record_row
@@ -200,6 +201,61 @@ async def test_after_a_death_before_the_commit_it_is_stored_and_not_unknown(
 def _forget(database: Database) -> None:
     database._connection.execute("DELETE FROM records")
     database._read_head()
+
+
+@pytest.fixture
+def synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The file of what has ended as it is on the disk after each flush, the last one last."""
+    flushed: list[bytes] = []
+    really = os.fdatasync
+
+    def fdatasync(file: int) -> None:
+        really(file)
+        flushed.append(ended_path(path).read_bytes())
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    return flushed
+
+
+async def test_power_loss_brings_back_nothing_that_was_billed_and_deleted(
+    path: Path, synced: list[bytes]
+) -> None:
+    outbox = Outbox(path, gathers=True, retain_s=0)
+    outbox.open()
+    await outbox.append(record())
+    synced.append(ended_path(path).read_bytes())  # the kernel may flush at any time
+    claimed = await outbox.claim(10)
+    assert len(claimed) == 1
+    await outbox.settle(Settlement(acknowledged=tuple(queued.item.id for queued in claimed)))
+    await outbox.claim(10)
+    assert (await outbox.ledger()).retained == 0
+    await outbox.aclose()
+    ended_path(path).write_bytes(synced[-1])  # what the kernel had not flushed is lost
+    outbox = opened(path)
+    assert await outbox.claim(10) == []
+    await outbox.aclose()
+
+
+async def test_while_the_disk_fails_billed_records_are_kept_and_usage_is_still_sent(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fdatasync(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    outbox = Outbox(path, gathers=True, retain_s=0)
+    outbox.open()
+    await outbox.append(record())
+    claimed = await outbox.claim(10)
+    await outbox.settle(Settlement(acknowledged=tuple(queued.item.id for queued in claimed)))
+    await outbox.append(record(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fdatasync)
+        (queued,) = await outbox.claim(10)
+        assert (await outbox.ledger()).retained == 1
+    await outbox.settle(Settlement(acknowledged=(queued.item.id,)))
+    await outbox.claim(10)
+    assert (await outbox.ledger()).retained == 0
+    await outbox.aclose()
 
 
 async def test_while_the_database_fails_it_stays_there_and_new_traffic_is_refused(
