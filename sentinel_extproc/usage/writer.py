@@ -401,7 +401,10 @@ class Writer:
                 elif isinstance(thing, _Job):
                     thing.fail(unavailable("The outbox is closed."))
         for append in self._unsaved:
-            logger.critical("usage record not stored at shutdown: %r", append.row)
+            if append.waiter is None:  # safe elsewhere: billed by hand, it would be billed twice
+                logger.error("usage record left to the next start: %r", append.row)
+            else:
+                logger.critical("usage record not stored at shutdown: %r", append.row)
         wake(_waiters(self._unsaved), "Usage can't be recorded: the outbox is closed.")
 
 

@@ -259,7 +259,7 @@ async def test_while_the_disk_fails_billed_records_are_kept_and_usage_is_still_s
 
 
 async def test_while_the_database_fails_it_stays_there_and_new_traffic_is_refused(
-    path: Path,
+    path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox = opened(path)
     await outbox._writer.run(lambda db: _query_only(db, on=True))
@@ -274,6 +274,8 @@ async def test_while_the_database_fails_it_stays_there_and_new_traffic_is_refuse
         await outbox.append(record(1))
     await outbox.aclose()
     assert waiting(path) == [record().id]
+    lost = [line for line in caplog.messages if "not stored at shutdown" in line]
+    assert [record(1).id in line for line in lost] == [True], "the other would be billed twice"
     outbox = opened(path)
     await outbox.aclose()
     assert stored(path) == {record().id: record()}
