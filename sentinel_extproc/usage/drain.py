@@ -8,7 +8,7 @@ import logging
 
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.usage.forwarder import Forwarder
-from sentinel_extproc.usage.item_queue import Backlog, ItemQueue
+from sentinel_extproc.usage.item_queue import Backlog, ItemQueue, ItemState
 from sentinel_extproc.usage.reporter import Reporter
 from sentinel_extproc.usage.stream import StreamUnavailable
 from sentinel_extproc.usage.stream_queue import StreamQueue
@@ -17,6 +17,8 @@ log = logging.getLogger("sentinel.usage")
 
 LAST_WORDS_S = 1.0
 """For saying and hearing what became of the last items, out of the time for all of it."""
+
+_HEAR_EVERY_S = 0.05
 
 
 async def drain(
@@ -55,6 +57,9 @@ async def drain(
                 await queue.aclose()
             if forwarder is not None:
                 await forwarder.hear()
+                while await _in_other_hands(outbox):
+                    await asyncio.sleep(_HEAR_EVERY_S)
+                    await forwarder.hear()
     last = await _count(outbox)
     log.info(
         "usage_drained",
@@ -66,6 +71,12 @@ async def drain(
             "seconds": round(loop.time() - started, 3),
         },
     )
+
+
+async def _in_other_hands(outbox: ItemQueue) -> bool:
+    """Whether the stream has items of ours that others, who share it, are billing."""
+    backlog = await _count(outbox)
+    return backlog is not None and backlog.items[ItemState.HANDED] > 0
 
 
 async def _count(outbox: ItemQueue) -> Backlog | None:

@@ -18,7 +18,7 @@ from sentinel_extproc.demo.zion_standin import FaultKind, ZionCall, ZionStandIn,
 from sentinel_extproc.limits.store.connect import build_client
 from sentinel_extproc.usage.drain import drain
 from sentinel_extproc.usage.forwarder import Forwarder
-from sentinel_extproc.usage.item_queue import ItemState
+from sentinel_extproc.usage.item_queue import ItemState, Settlement
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 from sentinel_extproc.usage.reporter import Reporter
@@ -526,3 +526,26 @@ async def test_a_drain_hands_over_reports_and_tells_so(
         assert set(items) <= {"ready", "handed"}
         assert last["left"] + last["records_unsealed"] >= 40
     assert "sent" not in items, "nothing was cut off while it was being sent"
+
+
+async def test_a_drain_hears_of_what_another_one_is_billing(make: Make) -> None:
+    one, two = make("one"), make("two")
+    await one.use(20)
+    await one.forwarder.turn()
+    taken = await two.queue.claim(100)
+    assert len(taken) == 20
+    closing = asyncio.Event()
+    close = one.queue.aclose
+
+    async def close_and_say() -> None:
+        await close()
+        closing.set()
+
+    one.queue.aclose = close_and_say  # type: ignore[method-assign]
+    leaving = asyncio.create_task(
+        drain(one.outbox, one.reporter, 5.0, forwarder=one.forwarder, queue=one.queue)
+    )
+    await closing.wait()
+    await two.queue.settle(Settlement(acknowledged=tuple(queued.item.id for queued in taken)))
+    await leaving
+    assert await one.settled()
