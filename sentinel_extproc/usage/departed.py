@@ -14,7 +14,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from sentinel_extproc.errors import Unavailable
-from sentinel_extproc.usage.files import OutboxError, OutboxInUseError, outbox_paths
+from sentinel_extproc.usage.files import (
+    OutboxError,
+    OutboxInUseError,
+    lock_path,
+    outbox_paths,
+)
 from sentinel_extproc.usage.outbox import Outbox
 
 log = logging.getLogger("sentinel.usage")
@@ -133,10 +138,11 @@ async def opened(outbox: Outbox) -> AsyncIterator[Outbox]:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """By what a file is known that nobody has open, with the log that one who was killed left."""
+    """By what a file is known, and when it was last opened. Who was killed may have left records
+    beside the file alone, without a change in it or in its log; but opening it wrote to its lock.
+    """
     try:
-        found = path.stat()
+        found, lock = path.stat(), lock_path(path).stat()
     except OSError:
         return None
-    log_path = path.with_name(path.name + "-wal")
-    return found.st_mtime_ns, found.st_size, log_path.stat().st_mtime_ns if log_path.exists() else 0
+    return found.st_mtime_ns, found.st_size, lock.st_mtime_ns

@@ -68,11 +68,11 @@ def lock(path: Path) -> int:
         OutboxInUseError: another process holds it.
         OutboxError: the file can't be made.
     """
-    lock_path = path.with_name(path.name + ".lock")
+    place = lock_path(path)
     try:
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise OutboxError(f"can't write {lock_path}: {error.strerror}") from None
+        raise OutboxError(f"can't write {place}: {error.strerror}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -96,6 +96,11 @@ def set_aside(path: Path) -> Path:
         if part.exists():
             part.rename(kept.with_name(kept.name + suffix))
     return kept
+
+
+def lock_path(path: Path) -> Path:
+    """What the process that uses the outbox at ``path`` holds, and writes its pid to."""
+    return path.with_name(path.name + ".lock")
 
 
 def intents_path(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import sqlite3
@@ -316,9 +317,14 @@ class Outbox:
         self._claimed.difference_update(settlement.ids())
 
     async def backlog(self) -> Backlog:
-        """See ``ItemQueue``."""
-        await self._catch_up()
-        return await self._read(reading.backlog)
+        """See ``ItemQueue``. What can't be stored at the moment counts as records, so that nobody
+        takes an outbox for empty that isn't."""
+        missing = 0
+        if not await self._catch_up():
+            # Asked for before it is read: what is stored in between counts twice, and never not.
+            missing = max(self._ended.in_use, self._writer.unsaved)
+        found = await self._read(reading.backlog)
+        return dataclasses.replace(found, records=found.records + missing)
 
     async def ledger(self) -> LedgerState:
         """Whose outbox it is, and how it stands."""
@@ -387,12 +393,16 @@ class Outbox:
             return False
         return self._prune(database, 2 * CHUNK, None) > 0
 
-    async def _catch_up(self) -> None:
-        """Have what was appended so far in the database, unless the disk takes too long."""
+    async def _catch_up(self) -> bool:
+        """Have what was appended so far in the database; whether it is, or the disk fails or takes
+        too long."""
         if self._ended.in_use and self._writer.fault is None:
             with contextlib.suppress(TimeoutError, Unavailable):
                 async with asyncio.timeout(CATCH_UP_S):
                     await self._writer.run(lambda _: None)
+                    return self._writer.fault is None
+            return False
+        return self._writer.fault is None
 
     async def _read(self, read: Callable[[Path, *Args], T], *args: *Args) -> T:
         if not self._writer.running:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _HEADER = struct.Struct("<8sIII")
 """Magic, bytes of a slot, number of slots, CRC-32 of what is before."""
-_HEADER_BYTES = 4096
+HEADER_BYTES = 4096
 _FREE = HEAD.pack(0, 0)
 
 
@@ -90,7 +90,7 @@ class SlotFile(Generic[T]):
             taken = dict(enumerate(left))
         self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         # Only what is used of it is ever touched, and so counts as our memory.
-        self._map = mmap.mmap(self._file, _HEADER_BYTES + slots * SLOT_BYTES)
+        self._map = mmap.mmap(self._file, HEADER_BYTES + slots * SLOT_BYTES)
         self._open = {self._id_of(value): (slot, value) for slot, value in taken.items()}
         self._free = [slot for slot in reversed(range(slots)) if slot not in taken]
         self._unsynced = True  # what its last user changed may not be on the disk yet
@@ -104,7 +104,7 @@ class SlotFile(Generic[T]):
             return False
         # The last freed first, so that few pages of the file are ever touched.
         slot = self._free.pop()
-        place = _HEADER_BYTES + slot * SLOT_BYTES
+        place = HEADER_BYTES + slot * SLOT_BYTES
         start = place + HEAD.size
         mapped[start : start + len(payload)] = payload
         # Both numbers by one copy: packed in place they would be written byte by byte.
@@ -118,7 +118,7 @@ class SlotFile(Generic[T]):
         for value_id in value_ids:
             taken = self._open.pop(value_id, None)
             if taken is not None and self._map is not None:
-                place = _HEADER_BYTES + taken[0] * SLOT_BYTES
+                place = HEADER_BYTES + taken[0] * SLOT_BYTES
                 self._map[place : place + HEAD.size] = _FREE
                 self._free.append(taken[0])
                 self._unsynced = True
@@ -162,7 +162,7 @@ class SlotFile(Generic[T]):
             raise OSError(0, f"{self._path.name} is of a newer version")
         left = {}
         with self._path.open("rb") as file:
-            file.seek(_HEADER_BYTES)
+            file.seek(HEADER_BYTES)
             for slot in range(size[1]):
                 data = file.read(SLOT_BYTES)
                 try:
@@ -173,7 +173,7 @@ class SlotFile(Generic[T]):
                     logger.exception(
                         "the %s in slot %d is torn and lost: %r", self._noun, slot, text
                     )
-                    self._clear(_HEADER_BYTES + slot * SLOT_BYTES)
+                    self._clear(HEADER_BYTES + slot * SLOT_BYTES)
                 else:
                     if value is not None:
                         left[slot] = value
@@ -196,7 +196,7 @@ class SlotFile(Generic[T]):
         magic, slot_bytes, slots, crc = _HEADER.unpack(header)
         if magic != self._magic or crc32(header[:-4]) != crc:
             return None
-        if self._path.stat().st_size != _HEADER_BYTES + slots * slot_bytes:
+        if self._path.stat().st_size != HEADER_BYTES + slots * slot_bytes:
             return None
         return slot_bytes, slots
 
@@ -208,12 +208,12 @@ class SlotFile(Generic[T]):
         file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             # All of it now: writing to a page that the disk has no room for would be fatal.
-            os.posix_fallocate(file, 0, _HEADER_BYTES + slots * SLOT_BYTES)
+            os.posix_fallocate(file, 0, HEADER_BYTES + slots * SLOT_BYTES)
             os.pwrite(file, header, 0)
             for slot, value in enumerate(left):
                 payload = self._encode(value)
                 data = head(payload) + payload
-                os.pwrite(file, data, _HEADER_BYTES + slot * SLOT_BYTES)
+                os.pwrite(file, data, HEADER_BYTES + slot * SLOT_BYTES)
             os.fsync(file)
         finally:
             os.close(file)

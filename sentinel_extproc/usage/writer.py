@@ -103,6 +103,9 @@ class Writer:
 
     Args:
         open_database, make_room, on_stored: called on that thread.
+
+    Attributes:
+        unsaved: records that could not be stored so far, while there is a fault.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Writer:
         self._measured_at = 0.0
         self._began_at: float | None = None
         self._crowded = False
+        self.unsaved = 0
         self.sidecar = ""
         self.head = Head(0, b"")
         self.counters = WriterCounters()
@@ -183,12 +187,11 @@ class Writer:
 
     def gather(self, row: Row) -> None:
         """Store a row that is safe elsewhere within ``GATHER_S``, together with those that come
-        meanwhile. Always from the same event loop.
-
-        Raises:
-            Unavailable: it takes nothing any more.
+        meanwhile. Always from the same event loop. A writer that has ended leaves it where it is:
+        whoever starts next stores it.
         """
-        self._check()
+        if not self._running:
+            return
         self._gathered.append(_Append(row, None))
         if len(self._gathered) == 1:
             asyncio.get_running_loop().call_later(GATHER_S, self._hand_over)
@@ -212,7 +215,12 @@ class Writer:
             if done.set_running_or_notify_cancel():
                 done.set_result(work(database))
 
-        self._inbox.put(_Job(run, done.set_exception))
+        def fail(error: BaseException) -> None:
+            # Whoever waited may have been cancelled, which must not cost the thread its life.
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                done.set_exception(error)
+
+        self._inbox.put(_Job(run, fail))
         return await asyncio.wrap_future(done)
 
     def post(self, work: Callable[[], None]) -> None:
@@ -304,6 +312,11 @@ class Writer:
             if self._fault is None:
                 logger.exception("the outbox can't be opened")
             self._fault = str(error)
+        else:
+            if self._fault is not None and not self._unsaved:
+                # Nothing waits whose commit would tell, and while there is a fault nothing comes.
+                logger.warning("the outbox can be opened again")
+                self._fault = None
 
     def _commit(self, appends: list[_Append], *, may_replace: bool = True) -> None:
         if self._database is None:
@@ -333,6 +346,7 @@ class Writer:
             if self._fault is not None and not self._unsaved:
                 logger.warning("the outbox can be written again")
                 self._fault = None
+            self.unsaved = len(self._unsaved)
             self.head = self._database.head
             self._count(appends, stored)
             wake(_waiters(appends), None)
@@ -351,6 +365,7 @@ class Writer:
 
     def _keep(self, appends: list[_Append]) -> None:
         self._unsaved += appends
+        self.unsaved = len(self._unsaved)
         wake(_waiters(appends), "Usage can't be recorded right now.")
 
     def _do(self, job: _Job) -> None:

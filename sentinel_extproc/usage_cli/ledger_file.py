@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sentinel_extproc.usage import reading, sql
+from sentinel_extproc.usage import ended, reading, sql
 from sentinel_extproc.usage.chain import Finding, Gap, Head, Link, text, verify
+from sentinel_extproc.usage.files import ended_path
 from sentinel_extproc.usage.item_queue import HeldItem, ItemState
 from sentinel_extproc.usage.record import UsageRecord
 from sentinel_extproc.usage.rows import record_of
@@ -81,6 +82,10 @@ class LedgerFile:
             state = reading.ledger(self._path)
             oldest_ms = reading.backlog(self._path).oldest_ms
             size = self._path.stat().st_size
+        try:
+            unstored = ended.waiting(ended_path(self._path))
+        except OSError as error:
+            raise LedgerFileError(f"can't read beside {self._path}: {error.strerror}") from None
         items = {name: state.items.get(name, 0) for name in (*ItemState, sql.DONE)}
         items |= {name: count for name, count in state.items.items() if name not in items}
         return {
@@ -88,6 +93,7 @@ class LedgerFile:
             "name": state.name,
             "head": f"{state.head.seq}:{state.head.hash.hex()}",
             "records": state.head.seq,
+            "unstored_records": unstored,
             "unsealed_records": state.unsealed,
             "billed_records_kept": state.retained,
             "unknown_records": state.unknown,

@@ -17,6 +17,7 @@ FACTS = {
     "name": "sidecar's name",
     "head": "last record, as NUMBER:HASH",
     "records": "records ever written",
+    "unstored_records": "ended, to be written by the sidecar or its next start",
     "unsealed_records": "written, not yet summed up for Zion",
     "billed_records_kept": "billed, kept for audit",
     "unknown_records": "end unknown, so never billed",

@@ -19,10 +19,13 @@ from sentinel_extproc.admin.routes import admin_app
 from sentinel_extproc.admin.server import AdminServer
 from sentinel_extproc.demo.hosting import serve_app
 from sentinel_extproc.demo.zion_standin import DEMO_USERS, ZionStandIn
+from sentinel_extproc.usage.ended import Ended
+from sentinel_extproc.usage.files import ended_path
 from sentinel_extproc.usage.item_queue import Refusal, Settlement
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 from sentinel_extproc.usage.reporter import Reporter
+from sentinel_extproc.usage.rows import record_row
 from sentinel_extproc.usage_cli import ledger_file
 from sentinel_extproc.usage_cli.columns import Delivery
 from sentinel_extproc.usage_cli.group import usage
@@ -116,6 +119,18 @@ async def test_status(filled: Path) -> None:
     assert "Zion refused: a person must decide" in shown.stdout
     assert set(facts) == set(FACTS), "every fact has words of its own"
     assert not any(name in shown.stdout for name in ("unsealed", "dead items"))
+
+
+async def test_status_tells_of_what_a_killed_sidecar_left_beside_the_outbox(filled: Path) -> None:
+    [facts] = lines(await run(filled, "status", "--json"))
+    assert facts["unstored_records"] == 0
+    ended = Ended(ended_path(filled))
+    ended.open()
+    for number in (100, 101):
+        assert ended.keep(record_row(record(number)))
+    ended.close()
+    [facts] = lines(await run(filled, "status", "--json"))
+    assert (facts["unstored_records"], facts["records"]) == (2, 7)
 
 
 async def test_the_configuration_says_where_the_outbox_is(filled: Path, tmp_path: Path) -> None:

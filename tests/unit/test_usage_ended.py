@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,7 @@ from sentinel_extproc.usage.chain import verify
 from sentinel_extproc.usage.database import Database
 from sentinel_extproc.usage.ended import Ended
 from sentinel_extproc.usage.files import ended_path, intents_path
-from sentinel_extproc.usage.item_queue import Settlement
+from sentinel_extproc.usage.item_queue import Backlog, Settlement
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Intent, Outcome, Provenance, TokenUsage, UsageRecord
 from sentinel_extproc.usage.rows import record_row
@@ -79,6 +82,12 @@ def waiting(path: Path) -> list[object]:
     data = ended_path(path).read_bytes()[4096:]
     slots = [data[place : place + SLOT_BYTES] for place in range(0, len(data), SLOT_BYTES)]
     return [row[0] for slot in slots if (row := ended.decode(slot)) is not None]
+
+
+async def until(it_is: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not it_is():  # noqa: ASYNC110  what it waits for is on another thread
+            await asyncio.sleep(0.01)
 
 
 texts = st.text(max_size=400)
@@ -283,6 +292,137 @@ async def test_while_the_database_fails_it_stays_there_and_new_traffic_is_refuse
 
 def _query_only(database: Database, *, on: bool) -> None:
     database._connection.execute(f"PRAGMA query_only = {int(on)}")
+
+
+async def test_what_ends_while_the_outbox_closes_is_left_for_the_next_start(path: Path) -> None:
+    outbox = opened(path)
+    outbox.begin(intent())
+    closing = asyncio.create_task(outbox.aclose())
+    await asyncio.sleep(0)
+    await outbox.append(record())  # nobody is told that it was not stored, and bills it by hand
+    await closing
+    assert waiting(path) == [record().id]
+    outbox = opened(path)
+    await outbox.aclose()
+    assert stored(path) == {record().id: record()}
+
+
+async def test_what_the_database_would_not_take_is_not_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = opened(path)
+    outbox.begin(intent())
+    strange = (*record_row(record())[:8], 1.5, *record_row(record())[9:])
+    monkeypatch.setattr("sentinel_extproc.usage.outbox.record_row", lambda _: strange)
+    with pytest.raises(Unavailable):
+        await outbox.append(record())
+    monkeypatch.undo()
+    assert outbox.counters.unstorable == 1
+    await outbox.aclose()
+    outbox = opened(path)
+    await outbox.aclose()
+    assert {kept.outcome for kept in stored(path).values()} == {Outcome.UNKNOWN}
+
+
+async def test_what_can_not_be_stored_counts_as_not_delivered(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = opened(path)
+    await outbox._writer.run(lambda db: _query_only(db, on=True))
+    await outbox.append(record())
+    assert (await outbox.backlog()).undelivered == 1
+    with pytest.raises(Unavailable):
+        await outbox.append(record(1))
+    assert (await outbox.backlog()).undelivered == 2
+    await outbox._writer.run(lambda db: _query_only(db, on=False))
+    async with asyncio.timeout(10):
+        while outbox.fault is not None:  # noqa: ASYNC110  what it waits for is on another thread
+            await asyncio.sleep(0.01)
+    assert (await outbox.backlog()).undelivered == 2
+    await outbox._writer.run(lambda db: _query_only(db, on=True))
+    await outbox.append(record(2))
+    await outbox.aclose()
+    assert "left to the next start" in caplog.text
+    assert "not stored at shutdown" not in caplog.text
+
+
+async def test_what_is_stored_during_a_look_is_not_missed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = opened(path)
+    await outbox._writer.run(lambda db: _query_only(db, on=True))
+    await outbox.append(record())
+    await until(lambda: outbox.fault is not None)
+    read = reading.backlog
+
+    def slow(of: Path) -> Backlog:
+        found = read(of)
+        asyncio.run(until(lambda: outbox.fault is None and not waiting(path)))
+        return found
+
+    monkeypatch.setattr(reading, "backlog", slow)
+    looking = asyncio.create_task(outbox.backlog())
+    await asyncio.sleep(0.1)
+    await outbox._writer.run(lambda db: _query_only(db, on=False))
+    assert (await looking).undelivered == 1
+    await outbox.aclose()
+
+
+async def test_a_look_that_waits_no_longer_does_not_end_the_writer(path: Path) -> None:
+    outbox = opened(path)
+    opens, out_of_room = outbox._writer._open_database, threading.Event()
+
+    def open_again(damage: BaseException | None = None, /) -> Database:
+        if not out_of_room.is_set():
+            raise OSError(28, "No space left on device")
+        return opens(damage)
+
+    def stall_and_break(_: Database) -> None:
+        time.sleep(0.5)
+        error = sqlite3.DatabaseError("malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    outbox._writer._open_database = open_again
+    broken = asyncio.create_task(outbox._writer.run(stall_and_break))
+    await asyncio.sleep(0.1)
+    await outbox.append(record())
+    assert (await outbox.backlog()).undelivered == 1  # it gave up waiting: a cancelled job
+    with pytest.raises(Unavailable):
+        await broken
+    out_of_room.set()
+    async with asyncio.timeout(10):
+        while waiting(path):  # noqa: ASYNC110  what it waits for is on another thread
+            await asyncio.sleep(0.05)
+    outbox.check_room()
+    await outbox.aclose()
+    assert stored(path) == {record().id: record()}
+
+
+async def test_a_file_that_can_be_opened_again_is_used_again(path: Path) -> None:
+    outbox = opened(path)
+    opens, attempts = outbox._writer._open_database, [1, 2]
+
+    def open_again(damage: BaseException | None = None, /) -> Database:
+        if attempts:
+            attempts.pop()
+            raise OSError(28, "No space left on device")
+        return opens(damage)
+
+    def break_down(_: Database) -> None:
+        error = sqlite3.DatabaseError("malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    outbox._writer._open_database = open_again
+    with pytest.raises(Unavailable):
+        await outbox._writer.run(break_down)
+    await until(lambda: outbox.fault is not None)
+    with pytest.raises(Unavailable):
+        outbox.check_room()
+    await until(lambda: outbox.fault is None)
+    outbox.check_room()
+    await outbox.aclose()
 
 
 async def test_a_torn_one_is_counted_and_told_whole(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import os
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import structlog
@@ -17,11 +21,15 @@ from sentinel_extproc.config.workers import usable_cpus, worker_addresses, worke
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.telemetry.logs import configure
 from sentinel_extproc.telemetry.worker_field import WorkerField, name_log_lines
+from sentinel_extproc.usage import files
+from sentinel_extproc.usage.database import Database
 from sentinel_extproc.usage.departed import Departed, opened
+from sentinel_extproc.usage.ended import Ended
 from sentinel_extproc.usage.files import OutboxError, OutboxInUseError, outbox_path, outbox_paths
 from sentinel_extproc.usage.item_queue import Settlement
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
+from sentinel_extproc.usage.rows import record_row
 from sentinel_extproc.workers.run import fit_for_successors
 from sentinel_extproc.workers.seats import Seats
 
@@ -153,6 +161,47 @@ async def test_a_departed_outbox_that_could_not_be_opened_is_tried_again(tmp_pat
     assert tried == both * 2
     await departed.look()
     assert tried == both * 2
+
+
+async def test_a_departed_outbox_is_seen_by_what_lies_beside_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "outbox.db"
+    left = outbox_path(path, 1)
+    outbox = Outbox(left)
+    outbox.open()
+    await outbox.aclose()
+    used: list[Outbox] = []
+
+    @asynccontextmanager
+    async def delivering(found: Path) -> AsyncIterator[Outbox]:
+        async with opened(Outbox(found)) as outbox:
+            used.append(outbox)
+            yield outbox
+
+    departed = Departed(path, own=path, delivering=delivering, poll_s=0.01)
+    assert await departed.look() == []
+    assert len(used) == 1
+    # A worker that is killed before its first commit; and a disk that is full when we look.
+    lock, ended = files.lock(left), Ended(files.ended_path(left))
+    ended.open()
+    assert ended.keep(record_row(record(0)))
+    ended.close()
+    os.close(lock)
+    with monkeypatch.context() as patch:
+        full = sqlite3.OperationalError("database or disk is full")
+        patch.setattr(Database, "append", Mock(side_effect=full))
+        looking = asyncio.create_task(departed.look())
+        await asyncio.sleep(1)
+        assert not looking.done()
+    async with asyncio.timeout(10):
+        while not (items := await used[-1].claim(10)):  # noqa: ASYNC110 - it's a file
+            await asyncio.sleep(0.1)
+        await used[-1].settle(Settlement(acknowledged=tuple(i.item.id for i in items)))
+        assert await looking == [left]
+    assert [item.item.records for item in items] == [1]
+    await departed.look()
+    assert len(used) == 2
 
 
 def test_successors_get_new_settings_but_for_what_all_have_in_common(
