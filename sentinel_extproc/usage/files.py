@@ -89,12 +89,32 @@ def lock(path: Path) -> int:
 
 def set_aside(path: Path) -> Path:
     """Rename a damaged file together with its log; the new name of the file."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    kept = path.with_name(f"{path.name}.damaged-{stamp}")
+    kept = _damaged_name(path)
     for suffix in ("", "-wal", "-shm"):
         part = path.with_name(path.name + suffix)
         if part.exists():
             part.rename(kept.with_name(kept.name + suffix))
+    return kept
+
+
+def _damaged_name(path: Path) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    return path.with_name(f"{path.name}.damaged-{stamp}")
+
+
+def keep_aside(path: Path) -> Path:
+    """Keep a damaged file under another name until something else takes its place, too; the name.
+
+    So whoever dies in between, or has no room for the new one, finds it again.
+    """
+    for kept in path.parent.glob(f"{glob.escape(path.name)}.damaged-*"):
+        if kept.samefile(path):
+            return kept
+    kept = _damaged_name(path)
+    try:
+        os.link(path, kept)
+    except OSError:  # not every file system has links
+        return set_aside(path)
     return kept
 
 

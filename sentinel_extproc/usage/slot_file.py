@@ -7,6 +7,7 @@ death of the process; ``sync`` brings it to the disk too, behind.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
@@ -155,8 +156,7 @@ class SlotFile(Generic[T]):
         size = self._size_on_disk()
         if size is None:
             if self._path.exists() and self._path.stat().st_size:
-                kept = files.set_aside(self._path)
-                logger.critical("the %ss %s are damaged: kept as %s", self._noun, self._path, kept)
+                return self._salvage()
             return {}
         if size[0] != SLOT_BYTES:
             raise OSError(0, f"{self._path.name} is of a newer version")
@@ -178,6 +178,24 @@ class SlotFile(Generic[T]):
                     if value is not None:
                         left[slot] = value
         return left
+
+    def _salvage(self) -> dict[int, T]:
+        """What can be read of a damaged file, which is kept: each slot has a checksum of its own.
+        ``open`` puts a new one in its place."""
+        found = list[T]()
+        with self._path.open("rb") as file:
+            file.seek(HEADER_BYTES)
+            while len(data := file.read(SLOT_BYTES)) >= HEAD.size:
+                with contextlib.suppress(TornSlotError):
+                    value = self._decode(data)
+                    if value is not None:
+                        found.append(value)
+        kept = files.keep_aside(self._path)
+        logger.critical(
+            "the %ss %s are damaged: kept as %s; %d could be read and are used",
+            self._noun, self._path, kept, len(found),
+        )  # fmt: skip
+        return dict(enumerate(found))
 
     def _clear(self, place: int) -> None:
         with self._path.open("r+b") as file:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ from sentinel_extproc.usage.database import Database
 from sentinel_extproc.usage.ended import Ended
 from sentinel_extproc.usage.files import ended_path, intents_path
 from sentinel_extproc.usage.item_queue import Backlog, Settlement
-from sentinel_extproc.usage.outbox import Outbox
+from sentinel_extproc.usage.outbox import Outbox, OutboxError
 from sentinel_extproc.usage.record import Intent, Outcome, Provenance, TokenUsage, UsageRecord
 from sentinel_extproc.usage.rows import record_row
 from sentinel_extproc.usage.slots import CAPACITY, SLOT_BYTES, TornSlotError, head
@@ -441,6 +442,42 @@ async def test_a_torn_one_is_counted_and_told_whole(
     assert outbox.intents_torn == 1
     assert "8c0de-0000-7000-8000-000000000000" in caplog.text
     assert stored(path).keys() == {record(1).id}
+    await outbox.aclose()
+
+
+@pytest.mark.parametrize("hurt", ["shrunk", "header", "cut in a slot"])
+async def test_of_a_damaged_file_what_can_be_read_is_stored(
+    path: Path, hurt: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Ended(ended_path(path))
+    file.open()
+    for number in range(3):
+        assert file.keep(record_row(record(number)))
+    file.close()
+    data = bytearray(ended_path(path).read_bytes())
+    if hurt == "header":
+        data[0] ^= 1
+    elif hurt == "shrunk":
+        del data[4096 + 300 * SLOT_BYTES :]
+    else:
+        del data[4096 + 2 * SLOT_BYTES + 20 :]
+    ended_path(path).write_bytes(data)
+    with monkeypatch.context() as patched:
+        full = OSError(28, "No space left on device")
+        patched.setattr(os, "posix_fallocate", Mock(side_effect=full))
+        for _ in range(2):
+            with pytest.raises(OutboxError):
+                opened(path)
+    outbox = opened(path)
+    least = 2 if hurt == "cut in a slot" else 3
+    assert len(stored(path)) == least
+    (kept,) = outbox.set_aside
+    assert kept.read_bytes() == data
+    assert f"{least} could be read" in caplog.text
+    await outbox.aclose()
+    outbox = opened(path)
+    assert len(stored(path)) == least
+    assert len(outbox.set_aside) == 1
     await outbox.aclose()
 
 
