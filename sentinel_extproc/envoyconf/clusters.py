@@ -13,6 +13,7 @@ from sentinel_extproc.envoyconf.api import (
     matcher,
     protobuf,
     tls,
+    types,
     upstream_http,
 )
 from sentinel_extproc.envoyconf.attachment import SidecarTls
@@ -23,6 +24,8 @@ PROVIDER_CLUSTER = "provider"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _TLS_SOCKET = "envoy.transport_sockets.tls"
 _CONNECT_TIMEOUT = timedelta(seconds=5)
+_REFUSALS = 2
+_PANIC_PERCENT = 1.0
 
 
 def processor_cluster(
@@ -40,6 +43,8 @@ def processor_cluster(
     spreads them evenly.
     """
     needs_dns = any(isinstance(a, HostPort) and not a.is_literal for a in addresses)
+    # With a single endpoint there is nobody else to go to. A name may be many.
+    several = needs_dns or len(addresses) > 1
     checks = []
     if health_check_interval_s > 0:
         interval = timedelta(seconds=health_check_interval_s)
@@ -66,6 +71,14 @@ def processor_cluster(
         lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
         load_assignment=_assignment(PROCESSOR_CLUSTER, addresses),
         health_checks=checks,
+        outlier_detection=_leave_out() if several else None,
+        common_lb_config=cluster.ClusterCommonLbConfig(
+            # By default Envoy ignores all of this once less than half are well. A worker that is
+            # left out is gone or hangs: any other is better. Only without any others all are tried.
+            healthy_panic_threshold=types.Percent(value=_PANIC_PERCENT),
+            # By default what changes within a second of another change waits for its end.
+            update_merge_window=timedelta(0),
+        ),
         circuit_breakers=_breakers(max_concurrent),
         transport_socket=None if sidecar_tls is None else _sidecar_tls(sidecar_tls),
         typed_extension_protocol_options={
@@ -77,6 +90,33 @@ def processor_cluster(
                 )
             )
         },
+    )
+
+
+def _leave_out() -> cluster.OutlierDetection:
+    """Leave out a worker that can't be connected to, for a second, then a second longer each time.
+
+    Refused connections end at once, so that by LEAST_REQUEST alone such a worker would be sent
+    nearly everything until health checks notice. What a worker answers never counts, nor do
+    message time-outs and full circuit breakers. Envoy counts failures in a row, over all its
+    threads, and begins anew at every stream that finds a connection: streams that a busy worker
+    resets count only if none begins in between. A successful health check ends an ejection.
+    """
+    return cluster.OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=_REFUSALS,
+        enforcing_consecutive_local_origin_failure=100,
+        enforcing_consecutive_5xx=0,
+        enforcing_consecutive_gateway_failure=0,
+        enforcing_success_rate=0,
+        enforcing_local_origin_success_rate=0,
+        enforcing_failure_percentage=0,
+        enforcing_failure_percentage_local_origin=0,
+        interval=timedelta(seconds=1),
+        base_ejection_time=timedelta(seconds=1),
+        max_ejection_time=timedelta(seconds=5),
+        # Of up to a hundred, all but one.
+        max_ejection_percent=99,
     )
 
 

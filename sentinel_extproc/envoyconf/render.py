@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
-from betterproto2 import Casing, Message
+from betterproto2 import Message
 
 _WIDTH = 100
 _MARK = re.compile(r"( *)(- )?note-(\d+)-mark: null")
@@ -17,7 +17,12 @@ _MARK = re.compile(r"( *)(- )?note-(\d+)-mark: null")
 
 def to_dict(config: Message) -> dict[str, Any]:
     """Protobuf JSON with field names as in Envoy's documentation; defaults are left out."""
-    return config.to_dict(casing=Casing.SNAKE)
+    # The library's own SNAKE makes `5_xx` of `5xx`, which Envoy doesn't know; the names are right.
+    return config.to_dict(casing=_as_it_is)  # type: ignore[arg-type]
+
+
+def _as_it_is(name: str) -> str:
+    return name
 
 
 def to_json(config: Message) -> str:

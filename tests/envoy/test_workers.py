@@ -315,6 +315,46 @@ async def test_a_single_process_delivers_what_departed_workers_left(
     assert reading.ledger(path).unknown == 1
 
 
+@pytest.mark.parametrize("number", [2, 3])
+def test_whose_socket_is_closed_is_sent_nothing_until_it_is_back(
+    work_dir: Path, run_stack: Callable[..., Stack], number: int
+) -> None:
+    """A refused connection fails at once, so that its endpoint always has the fewest requests."""
+    settings = {"SENTINEL_SERVER__WORKERS": str(number), "SENTINEL_LIMITS__REQUESTS": "1000000"}
+    stack = run_stack(settings=settings, concurrency=2)
+    eventually(lambda: len(workers(work_dir)) == number)
+    dying = range(1, number)  # all but one
+    with Clients(stack) as clients:
+        clients.more()
+        for _ in range(2):  # the second time within a minute nobody listens for a while
+            gone = {workers(work_dir)[worker] for worker in dying}
+            for pid in gone:
+                os.kill(pid, signal.SIGKILL)
+            eventually(lambda gone=gone: _others_serve(work_dir, number, gone))  # type: ignore[misc]
+            before = [_settled(work_dir, worker) for worker in dying]
+            eventually(lambda before=before: _used_again(work_dir, dying, before))  # type: ignore[misc]
+    failed = {status: n for status, n in clients.statuses.items() if status != 200}
+    # Twice what was in hand, and what showed that nobody is there.
+    assert set(failed) <= {500, 503}
+    assert sum(failed.values()) <= 30
+    (panics,) = stack.envoy.stats("cluster.sentinel.lb_healthy_panic").values()
+    assert panics == 0
+
+
+def _others_serve(folder: Path, number: int, gone: set[int]) -> bool:
+    serving = set(workers(folder).values())
+    return len(serving) == number and not serving & gone
+
+
+def _settled(folder: Path, worker: int) -> int:
+    return reading.ledger(outbox_path(folder / "outbox.db", worker)).head.seq
+
+
+def _used_again(folder: Path, those: range, before: list[int]) -> bool:
+    """More than the few that it found under way at its start."""
+    return all(_settled(folder, worker) > n + 10 for worker, n in zip(those, before, strict=True))
+
+
 def test_without_its_supervisor_no_worker_stays(
     work_dir: Path, run_stack: Callable[..., Stack]
 ) -> None:

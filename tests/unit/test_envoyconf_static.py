@@ -85,6 +85,27 @@ def test_workers_are_endpoints_of_their_own_under_least_request() -> None:
     assert protocol["explicit_http_config"] == {"http2_protocol_options": {}}
 
 
+def test_only_connections_that_fail_leave_a_worker_out() -> None:
+    cluster = clusters(built(health_check_interval_s=0))["sentinel"]
+    detection = cluster["outlier_detection"]
+    enforced = {name: value for name, value in detection.items() if name.startswith("enforcing_")}
+    assert enforced.pop("enforcing_consecutive_local_origin_failure") == 100
+    assert len(enforced) == 6
+    assert set(enforced.values()) == {0}
+    assert detection["split_external_local_origin_errors"] is True
+    # Two are never left out, and while one is in nothing is sent to the other.
+    assert detection["max_ejection_percent"] < 100
+    assert cluster["common_lb_config"]["healthy_panic_threshold"] == {"value": 1.0}
+
+
+@pytest.mark.parametrize(("address", "expected"), [("10.0.0.1:1", False), ("sentinel:1", True)])
+def test_the_only_worker_is_not_left_out_but_a_name_may_be_many(
+    address: str, expected: bool
+) -> None:
+    cluster = clusters(built(processors=[address]))["sentinel"]
+    assert ("outlier_detection" in cluster) is expected
+
+
 @pytest.mark.parametrize(
     ("addresses", "kind"),
     [(["10.0.0.1:50051"], "STATIC"), (["sentinel:50051", "10.0.0.1:50051"], "STRICT_DNS")],
