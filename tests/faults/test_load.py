@@ -179,7 +179,7 @@ async def _asked(
     return httpx.Response(int(first.split()[1]), headers=headers, content=content)
 
 
-@pytest.mark.parametrize("most_wait_s", [0.5, 0.05])
+@pytest.mark.parametrize("most_wait_s", [0.5, 0.01])
 async def test_a_thousand_at_once_are_served_or_shed_in_time(
     run_stack: StartStack, outcome: Outcome, most_wait_s: float
 ) -> None:
@@ -196,7 +196,7 @@ async def test_a_thousand_at_once_are_served_or_shed_in_time(
     shed = await asyncio.to_thread(
         metric, stack, "sentinel_overload_turned_away_total", reason="queue"
     )
-    assert shed >= outcome.clients["503"] > 0 or most_wait_s > 0.05
+    assert shed >= outcome.clients["503"] > 0 or most_wait_s > 0.01
     with clients(stack, *USERS) as (ada, *_):
         # It recovers by itself, at once.
         assert (await asyncio.to_thread(ada.chat)).status_code == 200
