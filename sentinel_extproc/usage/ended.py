@@ -14,7 +14,7 @@ import msgspec
 
 from sentinel_extproc.usage.rows import Row
 from sentinel_extproc.usage.slot_file import HEADER_BYTES, SlotFile
-from sentinel_extproc.usage.slots import CAPACITY, HEAD, SLOT_BYTES, TornSlotError, payload
+from sentinel_extproc.usage.slots import CAPACITY, HEAD, SLOT_BYTES, value
 
 SLOTS = 512
 """Records at once; when there are more, ends wait for their commits."""
@@ -81,11 +81,4 @@ def decode(slot: bytes | memoryview) -> Row | None:
     Raises:
         TornSlotError: the content isn't what was written.
     """
-    found = payload(slot)
-    if found is None:
-        return None
-    try:
-        row: Row = _decode(found)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise TornSlotError from error
-    return row
+    return value(slot, _decode)

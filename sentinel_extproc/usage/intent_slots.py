@@ -7,9 +7,7 @@ from msgspec.structs import astuple
 
 from sentinel_extproc.usage.record import Intent
 from sentinel_extproc.usage.rows import MAX_INTEGER, amount, storable
-from sentinel_extproc.usage.slots import CAPACITY, SLOT_BYTES, TornSlotError, head, payload
-
-__all__ = ["CAPACITY", "SLOT_BYTES", "TornSlotError", "decode", "encode", "head"]
+from sentinel_extproc.usage.slots import CAPACITY, value
 
 _ID, _USER, _ENDPOINT, _MODEL = 64, 256, 64, 128
 """Bytes kept of texts that don't all fit; together with numbers and lengths these always do."""
@@ -54,13 +52,7 @@ def decode(slot: bytes | memoryview) -> Intent | None:
     Raises:
         TornSlotError: the content isn't what was written.
     """
-    found = payload(slot)
-    if found is None:
-        return None
-    try:
-        return Intent(*_decode(found))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise TornSlotError from error
+    return value(slot, lambda payload: Intent(*_decode(payload)))
 
 
 def _cut(text: str, most: int) -> str:

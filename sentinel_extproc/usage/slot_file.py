@@ -38,7 +38,7 @@ class SlotFile(Generic[T]):
         slots: values at once; the file has ``SLOT_BYTES`` for each.
         magic: eight bytes that tell what is in it.
         noun: what people call a value.
-        encode, decode: a value's payload, and the value of a slot; see ``slots.payload``.
+        encode, decode: a value's payload, and the value of a slot; see ``slots.value``.
         id_of: what a value is known by.
 
     Attributes:
@@ -109,7 +109,7 @@ class SlotFile(Generic[T]):
         start = place + HEAD.size
         mapped[start : start + len(payload)] = payload
         # Both numbers by one copy: packed in place they would be written byte by byte.
-        mapped[place:start] = HEAD.pack(crc32(payload), len(payload))
+        mapped[place:start] = head(payload)
         self._open[value_id] = (slot, value)
         self._unsynced = True
         return True

@@ -10,6 +10,12 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
 
 SLOT_BYTES = 1024
 
@@ -26,8 +32,8 @@ def head(payload: bytes) -> bytes:
     return HEAD.pack(zlib.crc32(payload), len(payload))
 
 
-def payload(slot: bytes | memoryview) -> bytes | None:
-    """The payload in a slot; None if the slot is free.
+def value(slot: bytes | memoryview, decode: Callable[[bytes], T]) -> T | None:
+    """What ``decode`` makes of the payload in a slot; None if the slot is free.
 
     Raises:
         TornSlotError: the content isn't what was written.
@@ -38,4 +44,7 @@ def payload(slot: bytes | memoryview) -> bytes | None:
     found = bytes(slot[HEAD.size : HEAD.size + length])
     if length > CAPACITY or zlib.crc32(found) != crc:
         raise TornSlotError
-    return found
+    try:
+        return decode(found)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise TornSlotError from error

@@ -44,7 +44,7 @@ from sentinel_extproc.transport.http2.connection import Connection
 from sentinel_extproc.transport.http2.events import CallOpened, MessageReceived
 from sentinel_extproc.transport.http2.frames import ConnectionFault, ErrorCode
 from sentinel_extproc.usage import intent_slots
-from sentinel_extproc.usage.intent_slots import TornSlotError
+from sentinel_extproc.usage.slots import TornSlotError, head
 from sentinel_extproc.zion.wire import Dialect, MalformedError, decode_limits, decode_profile
 
 Target = Callable[[bytes], None]
@@ -355,7 +355,7 @@ def intents(data: bytes) -> None:
         intent_slots.decode(data.ljust(1024, b"\0"))
     payload = data[:200]
     with suppress(TornSlotError):
-        intent_slots.decode(intent_slots.head(payload) + payload)
+        intent_slots.decode(head(payload) + payload)
 
 
 TARGETS: dict[str, Target] = {

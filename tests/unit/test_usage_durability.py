@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import random
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from sentinel_extproc.usage.reporter import Reporter
 from sentinel_extproc.usage.reporting import increment
 from sentinel_extproc.usage.sealing import batch_key
 from sentinel_extproc.zion.batches import RowOutcome, RowResult, UsageIncrement
+from tests.ledger_fakes import run_and_kill
 
 WORKER = """
 import asyncio, os, sys
@@ -53,27 +51,6 @@ asyncio.run(main())
 """
 
 
-def run_and_kill(path: Path, rng: random.Random, mode: str) -> tuple[set[str], set[str]]:
-    """Ids that were tried, and those that were acknowledged, before the kill."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(path), mode], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    lines: list[str] = []
-    least = rng.randrange(50, 1500)
-    deadline = time.monotonic() + 60
-    for line in process.stdout:
-        lines.append(line)
-        if len(lines) >= least or time.monotonic() > deadline:
-            break
-    process.kill()
-    lines += process.stdout.read().splitlines(keepends=True)
-    process.stdout.close()
-    process.wait(timeout=60)
-    words = [line.split() for line in lines if line.endswith("\n")]
-    return {w[1] for w in words if w[0] == "try"}, {w[1] for w in words if w[0] == "ack"}
-
-
 class Zion:
     """Adds up what it is billed, and knows keys again."""
 
@@ -94,7 +71,12 @@ async def test_acknowledged_records_survive_kill_9_exactly_once(tmp_path: Path) 
     tried: set[str] = set()
     acknowledged: set[str] = set()
     for cycle in range(4):
-        more_tried, more_acknowledged = run_and_kill(path, rng, "twice" if cycle % 2 else "once")
+        more_tried, more_acknowledged = run_and_kill(
+            WORKER,
+            str(path),
+            "twice" if cycle % 2 else "once",
+            least=rng.randrange(50, 1500),
+        )
         tried |= more_tried
         acknowledged |= more_acknowledged
     assert len(acknowledged) > 100
@@ -123,7 +105,7 @@ async def test_acknowledged_records_survive_kill_9_exactly_once(tmp_path: Path) 
 
 async def test_a_batch_cut_off_by_kill_9_keeps_its_keys(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite3"
-    run_and_kill(path, random.Random(7), "once")
+    run_and_kill(WORKER, str(path), "once", least=random.Random(7).randrange(50, 1500))
     seen = []
     for _ in range(2):
         outbox = Outbox(path)

@@ -6,8 +6,6 @@ import asyncio
 import os
 import random
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,23 +25,10 @@ from sentinel_extproc.usage.ended import Ended
 from sentinel_extproc.usage.files import ended_path, intents_path
 from sentinel_extproc.usage.item_queue import Backlog, Settlement
 from sentinel_extproc.usage.outbox import Outbox, OutboxError
-from sentinel_extproc.usage.record import Intent, Outcome, Provenance, TokenUsage, UsageRecord
+from sentinel_extproc.usage.record import Outcome, Provenance, TokenUsage, UsageRecord
 from sentinel_extproc.usage.rows import record_row
 from sentinel_extproc.usage.slots import CAPACITY, SLOT_BYTES, TornSlotError, head
-
-
-def intent(number: int = 0) -> Intent:
-    return Intent(
-        id=f"0198c0de-0000-7000-8000-{number:012}",
-        occurred_at_ms=1_767_225_600_000,
-        external_id="ext-a",
-        email="a@example.org",
-        endpoint="chat",
-        model="gpt-4o",
-        request_id="r-1",
-        predicted_input_tokens=100,
-        reserved_output_tokens=500,
-    )
+from tests.ledger_fakes import intent, run_and_kill
 
 
 def record(number: int = 0) -> UsageRecord:
@@ -508,36 +493,15 @@ asyncio.run(main())
 """
 
 
-def run_and_kill(path: Path, least: int) -> tuple[set[str], set[str]]:
-    """Ids that were begun, and those whose append returned, before kill -9."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(path), str(Path(__file__).parent)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-    )
-    assert process.stdout is not None
-    lines: list[str] = []
-    deadline = time.monotonic() + 60
-    for line in process.stdout:
-        lines.append(line)
-        if len(lines) >= least or time.monotonic() > deadline:
-            break
-    process.kill()
-    lines += process.stdout.read().splitlines(keepends=True)
-    process.stdout.close()
-    process.wait(timeout=60)
-    words = [line.split() for line in lines if line.endswith("\n")]
-    return {w[1] for w in words if w[0] == "try"}, {w[1] for w in words if w[0] == "ack"}
-
-
 async def test_kill_9_loses_nothing_that_was_acknowledged_and_doubles_nothing(path: Path) -> None:
     rng = random.Random(20260101)
     begun: set[str] = set()
     done: set[str] = set()
     rescued = 0
     for _ in range(6):
-        more_begun, more_done = run_and_kill(path, rng.randrange(50, 1500))
+        more_begun, more_done = run_and_kill(
+            WORKER, str(path), str(Path(__file__).parent), least=rng.randrange(50, 1500)
+        )
         begun |= more_begun
         done |= more_done
         rescued += len(waiting(path))

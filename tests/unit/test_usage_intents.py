@@ -17,24 +17,11 @@ from msgspec.structs import replace
 from sentinel_extproc.errors import Unavailable
 from sentinel_extproc.usage import intent_slots, reading
 from sentinel_extproc.usage.files import intents_path
-from sentinel_extproc.usage.intent_slots import CAPACITY, SLOT_BYTES, TornSlotError
 from sentinel_extproc.usage.intents import Intents
 from sentinel_extproc.usage.outbox import Outbox
 from sentinel_extproc.usage.record import Intent, Outcome, UsageRecord
-
-
-def intent(number: int = 0) -> Intent:
-    return Intent(
-        id=f"0198c0de-0000-7000-8000-{number:012}",
-        occurred_at_ms=1_767_225_600_000,
-        external_id="ext-a",
-        email="a@example.org",
-        endpoint="chat",
-        model="gpt-4o",
-        request_id="r-1",
-        predicted_input_tokens=100,
-        reserved_output_tokens=500,
-    )
+from sentinel_extproc.usage.slots import CAPACITY, SLOT_BYTES, TornSlotError, head
+from tests.ledger_fakes import intent
 
 
 def record(number: int = 0) -> UsageRecord:
@@ -52,7 +39,7 @@ def opened(path: Path, slots: int = 4) -> tuple[Intents, list[Intent]]:
 
 
 def slot(payload: bytes) -> bytes:
-    return (intent_slots.head(payload) + payload).ljust(SLOT_BYTES, b"\0")
+    return (head(payload) + payload).ljust(SLOT_BYTES, b"\0")
 
 
 texts = st.text(max_size=400)
