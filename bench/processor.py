@@ -16,9 +16,9 @@ import uvloop
 from sentinel_extproc.exchange import commands as do
 from sentinel_extproc.exchange import events as on
 from sentinel_extproc.transport.codec import decode, encode
-from sentinel_extproc.transport.driver import Stream
 from sentinel_extproc.transport.grpcio_server import GrpcioServer
 from sentinel_extproc.transport.http2.server import Http2Server
+from sentinel_extproc.transport.served import Stream
 
 SERVERS = {"grpcio": GrpcioServer, "native": Http2Server}
 

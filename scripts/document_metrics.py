@@ -10,8 +10,7 @@ from unittest.mock import MagicMock
 from prometheus_client import Counter, Histogram, Info
 
 from sentinel_extproc.admin.assembly import _readings
-from sentinel_extproc.telemetry.counting import Counts, Distribution
-from sentinel_extproc.telemetry.durations import Durations
+from sentinel_extproc.telemetry import counting
 from sentinel_extproc.telemetry.prometheus import Metrics
 from sentinel_extproc.workers.front import supervisor_families
 from sentinel_extproc.workers.shelf import Roster
@@ -54,11 +53,9 @@ def page() -> str:
 
 def _own() -> Iterator[Row]:
     for collector in Metrics().registry._collector_to_names:
-        if isinstance(collector, Durations):
-            yield Row(collector.name, "histogram", (collector.label,), collector.text)
-        if isinstance(collector, Counts):
+        if isinstance(collector, counting.Counts):
             yield Row(f"{collector.name}_total", "counter", collector.labels, collector.text)
-        if isinstance(collector, Distribution):
+        if isinstance(collector, counting.Histogram):
             yield Row(collector.name, "histogram", collector.labels, collector.text)
         if not isinstance(collector, Counter | Histogram | Info):
             continue  # CPython's and the process's

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -53,13 +54,59 @@ class Counts(Collector):
         yield CounterMetricFamily(self.name, self.text, labels=self.labels)
 
 
-class Distribution(Collector):
-    """A histogram of numbers that are no durations.
+class Histogram(Collector):
+    """A histogram; who counts into it says of which series there are any.
 
     Args:
         labels: their names.
         bounds: of the buckets, rising; one for all that is greater is added.
+        per: what is counted comes in so many parts of the bounds' unit, whole ones if it isn't 1.
     """
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...],
+        bounds: Sequence[float],
+        *,
+        per: int = 1,
+    ) -> None:
+        self.name, self.text, self.labels = name, text, labels
+        self._bounds = list(bounds) if per == 1 else [round(bound * per) for bound in bounds]
+        self._names = bound_names(bounds)
+        self._per = per
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+
+    def _begin(self, labels: tuple[str, ...]) -> None:
+        """Have a series, which is shown from now on."""
+        self._sums[labels] = 0
+        self._counts[labels] = [0] * len(self._names)
+
+    def _count(self, labels: tuple[str, ...], values: Sequence[float]) -> None:
+        """Count some into a series that has begun."""
+        counts = self._counts[labels]
+        for place in map(bisect_left, repeat(self._bounds), values):
+            counts[place] += 1
+        self._sums[labels] += sum(values)
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """See ``Collector``."""
+        (family,) = self.describe()
+        for labels, counts in tuple(self._counts.items()):
+            # The sum first: what is counted meanwhile is then in the buckets alone, and small.
+            total = self._sums[labels] / self._per
+            family.add_metric(labels, up_to(self._names, counts), total)
+        yield family
+
+    def describe(self) -> Iterator[HistogramMetricFamily]:
+        """See ``Collector``: so that a name used twice is noticed."""
+        yield HistogramMetricFamily(self.name, self.text, labels=self.labels)
+
+
+class Distribution(Histogram):
+    """A histogram of numbers that are no durations, with a series for whatever labels come."""
 
     def __init__(
         self,
@@ -69,35 +116,14 @@ class Distribution(Collector):
         bounds: Sequence[float],
         registry: CollectorRegistry,
     ) -> None:
-        self.name, self.text, self.labels = name, text, labels
-        self._bounds = list(bounds)
-        self._names = bound_names(bounds)
-        self._counts: dict[tuple[str, ...], list[int]] = {}
-        self._sums: dict[tuple[str, ...], float] = {}
+        super().__init__(name, text, labels, bounds)
         registry.register(self)
 
     def add_all(self, values: Sequence[float], *labels: str) -> None:
         """Count some."""
-        counts = self._counts.get(labels)
-        if counts is None:
-            self._sums[labels] = 0.0
-            counts = self._counts[labels] = [0] * len(self._names)
-        for value in values:
-            counts[bisect_left(self._bounds, value)] += 1
-        self._sums[labels] += sum(values)
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        """See ``Collector``."""
-        (family,) = self.describe()
-        for labels, counts in tuple(self._counts.items()):
-            # The sum first, as in ``Durations``.
-            total = self._sums[labels]
-            family.add_metric(labels, up_to(self._names, counts), total)
-        yield family
-
-    def describe(self) -> Iterator[HistogramMetricFamily]:
-        """See ``Collector``: so that a name used twice is noticed."""
-        yield HistogramMetricFamily(self.name, self.text, labels=self.labels)
+        if labels not in self._counts:
+            self._begin(labels)
+        self._count(labels, values)
 
 
 def bound_names(bounds: Sequence[float]) -> list[str]:

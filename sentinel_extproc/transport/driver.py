@@ -47,8 +47,6 @@ from sentinel_extproc.transport.telling import noted, refused
 from sentinel_extproc.usage.deferred import DeferredUsage
 from sentinel_extproc.usage.record import Ledger
 
-__all__ = ["Driver", "Stream", "UndecidedEnd"]
-
 log = logging.getLogger("sentinel.driver")
 
 _QUESTIONS = (do.Authenticate, do.Read, do.Count, do.Reserve)

@@ -7,8 +7,9 @@ from typing import Protocol
 
 from sentinel_extproc.exchange.states import ProtocolViolation
 from sentinel_extproc.transport.codec import CodecError
-from sentinel_extproc.transport.driver import Stream, UndecidedEnd
+from sentinel_extproc.transport.driver import UndecidedEnd
 from sentinel_extproc.transport.http2.head import Status
+from sentinel_extproc.transport.served import Stream
 
 
 class ServerError(Exception):

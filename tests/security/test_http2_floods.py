@@ -13,7 +13,6 @@ import pytest
 from hpack import Encoder
 
 from sentinel_extproc.transport.codec import METHOD
-from sentinel_extproc.transport.driver import Stream
 from sentinel_extproc.transport.http2 import frames as h2
 from sentinel_extproc.transport.http2 import server as http2_server
 from sentinel_extproc.transport.http2.budget import Budget
@@ -21,6 +20,7 @@ from sentinel_extproc.transport.http2.connection import Connection
 from sentinel_extproc.transport.http2.events import CallLost, MessageReceived
 from sentinel_extproc.transport.http2.frames import ConnectionFault, ErrorCode
 from sentinel_extproc.transport.http2.server import Http2Server
+from sentinel_extproc.transport.served import Stream
 
 PATH = f"/{METHOD[0]}/{METHOD[1]}"
 HEAD = Encoder().encode(

@@ -20,11 +20,11 @@ from hpack import Encoder
 
 from sentinel_extproc.demo.certificates import Authority
 from sentinel_extproc.transport.codec import METHOD
-from sentinel_extproc.transport.driver import Stream
 from sentinel_extproc.transport.grpcio_server import GrpcioServer
 from sentinel_extproc.transport.http2 import frames as h2
 from sentinel_extproc.transport.http2 import server as http2_server
 from sentinel_extproc.transport.http2.server import Http2Server
+from sentinel_extproc.transport.served import Stream
 from sentinel_extproc.transport.server import Server, ServerError, ServerTls
 
 PATH = f"/{METHOD[0]}/{METHOD[1]}"
